@@ -1,0 +1,43 @@
+"""The one hook that Lightning lacks: between sampling and the update."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import lightning.pytorch as pl
+
+if TYPE_CHECKING:
+    from pipo.modules.policy_module import PolicyModule
+    from pipo.records import PolicyBatch, Rollouts
+
+
+@dataclass(frozen=True, kw_only=True)
+class IterationStats:
+    """What every rank knows about the iteration.
+
+    Attributes:
+        iteration: counted from 0.
+        mean_reward: mu_t, mean verifier reward over all sampled responses of all ranks.
+    """
+
+    iteration: int
+    mean_reward: float
+
+
+class RolloutCallback(pl.Callback):
+    """A Lightning callback that also acts on the rollouts of an iteration."""
+
+    def on_rollouts_ready(
+        self,
+        trainer: pl.Trainer,
+        module: PolicyModule,
+        rollouts: Rollouts,
+        batch: PolicyBatch,
+        stats: IterationStats,
+    ) -> None:
+        """Called inside ``training_step``: responses are graded, the base update has not begun.
+
+        The old log-probabilities in ``batch`` are already fixed, so an update made here is seen by the
+        base update as what it is: a change of the policy since sampling.
+        """

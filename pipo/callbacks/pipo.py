@@ -1,0 +1,183 @@
+"""PIPO: compare each batch with the recent past, and re-use the previous batch accordingly.
+
+Policy Improvement Reinforcement Learning, arXiv 2604.00860, algorithm 1. The callback holds the window and
+the previous batch; the update itself is ``PolicyModule.policy_update`` with other advantages, so it runs through
+the base objective's own ratio, clipping and aggregation.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import fields
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
+
+from pipo.callbacks.base import IterationStats, RolloutCallback
+from pipo.modules.distributed import world
+from pipo.modules.functional.progress import (
+    Feedback,
+    policy_improvement_feedback,
+    policy_improvement_reward,
+)
+from pipo.modules.policy_module import PolicyModule
+from pipo.records import PolicyBatch, Rollouts
+
+log = logging.getLogger(__name__)
+
+# Beyond this many standard deviations the window is suspiciously quiet; said once.
+UNUSUAL_PROGRESS = 10.0
+
+
+class PIPOCallback(RolloutCallback):
+    """The closed loop.
+
+    Args:
+        window: K, how many past mean rewards the newest is compared with; also how many iterations pass
+            before the first comparison.
+        negative_scale: lambda, factor on the feedback after a drop.
+        lr_scale: learning rate of the retrospective update, relative to the base update's.
+        kl_coef: weight of a KL penalty in the retrospective update.
+        mini_batch: responses per retrospective optimiser step; None for the base update's.
+        max_progress: clamp on the feedback in standard deviations; None for none.
+    """
+
+    def __init__(
+        self,
+        *,
+        window: int,
+        negative_scale: float,
+        lr_scale: float,
+        kl_coef: float,
+        mini_batch: int | None,
+        max_progress: float | None,
+    ) -> None:
+        super().__init__()
+        if window < 2:
+            raise ValueError(f"pipo.window must be >= 2 for a standard deviation, got {window}")
+        if not 0 <= negative_scale <= 1:
+            raise ValueError(f"pipo.lambda must lie in [0, 1], got {negative_scale}")
+        if not lr_scale > 0:
+            raise ValueError(f"pipo.lr_scale must be positive, got {lr_scale}")
+        if kl_coef < 0:
+            raise ValueError(f"pipo.kl_coef must be >= 0, got {kl_coef}")
+        if mini_batch is not None and mini_batch < 1:
+            raise ValueError(f"pipo.mini_batch must be >= 1 or null, got {mini_batch}")
+        if max_progress is not None and not max_progress > 0:
+            raise ValueError(f"pipo.max_progress must be positive or null, got {max_progress}")
+        self.negative_scale, self.max_progress = negative_scale, max_progress
+        self.lr_scale, self.kl_coef, self.mini_batch = lr_scale, kl_coef, mini_batch
+        self.history: deque[float] = deque(maxlen=window)
+        self.previous: PolicyBatch | None = None
+        self._warned = False
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A KL term in the retrospective update needs the reference that only the objective loads."""
+        assert isinstance(pl_module, PolicyModule)
+        if self.kl_coef and not pl_module.objective.needs_reference:
+            raise ValueError("pipo.kl_coef needs a reference model: set algo.objective.kl_coef above 0 too")
+
+    def on_rollouts_ready(
+        self,
+        trainer: pl.Trainer,
+        module: PolicyModule,
+        rollouts: Rollouts,
+        batch: PolicyBatch,
+        stats: IterationStats,
+    ) -> None:
+        """Verify the last update, act on the verdict, and remember this batch."""
+        applied = False
+        if self.previous is not None and len(self.history) == self.history.maxlen:
+            feedback = policy_improvement_feedback(
+                stats.mean_reward, self.history, self.negative_scale, self.max_progress
+            )
+            self._report(module, feedback)
+            applied = self._retrospective_update(module, self.previous, feedback, stats.iteration)
+        module.metrics.add("pipo/applied", float(applied))
+        self.history.append(stats.mean_reward)
+        self.previous = batch
+
+    def _retrospective_update(
+        self, module: PolicyModule, previous: PolicyBatch, feedback: Feedback, iteration: int
+    ) -> bool:
+        """One more clipped update on the previous batch; returns whether it was made."""
+        attributed = module.sum_over_ranks((previous.attribution != 0).any(dim=1).sum())
+        reason = None
+        if not feedback.defined:
+            reason = "the mean reward did not vary within the window"
+        elif feedback.coefficient == 0:
+            reason = "the coefficient is zero"
+        elif attributed == 0:
+            reason = "no response of the previous batch carries attribution"
+        if reason is not None:
+            # Nothing is computed and nothing stepped: weights and optimiser state stay as they are.
+            log.info("iteration %d: no retrospective update, %s", iteration, reason)
+            return False
+        reward = policy_improvement_reward(previous.attribution, feedback.coefficient)
+        with module.metrics.timer("retrospective"):
+            module.policy_update(
+                previous.reweighted(reward, kl_coef=self.kl_coef),
+                prefix="pipo",
+                lr_scale=self.lr_scale,
+                mini_batch=self.mini_batch,
+            )
+        return True
+
+    def _report(self, module: PolicyModule, feedback: Feedback) -> None:
+        module.metrics.add("pipo/history_mean", feedback.history_mean)
+        module.metrics.add("pipo/history_std", feedback.history_std)
+        if not feedback.defined:
+            return
+        module.metrics.add("pipo/progress", feedback.progress)
+        module.metrics.add("pipo/coefficient", feedback.coefficient)
+        if abs(feedback.progress) > UNUSUAL_PROGRESS and not self._warned:
+            self._warned = True
+            log.warning(
+                "progress is %.1f standard deviations (the window's is %.2g); "
+                "pipo.max_progress bounds it. This is said once.",
+                feedback.progress,
+                feedback.history_std,
+            )
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the window and *every* rank's previous batch; Lightning itself keeps only rank 0's."""
+        rank, ranks = world()
+        mine = None if self.previous is None else _to_plain(self.previous)
+        parts: list[Any] = [mine]
+        if ranks > 1:
+            parts = [None] * ranks
+            dist.gather_object(mine, parts if rank == 0 else None, dst=0)
+        checkpoint["pipo"] = {"history": list(self.history), "previous": parts}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take the memory up where it was left."""
+        state = checkpoint["pipo"]
+        rank, ranks = world()
+        if len(state["previous"]) != ranks:
+            raise ValueError(
+                f"the checkpoint holds the previous batch of {len(state['previous'])} processes and cannot be "
+                f"resumed with {ranks}; use the same number of devices"
+            )
+        self.history.extend(state["history"])
+        stored = state["previous"][rank]
+        self.previous = None if stored is None else _from_plain(stored)
+
+
+def _to_plain(batch: PolicyBatch) -> dict[str, Any]:
+    """Tensors, numbers and lists only, so that the checkpoint loads without unpickling code."""
+    plain = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    plain["prompt_ids"] = [list(ids) for ids in batch.prompt_ids]
+    return {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in plain.items()}
+
+
+def _from_plain(plain: dict[str, Any]) -> PolicyBatch:
+    return PolicyBatch(**{**plain, "prompt_ids": tuple(tuple(ids) for ids in plain["prompt_ids"])})

@@ -1,0 +1,90 @@
+"""Every so often, a few sampled responses, readable: in a file and as a table in W&B."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from pipo.callbacks.base import IterationStats, RolloutCallback
+from pipo.modules.policy_module import PolicyModule
+from pipo.records import PolicyBatch, Rollouts
+
+_COLUMNS = [
+    "iteration",
+    "uid",
+    "level",
+    "prompt",
+    "response",
+    "reference",
+    "answer",
+    "reward",
+    "tokens",
+    "finished",
+]
+
+
+class SampleLog(RolloutCallback):
+    """Writes the responses of the first prompts of an iteration.
+
+    Args:
+        path: JSON-lines file that grows.
+        every: iterations between two entries.
+        prompts: how many prompts, each with all of its responses.
+    """
+
+    def __init__(self, *, path: str, every: int, prompts: int) -> None:
+        super().__init__()
+        self.path, self.every, self.prompts = Path(path), every, prompts
+
+    @rank_zero_only
+    def on_rollouts_ready(
+        self,
+        trainer: pl.Trainer,
+        module: PolicyModule,
+        rollouts: Rollouts,
+        batch: PolicyBatch,
+        stats: IterationStats,
+    ) -> None:
+        """Append the entries; a line is complete once it is in the file."""
+        if stats.iteration % self.every:
+            return
+        rows = self._rows(module, rollouts, stats.iteration)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_table(
+                    "samples",
+                    columns=_COLUMNS,
+                    data=[list(row.values()) for row in rows],
+                    step=stats.iteration,
+                )
+
+    def _rows(self, module: PolicyModule, rollouts: Rollouts, iteration: int) -> list[dict[str, Any]]:
+        count = min(self.prompts, len(rollouts.prompts)) * rollouts.group_size
+        lengths: list[int] = rollouts.completions.lengths.tolist()
+        rows = []
+        for i in range(count):
+            which = i // rollouts.group_size
+            example, verdict = rollouts.prompts.examples[which], rollouts.verdicts[i]
+            values = (
+                iteration,
+                example.uid,
+                example.level,
+                module.collector.decode(rollouts.prompts.prompt_ids[which]),
+                rollouts.texts[i],
+                example.answer,
+                verdict.answer,
+                verdict.score,
+                lengths[i],
+                bool(rollouts.completions.finished[i]),
+            )
+            rows.append(dict(zip(_COLUMNS, values, strict=True)))
+        return rows

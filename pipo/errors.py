@@ -1,0 +1,20 @@
+"""Errors that end a program with one line instead of a trace, because the user can mend them."""
+
+from __future__ import annotations
+
+
+class ConfigError(ValueError):
+    """A mistake in the configuration, the data or on the command line. The message names it."""
+
+
+class RunStopped(Exception):
+    """A signal ended the run in good order.
+
+    Args:
+        message: what happened and how to go on.
+        code: exit status, 128 plus the signal's number.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code

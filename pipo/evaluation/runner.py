@@ -1,0 +1,198 @@
+"""Sample, grade and summarise a list of problems.
+
+The same function measures held-out accuracy during training and benchmarks in ``eval.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipo.evaluation.metric import PassAtK
+from pipo.evaluation.results import (
+    EvaluationPlan,
+    EvaluationResult,
+    LevelResult,
+    ProblemResult,
+    Sample,
+)
+from pipo.evaluation.statistics import Estimate, estimate, mean_at_n
+from pipo.records import Completions, TokenIds
+from pipo.rollout.engine import RolloutEngine, SamplingParams
+from pipo.tasks.base import Example, Reward, Task
+
+Decode = Callable[[Sequence[int]], str]
+"""Token ids to text, without special tokens."""
+
+_MEANS = ("reward", "response_length", "truncated", "grader_errors")
+
+
+def evaluate(
+    engine: RolloutEngine,
+    task: Task,
+    examples: Sequence[Example],
+    prompt_ids: Sequence[TokenIds],
+    decode: Decode,
+    sampling: SamplingParams,
+    plan: EvaluationPlan,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    device: torch.device | str = "cpu",
+) -> EvaluationResult:
+    """Evaluate this rank's share of the problems and summarise those of all ranks.
+
+    Whole batches are dealt to the ranks in turn, each with a seed of its own, so the same responses are
+    drawn whatever the number of ranks. Every rank must call this, and every rank gets the same numbers.
+
+    Args:
+        engine: samples the responses.
+        task: grades them.
+        examples: all problems, the same list on every rank.
+        prompt_ids: their tokenised prompts.
+        decode: turns token ids into text without special tokens.
+        sampling: temperature and limits of the evaluation.
+        plan: samples per problem, batches, intervals and seed.
+        rank: this process among ``world_size``.
+        world_size: processes that share the problems.
+        device: where results are gathered; the accelerator when the process group needs one (NCCL).
+
+    Raises:
+        ValueError: when there are no problems, or not one prompt for each.
+        RuntimeError: when the shares of all ranks do not add up to all problems.
+    """
+    if not examples:
+        raise ValueError("examples: there is nothing to evaluate")
+    if len(prompt_ids) != len(examples):
+        raise ValueError(f"prompt_ids: {len(prompt_ids)} prompts for {len(examples)} examples")
+    problems: list[ProblemResult] = []
+    starts = range(0, len(examples), plan.prompts_per_batch)
+    for number, start in list(enumerate(starts))[rank::world_size]:
+        batch = range(start, min(start + plan.prompts_per_batch, len(examples)))
+        seed = _batch_seed(plan.seed, number)
+        completions = engine.generate([prompt_ids[i] for i in batch], plan.samples, sampling, seed)
+        texts = _decode_rows(completions, decode)
+        verdicts = task.score_batch([examples[i] for i in batch for _ in range(plan.samples)], texts)
+        samples = _samples(completions, texts, verdicts)
+        for row, i in enumerate(batch):
+            own = samples[row * plan.samples : (row + 1) * plan.samples]
+            problems.append(_problem(i, examples[i], decode(prompt_ids[i]), own))
+    metric = PassAtK(plan.ks, _MEANS).to(device)
+    metric.update(*_columns(problems))
+    table = metric.compute()
+    if len(table["index"]) != len(examples):
+        raise RuntimeError(
+            f"{len(table['index'])} of {len(examples)} problems were evaluated: rank {rank} expected"
+            f" {world_size} processes to gather from"
+        )
+    return _summarise(table, examples, plan, tuple(problems))
+
+
+def gather_problems(problems: Sequence[ProblemResult]) -> tuple[ProblemResult, ...]:
+    """The problems of all ranks in order, for writing them to one file. Every rank must call this."""
+    shares: list[Sequence[ProblemResult]] = [problems]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        shares = [()] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(shares, problems)
+    by_index = {problem.index: problem for share in shares for problem in share}
+    return tuple(by_index[index] for index in sorted(by_index))
+
+
+def _batch_seed(seed: int, batch: int) -> int:
+    """A seed that differs between batches and does not repeat for neighbouring plan seeds."""
+    return int(np.random.SeedSequence((seed, batch)).generate_state(1)[0])
+
+
+def _decode_rows(completions: Completions, decode: Decode) -> list[str]:
+    lengths = completions.lengths.tolist()
+    rows = completions.response_ids.tolist()
+    return [decode(row[:length]) for row, length in zip(rows, lengths, strict=True)]
+
+
+def _samples(completions: Completions, texts: Sequence[str], verdicts: Sequence[Reward]) -> list[Sample]:
+    finished, lengths = completions.finished.tolist(), completions.lengths.tolist()
+    return [
+        Sample(
+            response=text,
+            score=verdict.score,
+            answer=verdict.answer,
+            error=verdict.error,
+            finished=done,
+            length=length,
+        )
+        for text, verdict, done, length in zip(texts, verdicts, finished, lengths, strict=True)
+    ]
+
+
+def _problem(index: int, example: Example, prompt: str, samples: Sequence[Sample]) -> ProblemResult:
+    return ProblemResult(
+        index=index,
+        uid=example.uid,
+        level=example.level,
+        prompt=prompt,
+        answer=example.answer,
+        samples=tuple(samples),
+    )
+
+
+def _columns(problems: Sequence[ProblemResult]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the metric takes: index, n, c and the means, in the order of ``_MEANS``."""
+    if not problems:
+        none = torch.empty(0, dtype=torch.int64)
+        return none, none, none, torch.empty(0, len(_MEANS), dtype=torch.float64)
+    means = np.stack(
+        [
+            mean_at_n([[s.score for s in p.samples] for p in problems]),
+            mean_at_n([[s.length for s in p.samples] for p in problems]),
+            mean_at_n([[not s.finished for s in p.samples] for p in problems]),
+            mean_at_n([[s.error is not None for s in p.samples] for p in problems]),
+        ],
+        axis=1,
+    )
+    return (
+        torch.tensor([p.index for p in problems]),
+        torch.tensor([len(p.samples) for p in problems]),
+        torch.tensor([p.solved for p in problems]),
+        torch.from_numpy(means),
+    )
+
+
+def _summarise(
+    table: dict[str, Tensor],
+    examples: Sequence[Example],
+    plan: EvaluationPlan,
+    problems: tuple[ProblemResult, ...],
+) -> EvaluationResult:
+    columns = {name: column.numpy() for name, column in table.items()}
+
+    def mean(values: np.ndarray) -> Estimate:
+        return estimate(values, plan.confidence, plan.resamples, plan.seed)
+
+    # Row i of the table is example i: the rows are sorted and none is missing.
+    levels = np.array([example.level for example in examples])
+    names = sorted({example.level for example in examples if example.level}, key=_level_order)
+    return EvaluationResult(
+        pass_at_k={k: mean(columns[f"pass@{k}"]) for k in plan.ks},
+        reward=mean(columns["reward"]),
+        response_length=mean(columns["response_length"]),
+        truncated=mean(columns["truncated"]),
+        levels={
+            name: LevelResult(
+                accuracy=mean(columns["pass@1"][levels == name]), problems=int((levels == name).sum())
+            )
+            for name in names
+        },
+        grader_errors=round(float((columns["grader_errors"] * columns["samples"]).sum())),
+        problem_count=len(examples),
+        sample_count=int(columns["samples"].sum()),
+        confidence=plan.confidence,
+        problems=problems,
+    )
+
+
+def _level_order(level: str) -> tuple[float, str]:
+    """Numbers by value, then names by alphabet."""
+    return (float(level), "") if level.isdecimal() else (float("inf"), level)

@@ -1,0 +1,132 @@
+"""Estimators of an evaluation and their uncertainty: pure functions of numbers per problem.
+
+The problem is the unit of everything here. A metric is the mean over problems of one number per problem, and
+its interval comes from resampling problems: responses to one problem are not independent of each other, so
+resampling responses would give intervals that are too narrow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+_DRAWS_AT_ONCE = 1 << 22
+"""Indices that the bootstrap holds in memory at a time (32 MiB)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """The mean over problems with its bootstrap interval.
+
+    Attributes:
+        value: mean over problems.
+        low: lower end of the interval.
+        high: upper end of the interval.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def pass_at_k(samples: ArrayLike, solved: ArrayLike, k: int) -> Floats:
+    """Unbiased probability that at least one of k responses solves the problem.
+
+    1 - C(n - c, k) / C(n, k) for each problem, as a product of k ratios, which neither overflows nor
+    cancels. With k = 1 it is c / n.
+
+    Args:
+        samples: n, responses graded per problem.
+        solved: c, how many of them solve it.
+        k: size of the subset, at most the smallest n.
+
+    Returns:
+        float64, one value per problem.
+
+    Raises:
+        ValueError: when k is below 1 or above n, or c lies outside [0, n].
+    """
+    n = np.asarray(samples, dtype=np.int64)
+    c = np.asarray(solved, dtype=np.int64)
+    if n.shape != c.shape:
+        raise ValueError(f"pass@k: {n.shape} sample counts for {c.shape} solved counts")
+    if k < 1:
+        raise ValueError(f"pass@k: k must be >= 1, got {k}")
+    if np.any(n < k):
+        raise ValueError(f"pass@{k} needs at least {k} samples per problem, got {n.min()}")
+    if np.any((c < 0) | (c > n)):
+        raise ValueError("pass@k: the number of solved samples must lie in [0, number of samples]")
+    none_solved = np.ones(n.shape)
+    for drawn in range(k):
+        none_solved *= np.maximum(n - c - drawn, 0) / (n - drawn)
+    return 1.0 - none_solved
+
+
+def mean_at_n(scores: ArrayLike) -> Floats:
+    """Mean score of each problem's n responses.
+
+    Args:
+        scores: [problems, n].
+
+    Returns:
+        float64 [problems].
+
+    Raises:
+        ValueError: when ``scores`` is not two-dimensional or a problem has no responses.
+    """
+    array = np.asarray(scores, dtype=np.float64)
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise ValueError(f"mean@n: expected [problems, n >= 1] scores, got shape {array.shape}")
+    return array.mean(axis=1)
+
+
+def bootstrap_interval(
+    values: ArrayLike, confidence: float, resamples: int, seed: int
+) -> tuple[float, float]:
+    """Percentile-bootstrap interval of the mean over problems.
+
+    Draws as many problems as there are, with replacement, ``resamples`` times, and takes the two percentiles
+    of the means that leave out (1 - confidence) / 2 on each side. The interval says how much the value would
+    move with *other problems of the same kind*. With one problem there is nothing to resample and its width
+    is zero, and so it is when all problems have the same value; neither means certainty.
+
+    Args:
+        values: one number per problem.
+        confidence: share of resampled means inside the interval, in (0, 1).
+        resamples: number of resampled means; 1000 or more for stable ends.
+        seed: the same seed gives the same interval.
+
+    Returns:
+        The lower and the upper end.
+
+    Raises:
+        ValueError: when there are no problems or an argument is out of range.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or len(array) == 0:
+        raise ValueError(f"bootstrap: expected one value per problem, got shape {array.shape}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"bootstrap: confidence must lie in (0, 1), got {confidence}")
+    if resamples < 1:
+        raise ValueError(f"bootstrap: resamples must be >= 1, got {resamples}")
+    problems = len(array)
+    generator = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    chunk = max(1, _DRAWS_AT_ONCE // problems)
+    for start in range(0, resamples, chunk):
+        rows = min(chunk, resamples - start)
+        drawn = generator.integers(problems, size=(rows, problems))
+        means[start : start + rows] = array[drawn].mean(axis=1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def estimate(values: ArrayLike, confidence: float, resamples: int, seed: int) -> Estimate:
+    """The mean over problems with its :func:`bootstrap_interval`."""
+    low, high = bootstrap_interval(values, confidence, resamples, seed)
+    return Estimate(value=float(np.mean(np.asarray(values, dtype=np.float64))), low=low, high=high)

@@ -1,0 +1,47 @@
+"""Sums and maxima over ranks, and seeds that differ between them. With one process all are local."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world() -> tuple[int, int]:
+    """This process's rank and the number of processes."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def all_reduce_sum(value: Tensor, device: torch.device | None = None) -> Tensor:
+    """Sum over ranks; the result is on the CPU.
+
+    Args:
+        value: any tensor on the CPU.
+        device: where the process group's backend wants it (an accelerator for NCCL).
+    """
+    if world()[1] == 1:
+        return value
+    moved = value.to(device, copy=True) if device is not None else value.clone()
+    dist.all_reduce(moved, op=dist.ReduceOp.SUM)
+    return moved.cpu()
+
+
+def all_reduce_max(value: int, device: torch.device | None = None) -> int:
+    """Largest value over ranks."""
+    if world()[1] == 1:
+        return value
+    moved = torch.tensor([value], device=device)
+    dist.all_reduce(moved, op=dist.ReduceOp.MAX)
+    return int(moved.item())
+
+
+def derive_seed(*parts: int) -> int:
+    """A 63-bit seed that is a pure function of its parts (run seed, iteration, rank, purpose).
+
+    Nothing else feeds the sampler's random numbers, which is what makes resuming exact.
+    """
+    words = np.random.SeedSequence(parts).generate_state(1, dtype=np.uint64)
+    return int(words[0]) >> 1

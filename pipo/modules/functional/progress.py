@@ -1,0 +1,75 @@
+"""Policy-improvement feedback: is this batch better than the recent past? (PIPO, section 2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+# Below this the history says nothing about noise; dividing by it would invent a signal.
+MIN_HISTORY_STD = 1e-8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feedback:
+    """What the history says about the newest mean reward.
+
+    Attributes:
+        history_mean: mu_his, mean of the window.
+        history_std: sigma_his, sample standard deviation of the window.
+        progress: xi = (mu - mu_his) / sigma_his, in standard deviations; nan when undefined.
+        coefficient: phi(xi), what multiplies the attribution; 0 when undefined.
+        defined: False when the window does not vary.
+    """
+
+    history_mean: float
+    history_std: float
+    progress: float
+    coefficient: float
+    defined: bool
+
+
+def policy_improvement_feedback(
+    mean_reward: float,
+    history: Sequence[float],
+    negative_scale: float,
+    max_progress: float | None = None,
+) -> Feedback:
+    """xi_t = (mu_t - mean) / std of the K means before it, and phi(xi) = xi or lambda * xi below zero.
+
+    Args:
+        mean_reward: mu_t, mean verifier reward over all responses of this iteration.
+        history: the K means before this iteration; the current one is not among them.
+        negative_scale: lambda, in [0, 1].
+        max_progress: clamp xi to +- this; None for no clamp.
+
+    Returns:
+        The feedback; ``defined`` is False when the window's standard deviation is below 1e-8.
+
+    Raises:
+        ValueError: when the history is shorter than 2 or the mean reward is not finite.
+    """
+    if len(history) < 2:
+        raise ValueError(f"the history needs at least 2 values for a standard deviation, got {len(history)}")
+    if not math.isfinite(mean_reward):
+        raise ValueError(f"mean_reward must be finite, got {mean_reward}")
+    window = torch.tensor(list(history), dtype=torch.float64)
+    mean, std = window.mean().item(), window.std(correction=1).item()
+    if std < MIN_HISTORY_STD:
+        return Feedback(history_mean=mean, history_std=std, progress=math.nan, coefficient=0.0, defined=False)
+    progress = (mean_reward - mean) / std
+    if max_progress is not None:
+        progress = max(-max_progress, min(max_progress, progress))
+    coefficient = progress if progress >= 0 else negative_scale * progress
+    return Feedback(
+        history_mean=mean, history_std=std, progress=progress, coefficient=coefficient, defined=True
+    )
+
+
+def policy_improvement_reward(attribution: Tensor, coefficient: float) -> Tensor:
+    """r_hat = s * phi(xi): the advantages of the retrospective update, same shape as ``attribution``."""
+    return attribution * coefficient

@@ -1,0 +1,80 @@
+"""The clipped surrogate, in the signed form, at the level of tokens or of whole responses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+RatioLevel = Literal["token", "sequence"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRange:
+    """Trust region of the probability ratio.
+
+    Attributes:
+        low: the ratio is clipped below at 1 - low.
+        high: the ratio is clipped above at 1 + high.
+        dual: for a negative advantage the loss is at most ``-dual * advantage``; None for no bound.
+    """
+
+    low: float
+    high: float
+    dual: float | None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < 1:
+            raise ValueError(f"clip_low must lie in [0, 1), got {self.low}")
+        if self.high < 0:
+            raise ValueError(f"clip_high must be >= 0, got {self.high}")
+        if self.dual is not None and self.dual <= 1:
+            raise ValueError(f"dual_clip must be > 1 or null, got {self.dual}")
+
+
+def token_ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
+    """nu = pi / pi_old of every token, [n, R]; the exponent is kept within +-20 against overflow."""
+    return torch.exp((logprobs - old_logprobs).clamp(-20.0, 20.0))
+
+
+def sequence_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """GSPO's ratio: exp of the mean log-ratio over the response, the same on each of its tokens, [n, R].
+
+    The value is the sequence's; the gradient reaches each token with the weight 1 / |y|.
+    """
+    log_ratio = torch.where(mask, logprobs - old_logprobs, torch.zeros_like(logprobs))
+    mean = log_ratio.sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    return torch.exp(mean.clamp(-20.0, 20.0)).expand_as(logprobs)
+
+
+def clipped_surrogate_loss(ratio: Tensor, advantages: Tensor, clip: ClipRange) -> Tensor:
+    """-min(nu * A, clip(nu) * A) per token, with the dual bound for A < 0.
+
+    The minimum is taken over the *signed* products. For A > 0 the gradient is zero iff nu > 1 + high,
+    for A < 0 iff nu < 1 - low (or past the dual bound). Taking ``min(nu, clip(nu)) * A`` instead
+    would leave negative advantages without a lower trust region.
+
+    Args:
+        ratio: [n, R].
+        advantages: [n, R].
+        clip: the trust region.
+
+    Returns:
+        Loss to minimise, [n, R].
+    """
+    plain = -ratio * advantages
+    clipped = -ratio.clamp(1 - clip.low, 1 + clip.high) * advantages
+    loss = torch.maximum(plain, clipped)
+    if clip.dual is None:
+        return loss
+    bounded = torch.minimum(loss, -clip.dual * advantages)
+    return torch.where(advantages < 0, bounded, loss)
+
+
+def clipped_tokens(ratio: Tensor, advantages: Tensor, clip: ClipRange) -> Tensor:
+    """bool [n, R]: tokens whose gradient the trust region removed (dual bound not counted)."""
+    above = (advantages > 0) & (ratio > 1 + clip.high)
+    below = (advantages < 0) & (ratio < 1 - clip.low)
+    return above | below

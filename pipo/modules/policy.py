@@ -1,0 +1,170 @@
+"""The language model that is trained: log-probabilities for updates, logits for sampling."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.cache_utils import Cache
+
+from pipo.errors import ConfigError
+from pipo.modules.attention import ATTENTION_NAME
+from pipo.modules.logprobs import token_logprobs
+
+
+class ModelError(ConfigError):
+    """A model cannot be loaded or is of a kind that is not supported. The message says what to do."""
+
+
+class Policy(nn.Module):
+    """A Hugging Face causal language model behind the two calls that training needs.
+
+    Args:
+        model: a decoder-only model with an output head without bias.
+
+    Raises:
+        ModelError: when the model does something to its attention or logits that this class would undo.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+        config = model.config.get_text_config()
+        head = model.get_output_embeddings()
+        name = type(model).__name__
+        if not isinstance(head, nn.Linear) or head.bias is not None:
+            raise ModelError(f"{name}: an output head that is a linear layer without bias is required")
+        if getattr(config, "final_logit_softcapping", None):
+            raise ModelError(f"{name}: models that soft-cap their logits are not supported")
+        if "sliding_attention" in (getattr(config, "layer_types", None) or []):
+            raise ModelError(f"{name}: models with sliding-window attention are not supported")
+        self.head: nn.Linear = head
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.weight.device
+
+    def forward(self, input_ids: Tensor, response_mask: Tensor, temperature: float) -> Tensor:
+        """Log-probabilities of the response tokens.
+
+        Args:
+            input_ids: int64 [n, T], prompt and response, right-padded. Causal attention keeps padding
+                on the right from reaching any real token, so no attention mask is needed.
+            response_mask: bool [n, T], True where ``input_ids`` holds a response token.
+            temperature: sampling temperature that defines the policy.
+
+        Returns:
+            float32 [number of True entries], in row-major order of the mask.
+        """
+        # The last token is never an input, and position t predicts token t + 1.
+        hidden = self.model.base_model(input_ids=input_ids[:, :-1], use_cache=False).last_hidden_state
+        scored = response_mask[:, 1:]
+        return token_logprobs(hidden[scored], self.head.weight, input_ids[:, 1:][scored], temperature)
+
+    def next_token_logits(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        cache: Cache,
+        attention_mask: Tensor | None,
+        last: Tensor | None = None,
+    ) -> Tensor:
+        """Extend the cache by ``input_ids`` and return the logits that follow.
+
+        Args:
+            input_ids: int64 [n, T].
+            position_ids: int64 [n, T].
+            cache: key-value cache, updated in place.
+            attention_mask: bool [n, 1, T, keys], or None for causal attention.
+            last: int64 [n], index of the last real token of each row; None when T is 1.
+
+        Returns:
+            float32 [n, V].
+        """
+        hidden = self.model.base_model(
+            input_ids=input_ids,
+            position_ids=position_ids,
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        if last is None:
+            return self.head(hidden[:, 0]).float()
+        return self.head(hidden[torch.arange(len(last), device=last.device), last]).float()
+
+
+def load_tokenizer(path: str) -> Tokenizer:
+    """The tokenizer of a Hugging Face folder or hub id; it must name an end-of-sequence token."""
+    _check_source(path)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"model.path={path}: the tokenizer names no end-of-sequence token")
+    return tokenizer
+
+
+def load_policy(path: str, dtype: str, gradient_checkpointing: bool = False) -> Policy:
+    """Load a causal language model for training and sampling.
+
+    Args:
+        path: a Hugging Face folder or a hub id.
+        dtype: ``float32`` or ``bfloat16``: the dtype of the weights.
+        gradient_checkpointing: trade compute for activation memory.
+
+    Raises:
+        ModelError: when the folder does not exist, or the model is of an unsupported kind.
+    """
+    _check_source(path)
+    if dtype not in ("float32", "bfloat16"):
+        raise ModelError(f"model.dtype must be float32 or bfloat16, got {dtype!r}")
+    config = AutoConfig.from_pretrained(path)
+    for name, value in vars(config.get_text_config()).items():
+        # Dropout would make the updated policy another one than the policy that sampled.
+        if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
+            setattr(config.get_text_config(), name, 0.0)
+    model = AutoModelForCausalLM.from_pretrained(
+        path, config=config, dtype=getattr(torch, dtype), attn_implementation=ATTENTION_NAME
+    )
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    return Policy(model).train()
+
+
+def load_weights(policy: Policy, checkpoint: Path) -> None:
+    """Replace a policy's weights by those in a training checkpoint."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    prefix = "policy."
+    policy.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+
+
+def stop_token_ids(path: str, tokenizer: Tokenizer) -> frozenset[int]:
+    """Tokens that end a response: the tokenizer's and those of the generation configuration."""
+    stops = {int(tokenizer.eos_token_id)}
+    generation = Path(path) / "generation_config.json"
+    if generation.is_file():
+        from transformers import GenerationConfig
+
+        listed = GenerationConfig.from_pretrained(path).eos_token_id
+        stops.update([listed] if isinstance(listed, int) else listed or [])
+    return frozenset(stops)
+
+
+def _check_source(path: str) -> None:
+    """A path that looks local must hold a model; anything else is taken for a hub id."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"model.path={path}: this folder holds no model (config.json is missing)")
+        return
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
+    if looks_local:
+        raise ModelError(f"model.path={path}: no such folder")
+    try:
+        AutoConfig.from_pretrained(path)
+    except OSError as error:
+        raise ModelError(
+            f"model.path={path}: neither a local folder nor reachable on the hub ({error.__class__.__name__})"
+        ) from error

@@ -1,0 +1,19 @@
+"""Libraries say little on the terminal; what they say goes to the log file."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import transformers
+
+
+def quiet() -> None:
+    """Silence progress bars and notices that tell a user nothing about the run."""
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # One batch is an iteration that makes its own data, so a loader without workers is the right one.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Raised inside Lightning's and torch's own code.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")

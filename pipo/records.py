@@ -1,0 +1,204 @@
+"""Frozen records that pass between the stages of one iteration.
+
+A stage makes the next record and never changes one; that is what allows a callback to keep
+the previous batch for a later update. Construction checks shapes and names the field that is wrong.
+
+Axes, everywhere in this package:
+
+====  ==========================================================================
+B     prompts of this iteration on this rank
+G     responses sampled for each prompt (``group_size``)
+N     responses on this rank, N = B * G, group-major: row i answers prompt i // G
+R     response positions, right-padded to the longest response on this rank
+====  ==========================================================================
+
+Log-probabilities are natural logarithms of the policy at the sampling temperature, lengths are in
+tokens, verifier rewards lie in [0, 1], masks are boolean and True on response tokens (the stop
+token is a response token).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from pipo.tasks.base import Example, Reward
+
+TokenIds = tuple[int, ...]
+
+
+def _check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
+    if tensor.dtype != dtype:
+        raise ValueError(f"{name}: expected {dtype}, got {tensor.dtype}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptBatch:
+    """The problems of one iteration on one rank; produced by the data module.
+
+    Attributes:
+        examples: B problems.
+        prompt_ids: B tokenised prompts, unpadded.
+    """
+
+    examples: tuple[Example, ...]
+    prompt_ids: tuple[TokenIds, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.examples) != len(self.prompt_ids):
+            raise ValueError(f"prompt_ids: {len(self.prompt_ids)} prompts for {len(self.examples)} examples")
+        for example, ids in zip(self.examples, self.prompt_ids, strict=True):
+            if not ids:
+                raise ValueError(f"prompt_ids: the prompt of {example.uid} has no tokens")
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completions:
+    """What the engine sampled; produced by a rollout engine.
+
+    Attributes:
+        response_ids: int64 [N, R], right-padded with 0 (the mask, not the value, marks padding).
+        response_mask: bool [N, R], True on sampled tokens.
+        logprobs: float32 [N, R], log-probability of each sampled token, 0 on padding.
+        finished: bool [N], True when the response ended with a stop token, False when it was cut.
+    """
+
+    response_ids: Tensor
+    response_mask: Tensor
+    logprobs: Tensor
+    finished: Tensor
+
+    def __post_init__(self) -> None:
+        rows, width = self.response_ids.shape
+        _check("response_ids", self.response_ids, (rows, width), torch.int64)
+        _check("response_mask", self.response_mask, (rows, width), torch.bool)
+        _check("logprobs", self.logprobs, (rows, width), torch.float32)
+        _check("finished", self.finished, (rows,), torch.bool)
+
+    @property
+    def lengths(self) -> Tensor:
+        """int64 [N], response length in tokens."""
+        return self.response_mask.sum(dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollouts:
+    """Sampled and graded responses of one iteration on one rank; produced by the collector.
+
+    Attributes:
+        prompts: the B prompts that the responses answer.
+        completions: the N = B * G responses.
+        texts: N decoded responses without special tokens.
+        verdicts: N verdicts of the task's grader.
+        rewards: float32 [N], ``verdicts[i].score``.
+        group_size: G.
+        reward_sum: sum of the verifier rewards over *all* sampled responses on this rank, also of
+            those that a filter dropped afterwards.
+        reward_count: how many responses that sum covers.
+    """
+
+    prompts: PromptBatch
+    completions: Completions
+    texts: tuple[str, ...]
+    verdicts: tuple[Reward, ...]
+    rewards: Tensor
+    group_size: int
+    reward_sum: float
+    reward_count: int
+
+    def __post_init__(self) -> None:
+        rows = len(self.prompts) * self.group_size
+        _check("rewards", self.rewards, (rows,), torch.float32)
+        for name, length in (
+            ("completions", self.completions.response_ids.shape[0]),
+            ("texts", len(self.texts)),
+            ("verdicts", len(self.verdicts)),
+        ):
+            if length != rows:
+                raise ValueError(f"{name}: expected {rows} responses, got {length}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotations:
+    """Per-token quantities that some models computed for the rollouts, without gradient.
+
+    Attributes:
+        old_logprobs: float32 [N, R], the behaviour policy's log-probabilities, fixed at sampling time.
+        ref_logprobs: float32 [N, R], the frozen reference model's; None unless the objective asks.
+    """
+
+    old_logprobs: Tensor
+    ref_logprobs: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyBatch:
+    """Everything one policy update needs; produced by ``Objective.prepare``.
+
+    Attributes:
+        prompt_ids: B tokenised prompts, unpadded.
+        group_size: G.
+        response_ids: int64 [N, R], right-padded.
+        response_mask: bool [N, R].
+        old_logprobs: float32 [N, R], log-probabilities under the policy that sampled the batch.
+        advantages: float32 [N, R], weight of each token in the surrogate, 0 on padding.
+        attribution: float32 [N, R], the policy-improvement attribution s, 0 on padding.
+        ref_logprobs: float32 [N, R] or None when no term uses the reference model.
+        kl_coef: weight of the k3 penalty against ``ref_logprobs`` in this update.
+    """
+
+    prompt_ids: tuple[TokenIds, ...]
+    group_size: int
+    response_ids: Tensor
+    response_mask: Tensor
+    old_logprobs: Tensor
+    advantages: Tensor
+    attribution: Tensor
+    ref_logprobs: Tensor | None
+    kl_coef: float
+
+    def __post_init__(self) -> None:
+        shape = (len(self.prompt_ids) * self.group_size, self.response_ids.shape[1])
+        _check("response_ids", self.response_ids, shape, torch.int64)
+        _check("response_mask", self.response_mask, shape, torch.bool)
+        for name in ("old_logprobs", "advantages", "attribution"):
+            _check(name, getattr(self, name), shape, torch.float32)
+        if self.ref_logprobs is not None:
+            _check("ref_logprobs", self.ref_logprobs, shape, torch.float32)
+        elif self.kl_coef != 0:
+            raise ValueError(f"ref_logprobs: required because kl_coef is {self.kl_coef}, got None")
+
+    def __len__(self) -> int:
+        return self.response_ids.shape[0]
+
+    def contributing_rows(self) -> Tensor:
+        """bool [N]: rows whose gradient can differ from zero, so the others need no forward pass."""
+        if self.kl_coef != 0:
+            return self.response_mask.any(dim=1)
+        return (self.advantages != 0).any(dim=1)
+
+    def reweighted(self, advantages: Tensor, kl_coef: float) -> PolicyBatch:
+        """The same responses with other advantages and another KL weight; everything else as stored."""
+        return replace(self, advantages=advantages, kl_coef=kl_coef)
+
+
+def pad_rows(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Right-pad ragged token ids.
+
+    Returns:
+        ids int64 [len(rows), longest] padded with 0, and the boolean mask of real tokens.
+    """
+    lengths = torch.tensor([len(row) for row in rows])
+    width = int(lengths.max()) if len(rows) else 0
+    mask = torch.arange(width)[None, :] < lengths[:, None]
+    ids = torch.zeros(len(rows), width, dtype=torch.int64)
+    ids[mask] = torch.tensor([token for row in rows for token in row], dtype=torch.int64)
+    return ids, mask

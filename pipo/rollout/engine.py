@@ -1,0 +1,74 @@
+"""The seam between training and whatever samples the responses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from pipo.records import Completions, TokenIds
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How tokens are drawn.
+
+    Attributes:
+        temperature: divides the logits; 0 means greedy.
+        top_p: smallest set of tokens whose probability reaches this is kept, in (0, 1].
+        top_k: number of most likely tokens kept; 0 keeps all.
+        max_response_tokens: a response is cut after this many tokens.
+        stop_token_ids: a response ends with (and includes) the first of these.
+    """
+
+    temperature: float
+    top_p: float
+    top_k: int
+    max_response_tokens: int
+    stop_token_ids: frozenset[int]
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be >= 0, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be >= 0 (0 keeps all tokens), got {self.top_k}")
+        if self.max_response_tokens < 1:
+            raise ValueError(f"max_response_tokens must be >= 1, got {self.max_response_tokens}")
+
+
+class RolloutEngine(Protocol):
+    """Token ids in, token ids and their log-probabilities out; never text.
+
+    Attributes:
+        shares_weights: True when the engine samples from the trainer's own weights at the trainer's
+            precision, so that its log-probabilities are the behaviour policy's and need no second
+            forward pass.
+    """
+
+    shares_weights: bool
+
+    def generate(
+        self, prompts: Sequence[TokenIds], group_size: int, sampling: SamplingParams, seed: int
+    ) -> Completions:
+        """Sample ``group_size`` responses for each prompt, group-major.
+
+        The returned log-probabilities are those of the full distribution at ``sampling.temperature``
+        (at 1 when greedy), before top-p and top-k cut it. The same seed gives the same tokens.
+        """
+        ...
+
+    def sync_weights(self, parameters: Iterable[tuple[str, Tensor]]) -> None:
+        """Take over the trainer's weights (streamed by name); called before the next ``generate``."""
+        ...
+
+    def sleep(self) -> None:
+        """Release accelerator memory while the trainer works."""
+        ...
+
+    def wake(self) -> None:
+        """Take the memory back before sampling."""
+        ...

@@ -1,0 +1,169 @@
+"""Sampling in the training process, on the training weights themselves.
+
+Each prompt is read once for all of its responses, finished rows leave the batch, and the log-probability of
+every sampled token is kept on the way. It is the reference that other engines are tested against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipo.modules.policy import Policy
+from pipo.records import Completions, TokenIds, pad_rows
+from pipo.rollout.cache import PreallocatedCache
+from pipo.rollout.engine import SamplingParams
+from pipo.rollout.sampling import sample_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalEngineConfig:
+    """Options of the local engine.
+
+    Attributes:
+        max_rows: responses decoded at a time; more prompts wait for the next wave.
+        compact_below: finished rows are dropped once at most this share of the rows still runs.
+    """
+
+    max_rows: int
+    compact_below: float
+
+    def __post_init__(self) -> None:
+        if self.max_rows < 1:
+            raise ValueError(f"rollout.max_rows must be >= 1, got {self.max_rows}")
+        if not 0 < self.compact_below <= 1:
+            raise ValueError(f"rollout.compact_below must lie in (0, 1], got {self.compact_below}")
+
+
+class LocalEngine:
+    """Batched decoding of a :class:`~pipo.modules.policy.Policy`."""
+
+    shares_weights = True
+
+    def __init__(self, policy: Policy, config: LocalEngineConfig) -> None:
+        self.policy = policy
+        self.config = config
+
+    def sync_weights(self, parameters: Iterable[tuple[str, Tensor]]) -> None:
+        """Nothing to do: the engine reads the trainer's own tensors."""
+
+    def sleep(self) -> None:
+        """Nothing to release: the cache lives only during ``generate``."""
+
+    def wake(self) -> None:
+        """Nothing to take back."""
+
+    @torch.inference_mode()
+    def generate(
+        self, prompts: Sequence[TokenIds], group_size: int, sampling: SamplingParams, seed: int
+    ) -> Completions:
+        """Sample ``group_size`` responses per prompt; see :class:`~pipo.rollout.engine.RolloutEngine`."""
+        training = self.policy.training
+        self.policy.eval()
+        generator = torch.Generator().manual_seed(seed)
+        try:
+            waves = [
+                self._wave(wave, group_size, sampling, generator)
+                for wave in _waves(prompts, group_size, self.config.max_rows)
+            ]
+        finally:
+            self.policy.train(training)
+        return _join(waves)
+
+    def _prefill(
+        self, prompts: Sequence[TokenIds], capacity: int
+    ) -> tuple[PreallocatedCache, Tensor, Tensor]:
+        """Read the prompts once; returns the cache, the next token's logits and the prompt lengths."""
+        device = self.policy.device
+        ids, mask = pad_rows(prompts)
+        lengths = mask.sum(dim=1).to(device)
+        layers = self.policy.model.config.get_text_config().num_hidden_layers
+        cache = PreallocatedCache(layers, ids.shape[1] + capacity)
+        positions = torch.arange(ids.shape[1], device=device)[None].expand(len(prompts), -1)
+        # Padding stands on the right, so causal attention alone keeps it away from real tokens.
+        logits = self.policy.next_token_logits(ids.to(device), positions, cache, None, last=lengths - 1)
+        return cache, logits, lengths
+
+    def _wave(
+        self,
+        prompts: Sequence[TokenIds],
+        group_size: int,
+        sampling: SamplingParams,
+        generator: torch.Generator,
+    ) -> Completions:
+        device = self.policy.device
+        limit = sampling.max_response_tokens
+        cache, logits, lengths = self._prefill(prompts, limit)
+        width = int(cache.get_seq_length())
+        rows = len(prompts) * group_size
+        alive = torch.arange(rows, device=device)
+        source = alive // group_size
+        cache.select(source)
+        logits, lengths = logits[source], lengths[source]
+        ragged = bool((lengths != width).any())
+        visible = torch.ones(rows, 1, 1, width + limit, dtype=torch.bool, device=device)
+        visible[:, 0, 0, :width] = torch.arange(width, device=device) < lengths[:, None]
+        stops = torch.tensor(sorted(sampling.stop_token_ids), device=device)
+
+        ids = torch.zeros(rows, limit, dtype=torch.int64, device=device)
+        logprobs = torch.zeros(rows, limit, device=device)
+        count = torch.zeros(rows, dtype=torch.int64, device=device)
+        finished = torch.zeros(rows, dtype=torch.bool, device=device)
+        for step in range(limit):
+            # One number for every row of the wave, so that dropping rows does not change the others' draws.
+            uniform = torch.rand(rows, dtype=torch.float64, generator=generator).to(device)[alive]
+            tokens, chosen = sample_tokens(
+                logits, uniform, sampling.temperature, sampling.top_p, sampling.top_k
+            )
+            running = ~finished[alive]
+            at = alive[running]
+            ids[at, step], logprobs[at, step] = tokens[running], chosen[running]
+            count[at] = step + 1
+            finished[at] = torch.isin(tokens[running], stops)
+            live = (~finished[alive]).nonzero()[:, 0]
+            if len(live) == 0 or step + 1 == limit:
+                break
+            if len(live) <= self.config.compact_below * len(alive):
+                alive, tokens = alive[live], tokens[live]
+                cache.select(live)
+            keys = width + step + 1
+            logits = self.policy.next_token_logits(
+                tokens[:, None],
+                (lengths[alive] + step)[:, None],
+                cache,
+                visible[alive, :, :, :keys] if ragged else None,
+            )
+        longest = int(count.max())
+        mask = torch.arange(longest, device=device) < count[:, None]
+        return Completions(
+            response_ids=ids[:, :longest].cpu(),
+            response_mask=mask.cpu(),
+            logprobs=logprobs[:, :longest].cpu(),
+            finished=finished.cpu(),
+        )
+
+
+def _waves(prompts: Sequence[TokenIds], group_size: int, max_rows: int) -> Iterator[Sequence[TokenIds]]:
+    """Split the prompts so that a wave has at most ``max_rows`` responses (but at least one prompt)."""
+    size = max(1, max_rows // group_size)
+    for start in range(0, len(prompts), size):
+        yield prompts[start : start + size]
+
+
+def _join(parts: Sequence[Completions]) -> Completions:
+    """Concatenate waves along the rows, padding each to the longest response."""
+    width = max(part.response_ids.shape[1] for part in parts)
+
+    def pad(name: str) -> Tensor:
+        tensors: list[Tensor] = [getattr(part, name) for part in parts]
+        return torch.cat([torch.nn.functional.pad(t, (0, width - t.shape[1])) for t in tensors])
+
+    return Completions(
+        response_ids=pad("response_ids"),
+        response_mask=pad("response_mask"),
+        logprobs=pad("logprobs"),
+        finished=torch.cat([part.finished for part in parts]),
+    )

@@ -1,0 +1,96 @@
+"""Drawing tokens: one uniform number per row, whatever the size of the vocabulary.
+
+``torch.multinomial`` draws one number per vocabulary entry; at 150,000 entries that costs more than the
+model on a CPU. Inverting the cumulative distribution needs one, and gives the log-probability on the way.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Entries summed at a time in the first of the two levels of the inversion.
+BLOCK = 256
+
+
+def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
+    """First index whose cumulative weight exceeds ``uniform`` of the total; weights [n, k] float64."""
+    cumulative = weights.cumsum(dim=1)
+    index = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
+    # Rounding may push the target onto the total; the last entry with weight is the right one then.
+    last = weights.shape[1] - 1 - (weights > 0).flip(1).int().argmax(dim=1, keepdim=True)
+    return torch.minimum(index, last)[:, 0]
+
+
+def invert_cdf(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Draw an index with probability proportional to its weight.
+
+    Args:
+        weights: [n, V], not negative, some positive in each row.
+        uniform: float64 [n], in [0, 1).
+
+    Returns:
+        int64 [n]; never an index of weight zero.
+    """
+    rows, size = weights.shape
+    if size <= 2 * BLOCK:
+        return _invert(weights.double(), uniform)
+    blocks = -(-size // BLOCK)
+    padded = torch.nn.functional.pad(weights, (0, blocks * BLOCK - size)).view(rows, blocks, BLOCK)
+    sums = padded.sum(dim=2, dtype=torch.float64)
+    block = _invert(sums, uniform)
+    at = torch.arange(rows, device=weights.device)
+    chosen = sums[at, block]
+    before = sums.cumsum(dim=1)[at, block] - chosen
+    within = ((uniform * sums.sum(dim=1) - before) / chosen).clamp(0.0, 1.0)
+    return block * BLOCK + _invert(padded[at, block].double(), within)
+
+
+def keep_top(weights: Tensor, top_p: float, top_k: int) -> Tensor:
+    """Zero all but the ``top_k`` largest weights and the smallest set that reaches ``top_p``.
+
+    Args:
+        weights: [n, V], not negative.
+        top_p: in (0, 1]; 1 keeps all.
+        top_k: 0 keeps all.
+    """
+    if top_k == 0 and top_p >= 1:
+        return weights
+    ordered, order = weights.sort(dim=1, descending=True)
+    if top_k:
+        ordered[:, top_k:] = 0
+    if top_p < 1:
+        cumulative = ordered.double().cumsum(dim=1)
+        # A token stays when the ones before it have not reached the threshold yet; the first always stays.
+        reached = (cumulative - ordered) >= top_p * cumulative[:, -1:]
+        reached[:, 0] = False
+        ordered[reached] = 0
+    return torch.zeros_like(weights).scatter_(1, order, ordered)
+
+
+def sample_tokens(
+    logits: Tensor, uniform: Tensor, temperature: float, top_p: float, top_k: int
+) -> tuple[Tensor, Tensor]:
+    """Draw one token per row.
+
+    Args:
+        logits: float32 [n, V].
+        uniform: float64 [n], in [0, 1); unused when greedy.
+        temperature: 0 takes the most likely token.
+        top_p: see :func:`keep_top`.
+        top_k: see :func:`keep_top`.
+
+    Returns:
+        int64 [n] tokens and float32 [n] log-probabilities under the *full* distribution at this temperature
+        (at 1 when greedy).
+    """
+    scaled = logits if temperature in (0.0, 1.0) else logits / temperature
+    peak = scaled.amax(dim=1, keepdim=True)
+    weights = (scaled - peak).exp()
+    if temperature == 0:
+        tokens = logits.argmax(dim=1)
+    else:
+        tokens = invert_cdf(keep_top(weights, top_p, top_k), uniform)
+    total = weights.sum(dim=1, dtype=torch.float64).log().float()
+    chosen = scaled.gather(1, tokens[:, None])[:, 0]
+    return tokens, chosen - peak[:, 0] - total

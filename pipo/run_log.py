@@ -1,0 +1,65 @@
+"""Read back the ``metrics.jsonl`` that a run wrote."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+METRICS_FILE = "metrics.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The metrics of one run.
+
+    Attributes:
+        name: label in the legend.
+        rows: iteration -> metric -> value, rising.
+    """
+
+    name: str
+    rows: dict[int, dict[str, float]]
+
+    def series(self, metric: str) -> tuple[Floats, Floats]:
+        """Iterations that logged a finite value of this metric, and the values; empty when none did."""
+        found = [(i, row[metric]) for i, row in self.rows.items() if metric in row]
+        points = np.array(found, dtype=np.float64).reshape(-1, 2)
+        points = points[np.isfinite(points[:, 1])]
+        return points[:, 0], points[:, 1]
+
+    def column(self, metric: str) -> Floats:
+        """One value per iteration, 0 where the metric was not logged."""
+        return np.array([row.get(metric, 0.0) for row in self.rows.values()])
+
+
+def read_run(name: str, metrics_path: Path) -> Run:
+    """Read a ``metrics.jsonl``. A resumed run logs some iterations twice; the later line counts.
+
+    Raises:
+        ValueError: when a line is not a JSON object with an iteration, or there are no lines.
+    """
+    rows: dict[int, dict[str, float]] = {}
+    for number, line in enumerate(metrics_path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            iteration = int(record.pop("iteration"))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{metrics_path}, line {number}: not a record of an iteration") from error
+        rows.setdefault(iteration, {}).update(record)
+    if not rows:
+        raise ValueError(f"{metrics_path}: no iterations were logged")
+    return Run(name=name, rows=dict(sorted(rows.items())))
+
+
+def smooth(values: Floats, window: int) -> Floats:
+    """Centred moving average over an odd window, which is cut off at the ends of the run."""
+    padded = np.concatenate([[0.0], np.cumsum(values)])
+    at = np.arange(len(values))
+    first, last = np.maximum(at - window // 2, 0), np.minimum(at + window // 2 + 1, len(values))
+    return (padded[last] - padded[first]) / (last - first)

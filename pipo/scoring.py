@@ -1,0 +1,65 @@
+"""One model on one benchmark, from the configuration to ``results.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+
+from pipo import build, run_folder
+from pipo.evaluation.report import benchmark_table, write_results, write_samples
+from pipo.evaluation.results import Summary
+from pipo.evaluation.runner import evaluate
+from pipo.instantiate import construct, instantiate
+from pipo.quiet import quiet
+from pipo.tasks.prompts import response_decoder
+
+
+def score(cfg: DictConfig) -> Summary:
+    """Evaluate, write results and samples, print a table.
+
+    Raises:
+        ConfigError: when anything the user gave cannot be used.
+    """
+    quiet()
+    folder = Path(cfg.output_dir)
+    run_folder.claim(folder)
+    device = construct(_device, cfg, {"name": "device"})
+    plan = build.build_plan(cfg)
+    bench = build.build_workbench(cfg)
+    try:
+        problems = bench.problems(cfg, cfg.benchmark.split, cfg.evaluation.problems)
+        engine = instantiate(cfg, "rollout.engine")(policy=bench.model.load().to(device))
+        result = evaluate(
+            engine,
+            bench.task,
+            problems.examples,
+            problems.prompt_ids,
+            response_decoder(bench.tokenizer),
+            bench.sampling,
+            plan,
+        )
+    finally:
+        bench.task.close()
+    summary, name = result.to_summary(), cfg.benchmark.name
+    run_folder.save_config(folder, cfg)
+    run_folder.record_run(folder)
+    metadata = {"model": bench.model.path, "task_version": bench.task.version}
+    if bench.model.checkpoint is not None:
+        metadata["checkpoint"] = str(bench.model.checkpoint)
+    write_results(folder, {name: summary}, metadata)
+    write_samples(folder, result.problems)
+    console = Console()
+    console.print(benchmark_table(name, summary))
+    console.print(f"results.json and samples.jsonl are in {folder}", highlight=False)
+    return summary
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu or cuda, got {name!r}")
+    return torch.device(name)

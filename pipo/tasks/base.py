@@ -1,0 +1,110 @@
+"""What a task is: problems, how they are put to the model, and how an answer is graded.
+
+The same object serves training and evaluation, so the number that a run maximises is
+the number that ``eval.py`` reports.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pipo.errors import ConfigError
+
+Split = Literal["train", "test"]
+
+
+class TaskError(ConfigError):
+    """A task cannot be built: a bad option or a bad data file. The message names it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A problem as the model sees it, in both forms; the tokenizer decides which is used.
+
+    Attributes:
+        messages: the conversation, for a tokenizer with a chat template.
+        text: the plain form, for a tokenizer without one (base models).
+    """
+
+    messages: tuple[Message, ...]
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One problem with its reference answer.
+
+    Attributes:
+        uid: stable name, unique within the task (``gsm8k/train/17``).
+        question: the problem, without instructions.
+        answer: the reference that the grader compares with.
+        level: difficulty or subject, for reports; empty when the data set has none.
+    """
+
+    uid: str
+    question: str
+    answer: str
+    level: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reward:
+    """The verdict on one response.
+
+    Attributes:
+        score: verifier reward in [0, 1].
+        answer: what the grader read as the final answer; None when it found none.
+        error: why grading failed (time-out, crash); None when it did not. Counted, never hidden.
+        feedback: what the environment would tell the model about this response; None if nothing.
+    """
+
+    score: float
+    answer: str | None = None
+    error: str | None = None
+    feedback: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.score <= 1.0:
+            raise ValueError(f"Reward.score must lie in [0, 1], got {self.score}")
+
+
+class Task(ABC):
+    """A set of problems with a grader. Subclass it and name the class in ``conf/task/*.yaml``.
+
+    Attributes:
+        name: short name, used in metric names and file names.
+        version: raised whenever problems, prompt or grading change, so results can be compared.
+    """
+
+    name: str
+    version: str
+
+    @abstractmethod
+    def examples(self, split: Split) -> Sequence[Example]:
+        """All problems of a split, in a fixed order."""
+
+    @abstractmethod
+    def render(self, example: Example) -> Prompt:
+        """The problem as a prompt."""
+
+    @abstractmethod
+    def score(self, example: Example, response: str) -> Reward:
+        """Grade one decoded response. Never raises for anything the response contains."""
+
+    def score_batch(self, examples: Sequence[Example], responses: Sequence[str]) -> list[Reward]:
+        """Grade many responses; ``examples[i]`` belongs to ``responses[i]``. Override to run in parallel."""
+        return [self.score(e, r) for e, r in zip(examples, responses, strict=True)]
+
+    def close(self) -> None:  # noqa: B027 - optional: most graders hold nothing
+        """Release worker processes, if any."""

@@ -1,0 +1,135 @@
+"""Which prompts an iteration gets: a pure function of (seed, iteration, rank, number of ranks).
+
+One Lightning epoch is the whole run, one batch is one iteration. No sampler state has to be saved:
+resuming needs only the number of iterations that were handed out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from pipo.modules.distributed import derive_seed, world
+from pipo.records import PromptBatch, TokenIds
+from pipo.tasks.base import Example, TaskError
+
+# Distinguishes this use of the run's seed from the sampler's.
+_SHUFFLE = 1
+
+
+class IterationDataset(Dataset[PromptBatch]):
+    """Item i is the prompt batch of iteration i on this rank.
+
+    Prompts are shuffled anew every epoch over the problems; no prompt repeats within an epoch, and the
+    remainder that does not fill an iteration is left out of that epoch.
+
+    Args:
+        examples: the training problems.
+        prompt_ids: their tokenised prompts.
+        prompts_per_iteration: over all ranks.
+        iterations: length of the run.
+        seed: the run's seed.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        prompt_ids: Sequence[TokenIds],
+        *,
+        prompts_per_iteration: int,
+        iterations: int,
+        seed: int,
+    ) -> None:
+        if len(examples) < prompts_per_iteration:
+            raise TaskError(
+                f"the task has {len(examples)} training problems, but an iteration takes "
+                f"{prompts_per_iteration} (algo.prompts); lower recipe.responses or add problems"
+            )
+        self.examples, self.prompt_ids = examples, prompt_ids
+        self.prompts_per_iteration, self.iterations, self.seed = prompts_per_iteration, iterations, seed
+        self.rank, self.world_size = world()
+        if prompts_per_iteration % self.world_size:
+            raise TaskError(
+                f"algo.prompts={prompts_per_iteration} cannot be shared evenly by {self.world_size} processes"
+            )
+
+    def __len__(self) -> int:
+        return self.iterations
+
+    def __getitem__(self, iteration: int) -> PromptBatch:
+        per_epoch = len(self.examples) // self.prompts_per_iteration
+        epoch, position = divmod(iteration, per_epoch)
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, _SHUFFLE, epoch))
+        order = torch.randperm(len(self.examples), generator=generator).tolist()
+        share = self.prompts_per_iteration // self.world_size
+        start = position * self.prompts_per_iteration + self.rank * share
+        chosen = order[start : start + share]
+        return PromptBatch(
+            examples=tuple(self.examples[i] for i in chosen),
+            prompt_ids=tuple(self.prompt_ids[i] for i in chosen),
+        )
+
+
+class IterationLoader(DataLoader[PromptBatch]):
+    """Hands out iterations in order and remembers, for checkpoints, how many it has handed out."""
+
+    def __init__(self, dataset: IterationDataset) -> None:
+        # Its own generator: making an iterator draws a number, which must not come from the global one.
+        super().__init__(dataset, batch_size=None, generator=torch.Generator().manual_seed(0))
+        self.handed_out = 0
+
+    def __iter__(self) -> Iterator[PromptBatch]:  # type: ignore[override]
+        for iteration in range(self.handed_out, len(self.dataset)):  # type: ignore[arg-type]
+            self.handed_out = iteration + 1
+            yield self.dataset[iteration]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Called by Lightning when it saves a checkpoint."""
+        return {"handed_out": self.handed_out}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Called by Lightning when it resumes."""
+        self.handed_out = int(state["handed_out"])
+
+
+class PromptDataModule(pl.LightningDataModule):
+    """Training prompts of a task.
+
+    Args:
+        examples: the training problems.
+        prompt_ids: their tokenised prompts.
+        prompts_per_iteration: over all ranks.
+        iterations: length of the run.
+        seed: the run's seed.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        prompt_ids: Sequence[TokenIds],
+        *,
+        prompts_per_iteration: int,
+        iterations: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.examples, self.prompt_ids = examples, prompt_ids
+        self.options = {
+            "prompts_per_iteration": prompts_per_iteration,
+            "iterations": iterations,
+            "seed": seed,
+        }
+
+    def train_dataloader(self) -> IterationLoader:
+        """One batch per iteration; built here because the process group exists by now."""
+        return IterationLoader(IterationDataset(self.examples, self.prompt_ids, **self.options))
+
+    def transfer_batch_to_device(
+        self, batch: PromptBatch, device: torch.device, dataloader_idx: int
+    ) -> PromptBatch:
+        """Prompts are plain token ids; the engine moves what it needs."""
+        return batch

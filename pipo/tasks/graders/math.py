@@ -1,0 +1,141 @@
+r"""Grading of mathematical answers: the last ``\boxed{...}`` of a response against a reference.
+
+Two plain numbers are compared here, exactly. Everything else goes to math-verify in a worker
+process, because it can hang, crash or take all memory on what a model writes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from pipo.tasks.base import Reward, TaskError
+from pipo.tasks.graders.worker_pool import WorkerPool
+
+MATH_WORKER = Path(__file__).with_name("math_worker.py")
+# Far above any real answer; what is longer is noise that would only burn a worker's time.
+MAX_ANSWER_CHARS = 2000
+
+# An escaped character is consumed as one token, so ``\{`` and ``\}`` never count as braces.
+_BRACE_TOKEN = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
+_NUMBER = re.compile(
+    r"(?:\\?\$ ?)?"  # a dollar sign, as currency or as the start of LaTeX mathematics
+    r"(?P<sign>[+-]?) ?(?:\\?\$ ?)?"
+    r"(?P<digits>(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)"
+    r" ?(?:\\?%)? ?\.?\$?\.?"
+)
+
+
+def last_boxed(response: str) -> str | None:
+    r"""The content of the last ``\boxed{...}`` whose braces balance, stripped; None without any.
+
+    Of nested boxes the inner one is the last. A box that is cut off is no box; an empty one is.
+    """
+    start = end = -1
+    if "\\boxed" not in response:  # the common case for an untrained model, at C speed
+        return None
+    open_braces: list[int] = []  # where the content starts for a box, -1 for any other brace
+    for token in _BRACE_TOKEN.finditer(response):
+        text = token.group()
+        if text.startswith("\\boxed"):
+            open_braces.append(token.end())
+        elif text == "{":
+            open_braces.append(-1)
+        elif text == "}" and open_braces:
+            opened = open_braces.pop()
+            if opened > start:
+                start, end = opened, token.start()
+    return response[start:end].strip() if start >= 0 else None
+
+
+def plain_number(text: str) -> Decimal | None:
+    r"""The value of an integer or decimal as written; None for anything else.
+
+    Read past: ``$`` and ``\$``, commas between groups of three digits (also ``{,}`` and
+    ``,\!``), a percent sign and a full stop at the end. ``1,2`` is a pair, not a number.
+    """
+    match = _NUMBER.fullmatch(text.strip().replace("{,}", ",").replace(",\\!", ","))
+    return Decimal(match["sign"] + match["digits"].replace(",", "")) if match else None
+
+
+def quick_verdict(answer: str, reference: str) -> bool | None:
+    """Whether the two are equal, if that is clear without algebra; None if it takes math-verify."""
+    if answer == reference:
+        return True
+    a, b = plain_number(answer), plain_number(reference)
+    return None if a is None or b is None else a == b
+
+
+class MathGrader:
+    r"""Grades responses by their last ``\boxed{...}``: 1.0 if it equals the reference, else 0.0.
+
+    A response without a box, or with an empty one, has no answer and scores 0. An answer that
+    the worker cannot finish scores 0 too, and ``Reward.error`` says why; the others go on.
+
+    Args:
+        workers: processes at most; they start with the first answer that needs one.
+        timeout_s: seconds of wall-clock time for one answer.
+        program: the worker program. Another one that keeps to the protocol of ``worker_pool``
+            and answers as ``math_worker`` does may take its place (the tests use one that hangs).
+
+    Raises:
+        TaskError: an option is out of range.
+    """
+
+    def __init__(self, *, workers: int, timeout_s: float, program: Path = MATH_WORKER) -> None:
+        if workers < 1:
+            raise TaskError(f"grader workers must be at least 1, got {workers}")
+        if not 0 < timeout_s < float("inf"):
+            raise TaskError(f"grader timeout_s must be a positive number of seconds, got {timeout_s}")
+        self._options = {"workers": workers, "timeout_s": timeout_s, "program": program}
+        self._pool = WorkerPool(**self._options)
+
+    def grade(self, response: str, reference: str) -> Reward:
+        """The verdict on one response."""
+        return self.grade_batch([(response, reference)])[0]
+
+    def grade_batch(self, pairs: Sequence[tuple[str, str]]) -> list[Reward]:
+        """One verdict per pair of response and reference, in order.
+
+        Equal pairs of answer and reference, frequent within a group of samples, are graded once.
+        """
+        read = [(last_boxed(response), reference.strip()) for response, reference in pairs]
+        verdicts: dict[tuple[str, str], Reward] = {}
+        hard: list[tuple[str, str]] = []
+        for answer, reference in dict.fromkeys(read):
+            if not answer:
+                continue
+            if len(answer) > MAX_ANSWER_CHARS:
+                error = f"answer of {len(answer)} characters, more than {MAX_ANSWER_CHARS}"
+                verdicts[answer, reference] = Reward(score=0.0, answer=answer[:100], error=error)
+            elif (equal := quick_verdict(answer, reference)) is not None:
+                verdicts[answer, reference] = Reward(score=float(equal), answer=answer)
+            else:
+                hard.append((answer, reference))
+        verdicts.update(zip(hard, self._ask(hard), strict=True))
+        return [verdicts[a, r] if a else Reward(score=0.0) for a, r in read]
+
+    def close(self) -> None:
+        """End the worker processes. They start again when they are needed."""
+        self._pool.close()
+
+    def _ask(self, pairs: list[tuple[str, str]]) -> list[Reward]:
+        outcomes = self._pool.run([json.dumps(pair).encode() for pair in pairs])
+        rewards: list[Reward] = []
+        for (answer, _), outcome in zip(pairs, outcomes, strict=True):
+            if outcome.reply is None:
+                rewards.append(Reward(score=0.0, answer=answer, error=outcome.error))
+            else:
+                verdict: dict[str, Any] = json.loads(outcome.reply)
+                rewards.append(Reward(score=float(verdict["equal"]), answer=answer, error=verdict["error"]))
+        return rewards
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._options  # processes cannot be pickled; the copy starts its own
+
+    def __setstate__(self, options: dict[str, Any]) -> None:
+        self.__init__(**options)

@@ -1,0 +1,69 @@
+"""The program that compares one answer with one reference by math-verify; see ``worker_pool``.
+
+Run as a file, it imports nothing of the project, so it starts fast and cannot load torch.
+A request is the JSON list ``[answer, reference]``; a reply is ``{"equal": bool, "error": str | null}``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import signal
+import sys
+from multiprocessing.connection import Connection
+from typing import Any
+
+# Numbers such as 10^{10^{10}} would otherwise fill the machine before their time is up.
+_MEMORY_BYTES = 2 << 30
+
+
+def _parse(text: str) -> list[Any]:
+    from math_verify import LatexExtractionConfig, parse
+    from sympy import nan, zoo
+
+    # No time-out of its own: it works by signals, and running out of it is not an error there.
+    config = LatexExtractionConfig(boxed_match_priority=0)
+    found = parse(f"\\boxed{{{text}}}", [config], parsing_timeout=None)  # pyright: ignore[reportArgumentType]
+    # "3:00" is read as 3/0, which is equal to 4/0: there only the written form counts.
+    return [x for x in found if not (hasattr(x, "has") and x.has(zoo, nan))]
+
+
+def compare(answer: str, reference: str) -> dict[str, Any]:
+    """Whether the two mean the same; the text that math-verify cannot read is compared as text."""
+    from math_verify import verify
+
+    gold = _parse(reference)
+    if not gold:
+        return {"equal": False, "error": f"the reference cannot be parsed: {reference!r}"}
+    return {"equal": bool(verify(gold, _parse(answer), timeout_seconds=None)), "error": None}
+
+
+def main() -> None:
+    """Answer requests until the other end closes the socket."""
+    connection, limit_s = Connection(int(sys.argv[1])), float(sys.argv[2])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its time-outs are off
+    try:
+        compare("x+1", "1+x")  # loads the grammar too, at no answer's expense
+    except ImportError as error:
+        connection.send_bytes(f"{error}; install math-verify".encode())
+        return
+    connection.send_bytes(b"ready")
+    while True:
+        try:
+            answer, reference = json.loads(connection.recv_bytes())
+        except EOFError:
+            return
+        signal.setitimer(signal.ITIMER_REAL, limit_s)  # SIGALRM ends the process by default
+        try:
+            reply = compare(answer, reference)
+        except Exception as error:  # whatever sympy raises costs this answer, not the worker
+            reply = {"equal": False, "error": f"{type(error).__name__}: {error}"[:300]}
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        connection.send_bytes(json.dumps(reply).encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""GSM8K: reading, prompting and grading, on rows written for this test and on real ones if given."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from pipo.tasks.base import TaskError
+from pipo.tasks.gsm8k import WORKED, Gsm8kTask
+
+SMALL = Path(__file__).parents[1] / "data" / "gsm8k_small.jsonl"
+INSTRUCTION = "Reason step by step and put the final answer in \\boxed{}."
+
+
+def make(path: Any, **changes: Any) -> Gsm8kTask:
+    options: dict[str, Any] = {
+        "hub_id": "openai/gsm8k",
+        "revision": "main",
+        "fewshot": 0,
+        "instruction": INSTRUCTION,
+        "grader_workers": 1,
+        "grader_timeout_s": 30.0,
+    }
+    return Gsm8kTask(path=path, **{**options, **changes})
+
+
+@pytest.fixture(params=["jsonl", "json", "parquet"])
+def small(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    rows = [json.loads(line) for line in SMALL.read_text(encoding="utf-8").splitlines()]
+    file = tmp_path / f"rows.{request.param}"
+    if request.param == "jsonl":
+        return SMALL
+    if request.param == "json":
+        file.write_text(json.dumps(rows))
+    else:
+        parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    return file
+
+
+def test_reads_each_format(small: Path) -> None:
+    examples = make({"train": str(small), "test": str(small)}).examples("test")
+    assert [e.answer for e in examples] == ["33", "2400", "-7", "12.50", "54", "15"]
+    assert examples[0].uid == "gsm8k/test/0"
+    assert examples[4].question.startswith("Pavel's café sells tea at €3")
+
+
+def test_chat_form_puts_worked_problems_first() -> None:
+    task = make({"train": str(SMALL)}, fewshot=2)
+    example = task.examples("train")[0]
+    messages = task.render(example).messages
+    assert [m.role for m in messages] == ["user", "assistant", "user", "assistant", "user"]
+    assert messages[-1].content == f"{example.question}\n\n{INSTRUCTION}"
+    assert messages[1].content.endswith("\\boxed{19}.")
+
+
+def test_plain_form() -> None:
+    task = make({"train": str(SMALL)})
+    example = task.examples("train")[5]
+    assert task.render(example).text == f"{INSTRUCTION}\n\nQuestion: {example.question}\nAnswer:"
+
+
+def test_worked_problems_are_right() -> None:
+    for _, working, answer in WORKED:
+        steps = re.findall(r"(\d[\d+*/ -]+) = (\d+)", working)
+        assert steps[-1][1] == answer
+        assert [eval(left) for left, _ in steps] == [int(right) for _, right in steps]
+
+
+def test_score() -> None:
+    task = make({"train": str(SMALL)})
+    example = task.examples("train")[1]
+    good = [
+        "\\boxed{2400}",
+        "\\boxed{2,400}",
+        "\\boxed{\\$2,400.00}",
+        "\\boxed{2400\\text{ dollars}}",
+        "\\boxed{24 \\cdot 100}",
+    ]
+    bad = ["\\boxed{240}", "2400", "\\boxed{2400} no, \\boxed{2401}", "\\boxed{2,40}"]
+    rewards = task.score_batch([example] * 9, good + bad)
+    assert [r.score for r in rewards] == [1.0] * 5 + [0.0] * 4
+    assert [r.error for r in rewards] == [None] * 9
+    assert task.score(example, good[0]) == rewards[0]
+    task.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"question": "q", "answer": "#### 1"}\n{"question": "q"\n', r"bad.jsonl, line 2: malformed JSON"),
+        ('\n\n{"question": "q"}\n', r"bad.jsonl, line 3: no field 'answer'; there are \['question'\]"),
+        (
+            '{"question": "q", "answer": "no mark"}',
+            r"line 1: field 'answer' has no final answer after '####'",
+        ),
+        (
+            '{"question": "q", "answer": "5 ####  "}',
+            r"line 1: field 'answer' has no final answer after '####'",
+        ),
+        ('{"question": "  ", "answer": "#### 1"}', r"line 1: field 'question' must be a text"),
+        ('{"question": "q", "answer": 5}', r"line 1: field 'answer' must be a text that is not blank, got 5"),
+        ("[1, 2]", r"line 1: a row must be a JSON object"),
+        ("", r"bad.jsonl: no rows"),
+        ("\n \n", r"bad.jsonl: no rows"),
+    ],
+)
+def test_bad_rows_name_file_and_line(tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "bad.jsonl"
+    file.write_text(content)
+    with pytest.raises(TaskError, match=message):
+        make({"train": str(file)}).examples("train")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("bad.json", b'[\n{"question": "q",\n"answer" "#### 1"}]', r"bad.json, line 3: malformed JSON"),
+        ("bad.json", b'{"question": "q"}', r"must hold a JSON list"),
+        (
+            "bad.json",
+            b'[{"question": "q", "answer": "#### 1"}, {"question": "q"}]',
+            r"bad.json, row 2: no field",
+        ),
+        ("bad.jsonl", b'{"question": "\xff"}', r"not UTF-8"),
+        ("bad.csv", b"question,answer", r"must end in one of"),
+        ("bad.parquet", b"not parquet", r"bad.parquet: not a Parquet file"),
+    ],
+)
+def test_bad_files(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises(TaskError, match=message):
+        make({"train": str(file)}).examples("train")
+
+
+def test_line_separator_inside_a_string_does_not_end_a_row(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    row = {"question": "one\u2028two", "answer": "#### 1"}
+    file.write_text(json.dumps(row, ensure_ascii=False) + "\r\n", encoding="utf-8")
+    assert make({"train": str(file)}).examples("train")[0].question == "one\u2028two"
+
+
+def test_bad_options_are_named(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match=r"task.path.test: no such file: .*nowhere.jsonl"):
+        make({"test": str(tmp_path / "nowhere.jsonl")}).examples("test")
+    with pytest.raises(TaskError, match=r"names no file for the split 'test', only for \['train'\]"):
+        make({"train": str(SMALL)}).examples("test")
+    with pytest.raises(TaskError, match=r"task.path must be null or name a file for each split"):
+        make(str(SMALL)).examples("train")
+    with pytest.raises(TaskError, match=r"task.fewshot must be in 0..4, got 5"):
+        make({"train": str(SMALL)}, fewshot=5)
+    with pytest.raises(TaskError, match=r"task.instruction must ask for"):
+        make({"train": str(SMALL)}, instruction="Think.")
+
+
+def test_hub_without_network_is_one_clear_error(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    script = """
+from pipo.tasks.base import TaskError
+from pipo.tasks.gsm8k import Gsm8kTask
+task = Gsm8kTask(path=None, hub_id="openai/gsm8k", revision="main", fewshot=0, instruction="\\\\boxed{}",
+                 grader_workers=1, grader_timeout_s=1.0)
+try:
+    task.examples("test")
+except TaskError as error:
+    print(error)
+"""
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=env, timeout=300, check=True
+    )
+    assert "cannot load openai/gsm8k@main from the Hugging Face hub" in run.stdout
+    assert "task.path" in run.stdout
+    assert run.stdout.count("\n") == 1
+
+
+def test_module_is_light_to_import() -> None:
+    script = (
+        "import sys, pipo.tasks.gsm8k; print([m for m in ('torch', 'datasets', 'sympy') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_real_rows(split: Any) -> None:
+    folder = os.environ.get("PIPO_DATA_DIR")
+    if folder is None:
+        pytest.skip("PIPO_DATA_DIR is not set: a folder with gsm8k_train.jsonl and gsm8k_test.jsonl")
+    task = make({split: f"{folder}/gsm8k_{split}.jsonl"})
+    examples = list(task.examples(split))
+    assert len(examples) >= 60
+    right = task.score_batch(examples, [f"So \\boxed{{{e.answer}}}." for e in examples])
+    as_fraction = task.score_batch(
+        examples, [f"\\boxed{{\\frac{{{2 * Decimal(e.answer)}}}{{2}}}}" for e in examples]
+    )
+    wrong = task.score_batch(examples, [f"So \\boxed{{{Decimal(e.answer) + 1}}}." for e in examples])
+    task.close()
+    assert {r.score for r in right} == {r.score for r in as_fraction} == {1.0}
+    assert {r.score for r in wrong} == {0.0}
+    assert {r.error for r in [*right, *as_fraction, *wrong]} == {None}

@@ -1,0 +1,52 @@
+"""Train: ``python train.py [group=option] [key=value] ...``.
+
+Examples::
+
+    python train.py                                  # GRPO with PIPO on the embedded default
+    python train.py pipo=none                        # the baseline
+    python train.py algo=grpo pipo.lambda=0.1 pipo.window=8
+    python train.py -m pipo=default,none seed=1,2    # one folder per job
+    python train.py resume=outputs/2026-01-31/12-00-00
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# Waiting threads that spin cost other processes many times what they save; must be set before torch starts.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from pipo import sweep
+from pipo.cli import exit_code, expand_model, register_resolvers
+
+register_resolvers()
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> float | None:
+    """One run; in a sweep, one run in a process of its own."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return sweep.run_job(__file__)
+
+    def run() -> float | None:
+        from pipo.training import train  # heavy imports only once the command line is known to be sound
+
+        return train(cfg, list(HydraConfig.get().overrides.task))
+
+    code, value = exit_code(run)
+    if code:
+        sys.exit(code)
+    return value
+
+
+if __name__ == "__main__":
+    expand_model(sys.argv)
+    main()
+    sys.exit(sweep.report())
