@@ -16,6 +16,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from pipo.run_log import METRICS_FILE, read_metrics
+
 
 class MetricsFileLogger(Logger):
     """Writes ``metrics.jsonl`` and ``metrics.csv``; a row's ``iteration`` counts from 0.
@@ -30,8 +32,9 @@ class MetricsFileLogger(Logger):
         super().__init__()
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.jsonl, self.csv = self.folder / "metrics.jsonl", self.folder / "metrics.csv"
-        self._rows = [row for row in read_metrics(self.jsonl) if row["iteration"] < start]
+        self.jsonl, self.csv = self.folder / METRICS_FILE, self.folder / "metrics.csv"
+        earlier = read_metrics(self.jsonl) if self.jsonl.exists() else []
+        self._rows = [row for row in earlier if row["iteration"] < start]
         self._columns: list[str] = []
         self._rewrite()
 
@@ -86,18 +89,3 @@ def _replace(path: Path, text: str) -> None:
     temporary = path.with_suffix(path.suffix + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a ``metrics.jsonl``; a last line that a crash cut short is left out."""
-    if not path.exists():
-        return []
-    rows = []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(lines):
-                raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
-    return rows

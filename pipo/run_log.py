@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,27 @@ class Run:
         return np.array([row.get(metric, 0.0) for row in self.rows.values()])
 
 
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a ``metrics.jsonl``; a last line that a crash cut short is left out.
+
+    Raises:
+        ValueError: naming a line that is not a JSON object with an iteration.
+    """
+    rows = []
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            int(row["iteration"])
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines) and not text.endswith("\n"):
+                break
+            raise ValueError(f"{path}, line {number}: not a record of an iteration") from error
+        rows.append(row)
+    return rows
+
+
 def read_run(name: str, metrics_path: Path) -> Run:
     """Read a ``metrics.jsonl``. A resumed run logs some iterations twice; the later line counts.
 
@@ -45,13 +67,9 @@ def read_run(name: str, metrics_path: Path) -> Run:
         ValueError: when a line is not a JSON object with an iteration, or there are no lines.
     """
     rows: dict[int, dict[str, float]] = {}
-    for number, line in enumerate(metrics_path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            record = json.loads(line)
-            iteration = int(record.pop("iteration"))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{metrics_path}, line {number}: not a record of an iteration") from error
-        rows.setdefault(iteration, {}).update(record)
+    for row in read_metrics(metrics_path):
+        values = dict(row)
+        rows.setdefault(int(values.pop("iteration")), {}).update(values)
     if not rows:
         raise ValueError(f"{metrics_path}: no iterations were logged")
     return Run(name=name, rows=dict(sorted(rows.items())))

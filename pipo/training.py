@@ -17,11 +17,11 @@ from pipo.callbacks.interrupt import GracefulStop
 from pipo.callbacks.progress import RunProgress
 from pipo.errors import ConfigError, RunStopped
 from pipo.evaluation.report import before_after_table
-from pipo.loggers import read_metrics
 from pipo.modules.distributed import world
 from pipo.modules.policy_module import PolicyModule
 from pipo.plot import plot_curves
 from pipo.quiet import quiet
+from pipo.run_log import METRICS_FILE, read_metrics
 from pipo.tasks.datamodule import PromptDataModule
 
 CallbackType = TypeVar("CallbackType", bound=pl.Callback)
@@ -99,7 +99,7 @@ def _finish(run: build.RunConfig, callbacks: list[pl.Callback]) -> float:
     """Curves, summary and the table at the end; one process writes them."""
     folder = Path(run.output_dir)
     stop, evaluation = _only(callbacks, GracefulStop), _only(callbacks, HeldOutEvaluation)
-    metrics = folder / "metrics.jsonl"
+    metrics = folder / METRICS_FILE
     if world()[0] == 0 and metrics.exists() and read_metrics(metrics):
         plot_curves(metrics, folder / "curves.png")
     if stop.received is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,11 @@ class Policy(nn.Module):
             raise ModelError(f"{name}: models that soft-cap their logits are not supported")
         if "sliding_attention" in (getattr(config, "layer_types", None) or []):
             raise ModelError(f"{name}: models with sliding-window attention are not supported")
-        self.head: nn.Linear = head
+
+    @property
+    def head(self) -> nn.Linear:
+        """The output head; a property, because the model registers it already."""
+        return cast(nn.Linear, self.model.get_output_embeddings())
 
     @property
     def device(self) -> torch.device:

@@ -105,7 +105,7 @@ def evaluate(expression: str) -> int:
 
 
 def demonstrate(expression: str) -> str:
-    """The correct working and result of an expression, as a model should write them; the module lists them."""
+    """The correct working and result of an expression, as a model should write them."""
     a, operator, b, c = _parse(expression)
     if c is not None:
         working = _product_and_sum(a, b, c)

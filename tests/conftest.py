@@ -1,0 +1,69 @@
+"""Shared fixtures: golden vectors, a small model, the real configuration composed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Before torch starts: tests may share the machine, and results repeat bit for bit on one thread.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from pipo.cli import register_resolvers
+from pipo.modules.attention import ATTENTION_NAME
+from pipo.modules.policy import Policy
+
+ROOT = Path(__file__).parent.parent
+torch.set_num_threads(1)
+register_resolvers()
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, Any]:
+    """Inputs and expected outputs in float64, derived from the papers' formulas alone."""
+    return json.loads((ROOT / "tests/data/losses.json").read_text())["cases"]
+
+
+def make_policy(seed: int = 0, vocab: int = 48) -> Policy:
+    """A random Qwen3 of a few thousand parameters, grouped-query attention and tied embeddings included."""
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=vocab,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        attn_implementation=ATTENTION_NAME,
+        initializer_range=0.3,
+    )
+    return Policy(Qwen3ForCausalLM(config))
+
+
+@pytest.fixture
+def policy() -> Policy:
+    return make_policy()
+
+
+@pytest.fixture
+def compose_config() -> Callable[..., DictConfig]:
+    """Compose the real configuration with overrides, as the command line would."""
+
+    def make(*overrides: str, name: str = "train") -> DictConfig:
+        with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+            return compose(config_name=name, overrides=[*overrides])
+
+    return make

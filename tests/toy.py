@@ -1,0 +1,146 @@
+"""A task and a trainer small enough for tests that train: no tokenizer, no files, a second per run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from pipo.callbacks.base import IterationStats, RolloutCallback
+from pipo.callbacks.pipo import PIPOCallback
+from pipo.modules.objectives.base import Objective
+from pipo.modules.objectives.grpo import GRPO
+from pipo.modules.policy_module import BatchConfig, OptimizerConfig, PolicyModule
+from pipo.rollout.collector import Collector
+from pipo.rollout.engine import SamplingParams
+from pipo.rollout.local import LocalEngine, LocalEngineConfig
+from pipo.tasks.base import Example, Prompt, Reward, Split, Task
+from pipo.tasks.datamodule import PromptDataModule
+from tests.conftest import make_policy as make_policy
+
+STOP = 1
+ENGINE = LocalEngineConfig(max_rows=64, compact_below=0.75)
+
+
+class ToyTask(Task):
+    """Reward 1 when the first token of the response is even."""
+
+    name = "toy"
+    version = "1"
+
+    def examples(self, split: Split) -> Sequence[Example]:
+        return [Example(uid=f"toy/{split}/{i}", question=str(i), answer="even") for i in range(24)]
+
+    def render(self, example: Example) -> Prompt:
+        raise NotImplementedError("the toy has no text")
+
+    def score(self, example: Example, response: str) -> Reward:
+        first = response.split()[0]
+        return Reward(score=float(int(first) % 2 == 0), answer=first)
+
+
+def decode(ids: Sequence[int]) -> str:
+    return " ".join(map(str, ids))
+
+
+def sampling(**changes: Any) -> SamplingParams:
+    options = {
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "max_response_tokens": 5,
+        "stop_token_ids": frozenset({STOP}),
+    }
+    return SamplingParams(**{**options, **changes})
+
+
+def grpo(**changes: Any) -> GRPO:
+    options: dict[str, Any] = {
+        "clip_low": 0.2,
+        "clip_high": 0.2,
+        "dual_clip": 3.0,
+        "aggregation": "token-mean",
+        "kl_coef": 0.0,
+        "advantage_eps": 1e-6,
+    }
+    return GRPO(**{**options, **changes})
+
+
+def pipo(**changes: Any) -> PIPOCallback:
+    options: dict[str, Any] = {
+        "window": 2,
+        "negative_scale": 0.1,
+        "lr_scale": 1.0,
+        "kl_coef": 0.0,
+        "mini_batch": None,
+        "max_progress": None,
+    }
+    return PIPOCallback(**{**options, **changes})
+
+
+def module(objective: Objective | None = None, *, mini_batch: int = 16, tokens: int = 64, **optimizer: Any):
+    numbers = {
+        "learning_rate": 1e-2,
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "weight_decay": 0.01,
+        "max_grad_norm": 1.0,
+        "warmup_iterations": 0,
+    }
+    return PolicyModule(
+        load_policy=make_policy,
+        make_engine=lambda policy: LocalEngine(policy, ENGINE),
+        collector=Collector(task=ToyTask(), decode=decode, group_size=4, sampling=sampling()),
+        objective=objective or grpo(),
+        optimizer=OptimizerConfig(**{**numbers, **optimizer}),
+        batching=BatchConfig(mini_batch=mini_batch, tokens_per_micro_batch=tokens),
+        seed=7,
+    )
+
+
+class Record(RolloutCallback):
+    """Keeps what an iteration showed: mean reward, token ids, metrics, weights after it."""
+
+    def __init__(self) -> None:
+        self.stats: list[IterationStats] = []
+        self.batches: list[Any] = []
+        self.metrics: list[dict[str, float]] = []
+        self.weights: list[dict[str, Any]] = []
+
+    def on_rollouts_ready(self, trainer, module, rollouts, batch, stats) -> None:
+        self.stats.append(stats)
+        self.batches.append(batch)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.metrics.append({k: float(v) for k, v in trainer.logged_metrics.items()})
+        self.weights.append({k: v.detach().clone() for k, v in pl_module.state_dict().items()})
+
+
+def data(iterations: int) -> PromptDataModule:
+    examples = ToyTask().examples("train")
+    prompts = [(2 + i, 3 + i % 5, *([9] * (i % 3))) for i in range(len(examples))]
+    return PromptDataModule(examples, prompts, prompts_per_iteration=4, iterations=iterations, seed=7)
+
+
+def fit(
+    model: PolicyModule,
+    callbacks: list[pl.Callback],
+    iterations: int,
+    checkpoint: Path | None = None,
+) -> pl.Trainer:
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=1,
+        logger=False,
+        callbacks=callbacks,
+        log_every_n_steps=1,
+        enable_checkpointing=any(type(c).__name__ == "IterationCheckpoint" for c in callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(model, datamodule=data(iterations), ckpt_path=checkpoint)
+    return trainer

@@ -1,0 +1,109 @@
+"""The local engine against ``model.generate`` and against a full forward pass."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipo.modules.policy import Policy
+from pipo.records import pad_rows
+from pipo.rollout.local import LocalEngine, LocalEngineConfig
+from tests.conftest import make_policy
+from tests.toy import sampling
+
+PROMPTS = [(5, 6, 7), (8,), (9, 10, 11, 12, 13), (14, 15), (3, 4, 5, 6), (7, 7)]
+
+
+def engine(policy: Policy, **changes) -> LocalEngine:
+    return LocalEngine(policy, LocalEngineConfig(**{"max_rows": 64, "compact_below": 0.75, **changes}))
+
+
+def rows(completions) -> list[list[int]]:
+    pairs = zip(completions.response_ids, completions.response_mask, strict=True)
+    return [ids[mask].tolist() for ids, mask in pairs]
+
+
+def full_logprobs(policy: Policy, completions, group_size: int, temperature: float) -> torch.Tensor:
+    """Teacher-forced, one padded forward pass over prompt and response."""
+    responses = rows(completions)
+    sequences = [[*PROMPTS[i // group_size], *r] for i, r in enumerate(responses)]
+    ids, mask = pad_rows(sequences)
+    for i in range(len(sequences)):
+        mask[i, : len(PROMPTS[i // group_size])] = False
+    with torch.no_grad():
+        return policy(ids, mask, temperature)
+
+
+def test_greedy_tokens_equal_generate(policy):
+    options = sampling(temperature=0.0, max_response_tokens=12, stop_token_ids=frozenset({1, 2}))
+    got = rows(engine(policy).generate(PROMPTS, 1, options, seed=0))
+    for prompt, response in zip(PROMPTS, got, strict=True):
+        expected = policy.model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            do_sample=False,
+            max_new_tokens=12,
+            eos_token_id=[1, 2],
+            pad_token_id=0,
+        )[0, len(prompt) :].tolist()
+        assert response == expected
+    assert len({len(r) for r in got}) > 1, "all rows end together: the test would not see compaction"
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
+def test_logprobs_equal_a_full_forward_pass(policy, temperature):
+    options = sampling(temperature=temperature, max_response_tokens=16)
+    got = engine(policy).generate(PROMPTS, 4, options, seed=3)
+    expected = full_logprobs(policy, got, 4, temperature)
+    torch.testing.assert_close(got.logprobs[got.response_mask], expected, rtol=0, atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_tokens_however_rows_are_dropped(policy):
+    options = sampling(max_response_tokens=16)
+    first = engine(policy, compact_below=1.0).generate(PROMPTS, 4, options, seed=3)
+    again = engine(policy, compact_below=0.1).generate(PROMPTS, 4, options, seed=3)
+    other = engine(policy).generate(PROMPTS, 4, options, seed=4)
+    assert rows(first) == rows(again)
+    assert rows(first) != rows(other)
+
+
+def test_waves_cover_all_prompts_in_order(policy):
+    options = sampling(temperature=0.0, max_response_tokens=8)
+    whole = engine(policy).generate(PROMPTS, 2, options, seed=0)
+    waves = engine(policy, max_rows=3).generate(PROMPTS, 2, options, seed=0)
+    assert rows(whole) == rows(waves)
+    assert torch.equal(whole.finished, waves.finished)
+
+
+def test_a_response_ends_with_its_stop_token_or_is_cut(policy):
+    got = engine(policy).generate(PROMPTS, 8, sampling(max_response_tokens=6), seed=1)
+    for response, finished in zip(rows(got), got.finished.tolist(), strict=True):
+        assert 1 not in response[:-1]
+        assert finished == (response[-1] == 1)
+        assert finished or len(response) == 6
+    assert 0 < int(got.finished.sum()) < len(got.finished)
+
+
+def test_padding_is_zero_and_masked(policy):
+    got = engine(policy).generate(PROMPTS, 4, sampling(max_response_tokens=12), seed=1)
+    assert (got.response_ids[~got.response_mask] == 0).all()
+    assert (got.logprobs[~got.response_mask] == 0).all()
+
+
+def test_training_mode_is_restored_and_no_gradient_is_kept(policy):
+    policy.train()
+    got = engine(policy).generate(PROMPTS, 2, sampling(), seed=1)
+    assert policy.training
+    assert not got.logprobs.requires_grad
+
+
+def test_top_k_one_is_greedy(policy):
+    greedy = engine(policy).generate(PROMPTS, 1, sampling(temperature=0.0), seed=0)
+    top = engine(policy).generate(PROMPTS, 1, sampling(top_k=1), seed=5)
+    assert rows(greedy) == rows(top)
+
+
+def test_the_policy_follows_its_weights(policy):
+    before = rows(engine(policy).generate(PROMPTS, 1, sampling(temperature=0.0), seed=0))
+    policy.load_state_dict(make_policy(seed=1).state_dict())
+    assert rows(engine(policy).generate(PROMPTS, 1, sampling(temperature=0.0), seed=0)) != before

@@ -1,0 +1,33 @@
+"""The row-block head against log_softmax, values and gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipo.modules import logprobs
+from pipo.modules.logprobs import BLOCK_ROWS, token_logprobs
+
+
+@pytest.mark.parametrize("rows", [1, BLOCK_ROWS, 3 * BLOCK_ROWS + 5])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_blocks_equal_the_plain_head(monkeypatch, rows, temperature):
+    torch.manual_seed(0)
+    hidden = torch.randn(rows, 16, dtype=torch.float64).float().requires_grad_()
+    weight = torch.randn(301, 16).requires_grad_()
+    tokens = torch.randint(0, 301, (rows,))
+    upstream = torch.randn(rows)
+    expected = (hidden @ weight.t() / temperature).log_softmax(1).gather(1, tokens[:, None])[:, 0]
+    wanted = torch.autograd.grad(expected, (hidden, weight), upstream)
+    for limit in (0, 10**9):
+        monkeypatch.setattr(logprobs, "SINGLE_BLOCK_LOGITS", limit)
+        got = token_logprobs(hidden, weight, tokens, temperature)
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+        for ours, theirs in zip(torch.autograd.grad(got, (hidden, weight), upstream), wanted, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_no_rows_give_zero_gradients():
+    hidden, weight = torch.zeros(0, 4, requires_grad=True), torch.ones(9, 4, requires_grad=True)
+    token_logprobs(hidden, weight, torch.zeros(0, dtype=torch.int64), 1.0).sum().backward()
+    assert (weight.grad == 0).all()
