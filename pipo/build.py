@@ -18,8 +18,8 @@ from pipo.callbacks.export import ModelExport
 from pipo.callbacks.interrupt import GracefulStop
 from pipo.callbacks.progress import RunProgress
 from pipo.callbacks.samples import SampleLog
-from pipo.evaluation.results import EvaluationPlan
 from pipo.errors import ConfigError
+from pipo.evaluation.results import EvaluationPlan
 from pipo.instantiate import construct, instantiate
 from pipo.loggers import MetricsFileLogger
 from pipo.modules.policy import Policy, load_policy, load_tokenizer, load_weights, stop_token_ids
@@ -59,6 +59,10 @@ class ModelSpec:
     dtype: str
     gradient_checkpointing: bool
     checkpoint: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"model.dtype must be float32 or bfloat16, got {self.dtype!r}")
 
     def load(self) -> Policy:
         """Read the weights."""
@@ -135,8 +139,8 @@ class Workbench:
 
 
 def build_model(cfg: DictConfig) -> ModelSpec:
-    """Which model: an option of ``conf/model``, a Hugging Face folder or id, a run folder, or a checkpoint."""
-    if OmegaConf.is_config(cfg.model.path):
+    """Which model: an option of ``conf/model``, a Hugging Face folder or id, a run folder, a checkpoint."""
+    if not OmegaConf.is_missing(cfg.model, "path") and OmegaConf.is_config(cfg.model.path):
         cfg = cfg.copy()
         cfg.model.path = str(instantiate(cfg, "model.path"))
     names = ("name", "path", "dtype", "gradient_checkpointing")
@@ -150,7 +154,9 @@ def build_model(cfg: DictConfig) -> ModelSpec:
         return replace(build_model(OmegaConf.load(saved)), checkpoint=path)  # type: ignore[arg-type]
     if (path / "config.yaml").is_file():
         if not (path / "model").is_dir():
-            raise ConfigError(f"model.path={path}: this run has not exported its model yet; name a checkpoint")
+            raise ConfigError(
+                f"model.path={path}: this run has not exported its model yet; name a checkpoint"
+            )
         return replace(spec, path=str(path / "model"))
     return spec
 
@@ -185,8 +191,8 @@ def build_module(cfg: DictConfig, run: RunConfig, bench: Workbench) -> PolicyMod
     objective = instantiate(cfg, "algo.objective")
     if run.group_size < objective.min_group_size:
         raise ConfigError(
-            f"algo.group_size={run.group_size}: {cfg.algo.name} compares the responses of a group and needs at "
-            f"least {objective.min_group_size}"
+            f"algo.group_size={run.group_size}: {cfg.algo.name} compares the responses of a group and needs "
+            f"at least {objective.min_group_size}"
         )
     collector = Collector(
         task=bench.task,

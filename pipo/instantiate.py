@@ -1,7 +1,7 @@
 """Configuration nodes to objects, refusing a bad entry by its name.
 
-A node with ``_target_`` is checked against the signature of what it names before anything is built: missing keys,
-stray keys and wrong types each give one error that says which key and what it should be.
+A node with ``_target_`` is checked against the signature of what it names before anything is built: missing
+keys, stray keys and wrong types each give one error that says which key and what it should be.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Metrics as files: one JSON object per iteration, and the same as CSV.
 
-Lightning's ``CSVLogger`` deletes what it finds when a run resumes, and writes in batches; here every row is in the
-file before the next iteration begins, and a resumed run goes on where its checkpoint was.
+Lightning's ``CSVLogger`` deletes what it finds when a run resumes, and writes in batches; here every row is
+in the file before the next iteration begins, and a resumed run goes on where its checkpoint was.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class MetricsFileLogger(Logger):
         self._write_csv()
 
     def _write_csv(self) -> None:
-        """New columns appear during a run (the first evaluation, the first comparison): write all rows again."""
+        """Columns appear during a run (the first evaluation, the first comparison): write all rows again."""
         names = {name for row in self._rows for name in row} - {"iteration"}
         self._columns = ["iteration", *sorted(names)]
         temporary = self.csv.with_suffix(".csv.tmp")

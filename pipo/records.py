@@ -180,7 +180,7 @@ class PolicyBatch:
         return self.response_ids.shape[0]
 
     def contributing_rows(self) -> Tensor:
-        """bool [N]: rows whose gradient can differ from zero, so the others need no forward pass."""
+        """Bool [N]: rows whose gradient can differ from zero, so the others need no forward pass."""
         if self.kl_coef != 0:
             return self.response_mask.any(dim=1)
         return (self.advantages != 0).any(dim=1)

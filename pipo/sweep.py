@@ -1,7 +1,7 @@
 """Multirun: each job is a run of its own in a process of its own.
 
-Jobs that share a process also share a failed job's memory, process group and environment; and a launcher of several
-processes would start the whole sweep again in each of them.
+Jobs that share a process also share a failed job's memory, process group and environment; and a launcher of
+several processes would start the whole sweep again in each of them.
 """
 
 from __future__ import annotations
@@ -16,13 +16,23 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 
 # Set by a launcher of several processes or by Lightning for its own children.
-_INHERITED = "LOCAL_RANK RANK WORLD_SIZE NODE_RANK GROUP_RANK MASTER_ADDR MASTER_PORT PL_GLOBAL_SEED PL_SEED_WORKERS".split()
+_INHERITED = [
+    "LOCAL_RANK",
+    "RANK",
+    "WORLD_SIZE",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "PL_GLOBAL_SEED",
+    "PL_SEED_WORKERS",
+]
 _failed: list[str] = []
 _finished: list[str] = []
 
 
 def run_job(script: str) -> float:
-    """Run the current job of a sweep as a plain run; returns its final held-out accuracy (nan if it failed)."""
+    """Run the current job of a sweep as a plain run; returns its held-out accuracy, nan if it failed."""
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     (folder / f"{hydra.job.name}.log").unlink(missing_ok=True)  # the job's own process opens it again

@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from pipo.tasks.arithmetic import MARK, ArithmeticTask, demonstrate, draw, evaluate, hinted
 
 PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
+PAD_ID, EOS_ID = 0, 1  # their places in the vocabulary
 CHARACTERS = "0123456789+-*=;:#?!.,()/ \nabcdefghijklmnopqrstuvwxyz'\"_<>[]{}"
 DIGITS = "0123456789"
 
@@ -118,12 +119,12 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForC
             rope_parameters={"rope_type": "default", "rope_theta": recipe.rope_theta},
             attention_dropout=0.0,
             bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=EOS_ID,
+            pad_token_id=PAD_ID,
         )
     )
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.eos_token_id = EOS_ID
+    model.generation_config.pad_token_id = PAD_ID
     return model
 
 
@@ -195,12 +196,12 @@ class WarmUp:
     def _loss(self, pairs: Sequence[tuple[str, str]]) -> torch.Tensor:
         """Summed cross entropy of the responses, each with its end token."""
         width = max(len(prompt) + len(response) for prompt, response in pairs)
-        inputs = torch.full((len(pairs), width), self.tokenizer.pad_token_id)
+        inputs = torch.full((len(pairs), width), PAD_ID)
         targets = torch.full((len(pairs), width), -1)
         for row, (prompt, response) in enumerate(pairs):
             ids = self.tokenizer(prompt + response)["input_ids"]
             inputs[row, : len(ids)] = torch.tensor(ids)
-            wanted = [*ids[len(prompt) :], self.tokenizer.eos_token_id]
+            wanted = [*ids[len(prompt) :], EOS_ID]
             targets[row, len(prompt) - 1 : len(ids)] = torch.tensor(wanted)
         # Right padding under a causal mask never reaches a real token, so no mask is needed.
         hidden = self.model.model(input_ids=inputs, use_cache=False).last_hidden_state
@@ -253,9 +254,12 @@ def evaluate_model(
         if with_hint:
             prompts = [hinted(p, demonstrate(e.question)) for p, e in zip(prompts, part, strict=True)]
         batch = tokenizer(prompts, padding=True, return_tensors="pt", return_token_type_ids=False)
-        out = model.generate(**batch, do_sample=True, top_k=0, max_new_tokens=recipe.max_new)
+        # The method comes from a mixin whose protocol a type checker cannot match.
+        out = model.generate(  # pyright: ignore[reportAttributeAccessIssue]
+            **batch, do_sample=True, top_k=0, max_new_tokens=recipe.max_new
+        )
         new = out[:, batch["input_ids"].shape[1] :]
-        tokens += int((new != tokenizer.pad_token_id).sum())
+        tokens += int((new != PAD_ID).sum())
         for example, text in zip(part, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
             scores[example.level].append(task.score(example, text).score)
     flat = [score for level in scores.values() for score in level]
@@ -292,7 +296,9 @@ def make(out: Path, seed: int, recipe: Recipe) -> Score:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m pipo.tiny", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m pipo.tiny", description="Makes the tiny model of model=tiny."
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument("--seed", type=int, default=0, help="decides the weights (default 0)")
     arguments = parser.parse_args(argv)

@@ -120,7 +120,7 @@ def _finish(run: build.RunConfig, callbacks: list[pl.Callback]) -> float:
         run_folder.write_json(folder / "summary.json", summary)
         console = Console()
         console.print(before_after_table(before, after))
-        console.print(_where(folder, summary["seconds"]), highlight=False)
+        console.print(_where(folder, summary["seconds"]), highlight=False, soft_wrap=True)
     return float(after["pass@1"])
 
 

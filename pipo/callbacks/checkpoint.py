@@ -1,7 +1,7 @@
 """Checkpoints counted in iterations.
 
-Lightning's ``ModelCheckpoint`` counts optimiser steps under manual optimisation, and PIPO makes their number per
-iteration irregular; it would save at arbitrary iterations or never.
+Lightning's ``ModelCheckpoint`` counts optimiser steps under manual optimisation, and PIPO makes their
+number per iteration irregular; it would save at arbitrary iterations or never.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """PIPO: compare each batch with the recent past, and re-use the previous batch accordingly.
 
 Policy Improvement Reinforcement Learning, arXiv 2604.00860, algorithm 1. The callback holds the window and
-the previous batch; the update itself is ``PolicyModule.policy_update`` with other advantages, so it runs through
-the base objective's own ratio, clipping and aggregation.
+the previous batch; the update itself is ``PolicyModule.policy_update`` with other advantages, so it runs
+through the base objective's own ratio, clipping and aggregation.
 """
 
 from __future__ import annotations
@@ -164,8 +164,8 @@ class PIPOCallback(RolloutCallback):
         rank, ranks = world()
         if len(state["previous"]) != ranks:
             raise ValueError(
-                f"the checkpoint holds the previous batch of {len(state['previous'])} processes and cannot be "
-                f"resumed with {ranks}; use the same number of devices"
+                f"the checkpoint holds the previous batch of {len(state['previous'])} processes and cannot "
+                f"be resumed with {ranks}; use the same number of devices"
             )
         self.history.extend(state["history"])
         stored = state["previous"][rank]

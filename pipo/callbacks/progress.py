@@ -76,7 +76,8 @@ class RunProgress(ProgressBar):
         elif done % max(1, total // _LINES) == 0 or done == total:
             elapsed = time.monotonic() - self._started
             left = elapsed / (done - self._first) * (total - done)
-            self.console.print(f"iteration {done}/{total}  {status}  {left:.0f} s left", highlight=False)
+            line = f"iteration {done}/{total}  {status}  {left:.0f} s left"
+            self.console.print(line, highlight=False, soft_wrap=True)
 
     @staticmethod
     def _status(metrics: dict[str, float]) -> str:

@@ -51,7 +51,7 @@ class _BlockwiseLogprobs(torch.autograd.Function):
 
 
 def token_logprobs(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-    """log softmax(hidden @ weight.T / temperature) of the given tokens.
+    """Log softmax(hidden @ weight.T / temperature) of the given tokens.
 
     Args:
         hidden: [M, width], final hidden states, one row per scored token.

@@ -120,11 +120,8 @@ def load_policy(path: str, dtype: str, gradient_checkpointing: bool = False) -> 
         gradient_checkpointing: trade compute for activation memory.
 
     Raises:
-        ModelError: when the folder does not exist, or the model is of an unsupported kind.
+        ModelError: when the model is of an unsupported kind.
     """
-    _check_source(path)
-    if dtype not in ("float32", "bfloat16"):
-        raise ModelError(f"model.dtype must be float32 or bfloat16, got {dtype!r}")
     config = AutoConfig.from_pretrained(path)
     for name, value in vars(config.get_text_config()).items():
         # Dropout would make the updated policy another one than the policy that sampled.
@@ -147,7 +144,9 @@ def load_weights(policy: Policy, checkpoint: Path) -> None:
 
 def stop_token_ids(path: str, tokenizer: Tokenizer) -> frozenset[int]:
     """Tokens that end a response: the tokenizer's and those of the generation configuration."""
-    stops = {int(tokenizer.eos_token_id)}
+    end = tokenizer.eos_token_id
+    assert isinstance(end, int)
+    stops = {end}
     generation = Path(path) / "generation_config.json"
     if generation.is_file():
         from transformers import GenerationConfig

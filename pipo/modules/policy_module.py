@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ParallelStrategy
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from pipo.callbacks.base import IterationStats, RolloutCallback
@@ -129,7 +130,7 @@ class PolicyModule(pl.LightningModule):
         if self.__dict__["reference"] is not None:
             self.__dict__["reference"].to(self.device)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW on the policy, with a schedule that counts iterations."""
         config = self.optimizer_config
         optimizer = torch.optim.AdamW(

@@ -35,7 +35,8 @@ class PreallocatedLayer(DynamicLayer):
         """Append columns and return a view of all that are filled."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None and self.values is not None
+        assert self.keys is not None
+        assert self.values is not None
         end = self.used + key_states.shape[-2]
         self.keys[:, :, self.used : end] = key_states
         self.values[:, :, self.used : end] = value_states
@@ -48,7 +49,6 @@ class PreallocatedLayer(DynamicLayer):
 
     def select(self, rows: Tensor) -> None:
         """Keep (or repeat) rows; only filled columns are copied."""
-        assert self.keys is not None and self.values is not None
         for name in ("keys", "values"):
             old: Tensor = getattr(self, name)
             new = old.new_empty(len(rows), *old.shape[1:])

@@ -44,11 +44,6 @@ class IterationDataset(Dataset[PromptBatch]):
         iterations: int,
         seed: int,
     ) -> None:
-        if len(examples) < prompts_per_iteration:
-            raise TaskError(
-                f"the task has {len(examples)} training problems, but an iteration takes "
-                f"{prompts_per_iteration} (algo.prompts); lower recipe.responses or add problems"
-            )
         self.examples, self.prompt_ids = examples, prompt_ids
         self.prompts_per_iteration, self.iterations, self.seed = prompts_per_iteration, iterations, seed
         self.rank, self.world_size = world()
@@ -117,6 +112,11 @@ class PromptDataModule(pl.LightningDataModule):
         seed: int,
     ) -> None:
         super().__init__()
+        if len(examples) < prompts_per_iteration:
+            raise TaskError(
+                f"the task has {len(examples)} training problems, but an iteration takes "
+                f"{prompts_per_iteration} (algo.prompts); lower recipe.responses or add problems"
+            )
         self.examples, self.prompt_ids = examples, prompt_ids
         self.options = {
             "prompts_per_iteration": prompts_per_iteration,

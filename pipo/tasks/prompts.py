@@ -16,7 +16,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> TokenId
         messages = [{"role": m.role, "content": m.content} for m in prompt.messages]
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         # The template writes the special tokens itself.
-        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return tuple(tokenizer(str(text), add_special_tokens=False)["input_ids"])
     return tuple(tokenizer(prompt.text)["input_ids"])
 
 

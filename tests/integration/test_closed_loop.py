@@ -72,7 +72,7 @@ def test_old_logprobs_are_those_of_the_policy_that_sampled():
 
 
 def test_without_feedback_the_run_is_the_baseline_bit_for_bit():
-    """lambda = 0 and a window that never fills both leave every weight and optimiser state alone."""
+    """Lambda = 0 and a window that never fills both leave every weight and optimiser state alone."""
     baseline, waiting = toy.Record(), toy.Record()
     first = toy.fit(toy.module(), [baseline], 6)
     second = toy.fit(toy.module(), [waiting, toy.pipo(window=50)], 6)
@@ -127,7 +127,9 @@ def test_learning_rate_of_the_retrospective_update_and_its_restoration():
 
 def test_the_schedule_counts_iterations_not_optimiser_steps():
     record = toy.Record()
-    toy.fit(toy.module(mini_batch=8, learning_rate=0.04, warmup_iterations=4), [record, toy.pipo(window=2)], 5)
+    toy.fit(
+        toy.module(mini_batch=8, learning_rate=0.04, warmup_iterations=4), [record, toy.pipo(window=2)], 5
+    )
     # Linear over 4 iterations, whatever number of optimiser steps (2 or 4 here) each made.
     assert [m["policy/lr"] for m in record.metrics] == pytest.approx([0.01, 0.02, 0.03, 0.04, 0.04])
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
 # Below this the history says nothing about noise; dividing by it would invent a signal.
 MIN_HISTORY_STD = 1e-8
 

@@ -35,7 +35,7 @@ class ClipRange:
 
 
 def token_ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
-    """nu = pi / pi_old of every token, [n, R]; the exponent is kept within +-20 against overflow."""
+    """Nu = pi / pi_old of every token, [n, R]; the exponent is kept within +-20 against overflow."""
     return torch.exp((logprobs - old_logprobs).clamp(-20.0, 20.0))
 
 
@@ -74,7 +74,7 @@ def clipped_surrogate_loss(ratio: Tensor, advantages: Tensor, clip: ClipRange) -
 
 
 def clipped_tokens(ratio: Tensor, advantages: Tensor, clip: ClipRange) -> Tensor:
-    """bool [n, R]: tokens whose gradient the trust region removed (dual bound not counted)."""
+    """Bool [n, R]: tokens whose gradient the trust region removed (dual bound not counted)."""
     above = (advantages > 0) & (ratio > 1 + clip.high)
     below = (advantages < 0) & (ratio < 1 - clip.low)
     return above | below

@@ -1,0 +1,122 @@
+"""Every mistake a user can make: one clear error before any training, naming the key, the file or the row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipo.errors import ConfigError
+from pipo.training import train
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["pipo.lambda=1.5"], r"pipo\.lambda must lie in \[0, 1\], got 1\.5"),
+        (["pipo.lambda=-0.1"], r"pipo\.lambda must lie in \[0, 1\]"),
+        (["pipo.lambda=abc"], r"pipo\.lambda: expected float, got 'abc'"),
+        (["pipo.window=1"], r"pipo\.window must be >= 2"),
+        (["pipo.window=2.5"], r"pipo\.window: expected int, got 2\.5"),
+        (["pipo.max_progress=0"], r"pipo\.max_progress must be positive"),
+        (["pipo.lr_scale=0"], r"pipo\.lr_scale must be positive"),
+        (["algo.group_size=1"], r"algo\.group_size=1.*at least 2"),
+        (["algo.group_size=7"], r"recipe\.responses=128 cannot be split.*algo\.group_size=7"),
+        (["algo.objective.clip_low=1.2"], r"clip_low must lie in \[0, 1\)"),
+        (["algo.objective.aggregation=mean"], r"aggregation"),
+        (["+algo.objective.cliplow=0.2"], r"algo\.objective\.cliplow: unknown key.*clip_low"),
+        (["~algo.objective.clip_low"], r"algo\.objective: missing clip_low"),
+        (["algo.objective._target_=nowhere.Nothing"], r"algo\.objective\._target_: nowhere\.Nothing"),
+        (["iterations=0"], r"iterations must be >= 1"),
+        (["iterations=many"], r"iterations: expected int, got 'many'"),
+        (["seed=-1"], r"seed must be >= 0"),
+        (["recipe.learning_rate=0"], r"learning_rate must be positive"),
+        (["recipe.learning_rate=null"], r"recipe\.learning_rate: expected float, got None"),
+        (["recipe.responses=100000"], r"recipe\.responses|training problems"),
+        (["rollout.top_p=0"], r"rollout: top_p must lie in \(0, 1\]"),
+        (["rollout.temperature=hot"], r"rollout\.temperature: expected float, got 'hot'"),
+        (["rollout.engine.config.max_rows=0"], r"max_rows must be >= 1"),
+        (["task.max_prompt_tokens=3"], r"arithmetic/train/\d+: its prompt has \d+ tokens.*max_prompt_tokens"),
+        (["task.max_response_tokens=0"], r"max_response_tokens must be >= 1"),
+        (["task.source.levels={1: -1}"], r"levels\.1 must be a finite weight"),
+        (["task.source.train_problems=0"], r"train_problems must be a whole number"),
+        (["evaluation.ks=[8, 1]"], r"evaluation: ks must rise"),
+        (["evaluation.samples=4"], r"pass@8 needs that many samples"),
+        (["checkpoint.every=0"], r"checkpoint\.every"),
+        (["model=huggingface"], r"model\.path has no value"),
+        (["model=huggingface", "model.path=./nowhere"], r"model\.path=\./nowhere: no such folder"),
+        (["model=huggingface", "model.path=tests/data"], r"holds no model \(config\.json is missing\)"),
+        (["model.dtype=float8"], r"model\.dtype must be float32 or bfloat16"),
+    ],
+)
+def test_bad_values(compose_config, tmp_path, overrides, message):
+    with pytest.raises((ConfigError, ValueError), match=message) as caught:
+        train(compose_config(*overrides, f"output_dir={tmp_path / 'run'}"), [])
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert len(str(caught.value).splitlines()[0]) < 300
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("", r"rows\.jsonl"),
+        ('{"question": "1 + 1?", "answer": "#### 2"}\n{"question": \n', r"rows\.jsonl.*2"),
+        ('{"question": "1 + 1?"}\n', r"rows\.jsonl.*1.*answer"),
+        ('{"question": "1 + 1?", "answer": "two"}\n', r"rows\.jsonl.*1.*####"),
+    ],
+)
+def test_bad_data_names_file_and_line(compose_config, tmp_path, rows, message):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(rows)
+    cfg = compose_config(
+        "task=gsm8k", f"task.path={path}", f"task.test_path={path}", f"output_dir={tmp_path / 'run'}"
+    )
+    with pytest.raises(ConfigError, match=message):
+        train(cfg, [])
+
+
+def test_a_missing_data_file(compose_config, tmp_path):
+    cfg = compose_config("task=gsm8k", "task.path=nowhere.jsonl", f"output_dir={tmp_path / 'run'}")
+    with pytest.raises(ConfigError, match=r"nowhere\.jsonl"):
+        train(cfg, [])
+
+
+def test_a_run_folder_that_holds_something_else(compose_config, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(ConfigError, match=r"holds something else \(thesis\.tex\)"):
+        train(compose_config(f"output_dir={tmp_path}"), [])
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_folder_that_holds_a_run(compose_config, tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 1")
+    with pytest.raises(ConfigError, match="already holds a run; go on with resume="):
+        train(compose_config(f"output_dir={tmp_path}"), [])
+
+
+def test_resuming_what_is_no_run(compose_config, tmp_path):
+    with pytest.raises(ConfigError, match="no run here"):
+        train(compose_config(f"resume={tmp_path}"), [f"resume={tmp_path}"])
+    (tmp_path / "config.yaml").write_text("seed: 1")
+    with pytest.raises(ConfigError, match="no checkpoint was written yet"):
+        train(compose_config(f"resume={tmp_path}"), [f"resume={tmp_path}"])
+    with pytest.raises(ConfigError, match=r"pipo\.lambda=0\.2: a resumed run keeps its own configuration"):
+        train(compose_config(f"resume={tmp_path}"), [f"resume={tmp_path}", "pipo.lambda=0.2"])
+
+
+def test_the_conf_folder_is_not_shadowed_by_defaults_in_code():
+    """Numbers live in YAML, once: constructors that YAML fills have no defaults to disagree with."""
+    import inspect
+
+    from pipo.callbacks.pipo import PIPOCallback
+    from pipo.modules.objectives.grpo import GRPO
+    from pipo.modules.policy_module import BatchConfig, OptimizerConfig
+    from pipo.rollout.local import LocalEngineConfig
+
+    for target in (PIPOCallback, GRPO, BatchConfig, OptimizerConfig, LocalEngineConfig):
+        for parameter in inspect.signature(target).parameters.values():
+            assert parameter.default is inspect.Parameter.empty, f"{target.__name__}.{parameter.name}"
+
+
+def test_the_repository_has_the_conf_folder():
+    assert (Path(__file__).parents[2] / "conf" / "train.yaml").is_file()
