@@ -16,6 +16,7 @@ from pipo.callbacks.checkpoint import IterationCheckpoint
 from pipo.callbacks.evaluation import HeldOutEvaluation
 from pipo.callbacks.export import ModelExport
 from pipo.callbacks.interrupt import GracefulStop
+from pipo.callbacks.iteration_log import IterationLog
 from pipo.callbacks.progress import RunProgress
 from pipo.callbacks.samples import SampleLog
 from pipo.errors import ConfigError
@@ -260,6 +261,7 @@ def build_callbacks(cfg: DictConfig, run: RunConfig, bench: Workbench) -> list[p
             path=str(folder / "samples.jsonl"),
         ),
         build_evaluation(cfg, bench, run.group_size),
+        IterationLog(),
         RunProgress(),
         ModelExport(folder=str(folder / "model"), tokenizer=bench.tokenizer),
         construct(

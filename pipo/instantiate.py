@@ -144,7 +144,10 @@ def _signature(target: Callable[..., Any]) -> tuple[dict[str, Any], set[str] | N
         function = owner.__dict__.get("__init__") if inspect.isclass(owner) else owner
         if not inspect.isfunction(function):
             continue
-        hints = {**typing.get_type_hints(function), **hints}
+        try:
+            hints = {**typing.get_type_hints(function), **hints}
+        except NameError:
+            pass  # another library's annotations, imported only for type checkers: it checks its own arguments
         forwards = False
         for parameter in list(inspect.signature(function).parameters.values()):
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:

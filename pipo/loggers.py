@@ -56,9 +56,7 @@ class MetricsFileLogger(Logger):
         """Add one row; it is on its way to the disk when this returns."""
         if step is None:
             raise ValueError("metrics must be logged with their iteration")
-        # Lightning hands metrics over in single precision; seven digits give back what was measured.
-        values = {k: float(f"{v:.7g}") for k, v in metrics.items() if k != "epoch"}
-        row = {"iteration": step, **values}
+        row = {"iteration": step, **{name: float(value) for name, value in metrics.items()}}
         self._rows.append(row)
         with self.jsonl.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

@@ -114,7 +114,7 @@ class Record(RolloutCallback):
         self.batches.append(batch)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        self.metrics.append({k: float(v) for k, v in trainer.logged_metrics.items()})
+        self.metrics.append(dict(pl_module.row))
         self.weights.append({k: v.detach().clone() for k, v in pl_module.state_dict().items()})
 
 

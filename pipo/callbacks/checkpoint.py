@@ -44,6 +44,12 @@ class IterationCheckpoint(Checkpoint):
                 for old in finished_checkpoints(self.folder)[: -self.keep]:
                     old.unlink()
 
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """A finished run that gets a larger budget has not seen its last batch after all."""
+        checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
+
 
 def finished_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest first."""

@@ -104,7 +104,7 @@ class HeldOutEvaluation(pl.Callback):
             "time/evaluate": time.perf_counter() - start,
         }
         values |= {f"eval/level_{name}/pass@1": level.accuracy.value for name, level in result.levels.items()}
-        pl_module.log_dict(values, batch_size=1)
+        pl_module.row |= values
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The model as it is now, unless the run was stopped before its budget."""

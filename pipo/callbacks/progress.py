@@ -11,6 +11,8 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipo.modules.policy_module import PolicyModule
+
 # Without a terminal, this many lines over the whole run.
 _LINES = 15
 
@@ -26,6 +28,7 @@ class RunProgress(ProgressBar):
         self._first = 0
         self._fit_started: float | None = None
         self._earlier = 0.0
+        self._held_out: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -70,7 +73,9 @@ class RunProgress(ProgressBar):
     ) -> None:
         """Show the newest numbers."""
         done, total = batch_idx + 1, int(trainer.num_training_batches)
-        status = self._status({k: float(v) for k, v in trainer.callback_metrics.items()})
+        assert isinstance(pl_module, PolicyModule)
+        self._held_out = pl_module.row.get("eval/pass@1", self._held_out)
+        status = self._status(pl_module.row)
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done, status=status)
         elif done % max(1, total // _LINES) == 0 or done == total:
@@ -79,11 +84,10 @@ class RunProgress(ProgressBar):
             line = f"iteration {done}/{total}  {status}  {left:.0f} s left"
             self.console.print(line, highlight=False, soft_wrap=True)
 
-    @staticmethod
-    def _status(metrics: dict[str, float]) -> str:
+    def _status(self, metrics: dict[str, float]) -> str:
         parts = [f"reward {metrics['train/reward']:.3f}"]
-        if "eval/pass@1" in metrics:
-            parts.append(f"held-out {metrics['eval/pass@1']:.3f}")
+        if self._held_out is not None:
+            parts.append(f"held-out {self._held_out:.3f}")
         if "pipo/applied" in metrics:
             defined = "pipo/progress" in metrics
             xi = f"{metrics['pipo/progress']:+.2f}" if defined else "--"

@@ -110,6 +110,8 @@ class PolicyModule(pl.LightningModule):
         self.collector, self.objective = collector, objective
         self.optimizer_config, self.batching, self.seed = optimizer, batching, seed
         self.metrics = IterationMetrics()
+        #: Metrics of the newest iteration; callbacks may add to it until ``IterationLog`` writes it.
+        self.row: dict[str, float] = {}
         self._configured = False
 
     # ------------------------------------------------------------------ set-up
@@ -161,7 +163,7 @@ class PolicyModule(pl.LightningModule):
         with self.metrics.timer("sync"):
             self.engine.sync_weights(self.policy.named_parameters())
         cast(torch.optim.lr_scheduler.LRScheduler, self.lr_schedulers()).step()
-        self._log_iteration(rollouts, time.perf_counter() - started)
+        self.row = self._summarise(rollouts, time.perf_counter() - started)
 
     def policy_update(
         self,
@@ -278,12 +280,12 @@ class PolicyModule(pl.LightningModule):
             out[select] = out[select].masked_scatter(target, flat.cpu())
         return out
 
-    def _log_iteration(self, rollouts: Rollouts, seconds: float) -> None:
-        """One reduction and one row per iteration."""
+    def _summarise(self, rollouts: Rollouts, seconds: float) -> dict[str, float]:
+        """The iteration's metrics over all ranks, in one reduction."""
         tokens = rollouts.completions.response_mask.sum()
         ranks = world()[1]
         self.metrics.add("time/iteration", seconds)
         self.metrics.add("train/tokens_per_second", tokens * ranks / seconds)
         means = self.metrics.reduce(self.sum_over_ranks)
         means["rollout/tokens_per_second"] = float(tokens * ranks) / means["time/generate"]
-        self.log_dict(means, batch_size=1)
+        return means

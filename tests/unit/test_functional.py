@@ -200,9 +200,7 @@ def test_aggregation_does_not_depend_on_how_the_batch_is_split(aggregation):
     mask = torch.arange(5)[None] < torch.tensor([5, 2, 5, 1, 3, 2])[:, None]
     total = denominator(mask, aggregation).item()
     whole = aggregate(values, mask, aggregation, total)
-    parts = sum(
-        aggregate(values[rows], mask[rows], aggregation, total) for rows in ([0], [1, 2], [3, 4, 5])
-    )
+    parts = sum(aggregate(values[rows], mask[rows], aggregation, total) for rows in ([0], [1, 2], [3, 4, 5]))
     torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-15)
     # The usual mistake, a mean of means, differs; so the equality above can fail.
     wrong = sum(

@@ -1,0 +1,206 @@
+"""``train.py`` and ``eval.py`` as a user runs them, each in a process of its own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.conftest import ROOT
+
+SMALL = ["pipo.window=2", "evaluation.problems=8", "curve.every=2", "recipe.responses=32", "samples.every=1"]
+
+
+def start(program: str, *arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    environment = {k: v for k, v in os.environ.items() if k not in ("WANDB_API_KEY", "WANDB_MODE")}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / program), *arguments],
+        cwd=cwd,
+        env={**environment, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(program: str, *arguments: str, cwd: Path) -> tuple[int, str, str]:
+    process = start(program, *arguments, cwd=cwd)
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str]:
+    """One small run that the tests below look at."""
+    where = tmp_path_factory.mktemp("runs")
+    code, out, err = run("train.py", *SMALL, "iterations=4", "output_dir=first run", cwd=where)
+    assert code == 0, err
+    return where / "first run", out
+
+
+def test_a_run_shows_and_leaves_what_it_promises(finished):
+    folder, out = finished
+    assert "before and after training" in out
+    assert "pass@1" in out
+    assert str(folder.name) in out
+    expected = {"config.yaml", "run.jsonl", "metrics.csv", "metrics.jsonl", "samples.jsonl", "curves.png"}
+    expected |= {"summary.json", "model", "checkpoints", "train.log"}
+    assert {p.name for p in folder.iterdir()} == expected
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["iterations"] == 4
+    assert summary["seconds"] > 0
+    for when in ("before", "after"):
+        for k in ("pass@1", "pass@8"):
+            low, high = summary[when][f"{k}_interval"]
+            assert 0 <= low <= summary[when][k] <= high <= 1
+    record = json.loads((folder / "run.jsonl").read_text())
+    assert record["versions"]["torch"] == torch.__version__
+    assert (folder / "curves.png").stat().st_size > 20_000
+
+
+def test_metrics_are_the_same_as_csv_and_json_lines(finished):
+    folder, _ = finished
+    json_rows = rows(folder)
+    assert [row["iteration"] for row in json_rows] == [0, 1, 2, 3]
+    with (folder / "metrics.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    for line, row in zip(table, json_rows, strict=True):
+        assert {k: float(v) for k, v in line.items() if v} == {k: float(v) for k, v in row.items()}
+    assert "pipo/progress" not in json_rows[1]
+    assert "pipo/progress" in json_rows[2]
+    assert "eval/pass@1" in json_rows[1]
+    assert "eval/pass@1" not in json_rows[2]
+
+
+def test_samples_are_readable(finished):
+    folder, _ = finished
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == 4 * 2 * 8  # iterations x prompts x responses
+    assert {"iteration", "prompt", "response", "reference", "reward"} <= set(samples[0])
+    assert samples[0]["prompt"].endswith("=")
+    for sample in samples:
+        assert (sample["answer"] == sample["reference"]) == (sample["reward"] == 1)
+
+
+def test_the_model_is_an_ordinary_hugging_face_folder(finished):
+    folder, _ = finished
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    assert model.config._attn_implementation == "sdpa"
+    state = torch.load(folder / "checkpoints/iteration_000004.ckpt", weights_only=True)["state_dict"]
+    for name, value in model.state_dict().items():
+        assert torch.equal(state[f"policy.model.{name}"], value)
+    ids = tokenizer("12+34=", return_tensors="pt")
+    assert model.generate(**ids, max_new_tokens=4).shape[1] > ids["input_ids"].shape[1]
+
+
+def test_eval_scores_the_run_as_the_run_did_and_a_checkpoint_like_the_run(finished, tmp_path):
+    folder, _ = finished
+    summary = json.loads((folder / "summary.json").read_text())
+    for name, model in (("run", folder), ("checkpoint", folder / "checkpoints/iteration_000004.ckpt")):
+        out = tmp_path / name
+        arguments = [f"model={model}", "evaluation.problems=8", f"output_dir={out}"]
+        code, text, err = run("eval.py", *arguments, cwd=tmp_path)
+        assert code == 0, err
+        assert "pass@8" in text
+        results = json.loads((out / "results.json").read_text())["results"]
+        assert results["arithmetic"]["pass@1"] == summary["after"]["pass@1"]
+        assert results["arithmetic"]["pass@8_interval"] == summary["after"]["pass@8_interval"]
+        assert len((out / "samples.jsonl").read_text().splitlines()) == 8
+
+
+def test_resume_goes_on_to_a_larger_budget(finished, tmp_path):
+    folder, _ = finished
+    whole = tmp_path / "whole"
+    code, _, err = run("train.py", *SMALL, "iterations=6", f"output_dir={whole}", cwd=tmp_path)
+    assert code == 0, err
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", str(folder), str(copy)], check=True)
+    code, _, err = run("train.py", f"resume={copy}", "iterations=6", cwd=tmp_path)
+    assert code == 0, err
+
+    def timeless(folder: Path) -> list[dict[str, float]]:
+        return [
+            {k: v for k, v in row.items() if not k.startswith("time/") and "per_second" not in k}
+            for row in rows(folder)
+        ]
+
+    assert timeless(copy) == timeless(whole)
+    summaries = [json.loads((f / "summary.json").read_text()) for f in (copy, whole)]
+    assert summaries[0]["after"] == summaries[1]["after"]
+    assert summaries[0]["before"] == summaries[1]["before"]
+    code, _, err = run("train.py", f"resume={copy}", cwd=tmp_path)
+    assert code == 2
+    assert "are finished; iterations= above that goes on" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_valid_checkpoint_and_readable_metrics(tmp_path, number):
+    folder = tmp_path / "run"
+    process = start("train.py", *SMALL, "iterations=5000", f"output_dir={folder}", cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while not (folder / "metrics.jsonl").exists() or len(rows(folder)) < 3:
+        assert time.monotonic() < deadline, "no iterations within two minutes"
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in err
+    assert f"resume={folder}" in err
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    finished = len(rows(folder))
+    assert checkpoint.name == f"iteration_{finished:06d}.ckpt"
+    torch.load(checkpoint, weights_only=True)
+    AutoModelForCausalLM.from_pretrained(folder / "model")
+
+
+def test_a_sweep_makes_one_folder_per_job_and_survives_a_failed_one(tmp_path):
+    arguments = ["pipo=default,none", "recipe.learning_rate=1e-5,-1", "hydra.sweep.dir=sweep"]
+    small = [a for a in SMALL if not a.startswith("pipo.")]
+    code, out, err = run("train.py", "-m", *arguments, *small, "iterations=1", cwd=tmp_path)
+    assert code == 1, err
+    assert "2 of 4 jobs finished" in out
+    assert err.count("learning_rate must be positive") == 2
+    assert "Traceback" not in err
+    folders = [p for p in (tmp_path / "sweep").iterdir() if p.is_dir()]
+    assert len(folders) == 4
+    assert sum((p / "summary.json").exists() for p in folders) == 2
+
+
+def test_wandb_works_offline_without_an_account(tmp_path):
+    folder = tmp_path / "run"
+    arguments = [*SMALL, "iterations=2", "logger=wandb", f"output_dir={folder}"]
+    code, _, err = run("train.py", *arguments, cwd=tmp_path)
+    assert code == 0, err
+    (offline,) = (folder / "wandb").glob("offline-run-*")
+    assert list(offline.glob("run-*.wandb"))
+    assert len(rows(folder)) == 2
+
+
+def test_a_mistake_is_one_line_and_no_trace(tmp_path):
+    code, out, err = run("train.py", "pipo.lambda=2", cwd=tmp_path)
+    assert code == 2
+    assert out == ""
+    assert err == "error: pipo.callback: pipo.lambda must lie in [0, 1], got 2\n"
+
+
+def test_an_unknown_option_lists_the_known_ones(tmp_path):
+    code, _, err = run("train.py", "algo=nonsense", cwd=tmp_path)
+    assert code == 1
+    assert "Could not find 'algo/nonsense'" in err
+    assert "grpo" in err
+    assert "Traceback" not in err
