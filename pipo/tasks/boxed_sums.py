@@ -14,12 +14,17 @@ class BoxedSumsTask(Task):
 
     Both orders of a pair are problems, and they are always in the same split; the pairs of the
     worked sums are in neither. As a conversation, a problem is the user turn ``a + b`` and the
-    reply ``a + b = \boxed{c}``, after the worked ones; as plain text, the same as one line each,
+    reply ``a + b = \boxed{c}`` (with ``working``, ``a + b = c, so \boxed{c}``), after the worked ones; as plain text, the same as one line each,
     the last one open after ``=``.
+
+    Where SmolLM2-135M-Instruct starts (temperature 1, 128 samples, seeds 0 and 1): one-digit sums
+    at 8-18 % with 3 worked sums and at 15-26 % with 8; with working, one-digit sums at 70 % and
+    sums up to 20, 50 or 99 at 26-31 %, all with 3 worked sums.
 
     Args:
         operands_max: largest operand, at least 4; 9 gives the 100 one-digit sums.
         fewshot: number of worked sums before each problem.
+        working: whether a worked reply states the sum before it boxes it.
         test_share: share of the pairs held out for the split ``test``.
         seed: which pairs are worked and which are held out.
         grader_workers: processes for answers that are not plain numbers.
@@ -37,6 +42,7 @@ class BoxedSumsTask(Task):
         *,
         operands_max: int,
         fewshot: int,
+        working: bool,
         test_share: float,
         seed: int,
         grader_workers: int,
@@ -50,6 +56,7 @@ class BoxedSumsTask(Task):
         if not 0 < test_share < 1:
             raise TaskError(f"task.test_share must lie between 0 and 1, got {test_share}")
         random.Random(seed).shuffle(pairs)
+        self._working = working
         self._worked, rest = pairs[:fewshot], pairs[fewshot:]
         held_out = min(max(round(test_share * len(rest)), 1), len(rest) - 1)
         self._examples: dict[Split, list[Example]] = {
@@ -68,7 +75,11 @@ class BoxedSumsTask(Task):
         lines: list[str] = []
         for a, b in self._worked:
             sum_ = f"{a} + {b}"
-            solution = f"{sum_} = \\boxed{{{a + b}}}"
+            solution = (
+                f"{sum_} = {a + b}, so \\boxed{{{a + b}}}"
+                if self._working
+                else f"{sum_} = \\boxed{{{a + b}}}"
+            )
             messages += [Message(role="user", content=sum_), Message(role="assistant", content=solution)]
             lines.append(solution)
         messages.append(Message(role="user", content=example.question))

@@ -12,6 +12,7 @@ from pipo.tasks.boxed_sums import BoxedSumsTask
 OPTIONS: dict[str, Any] = {
     "operands_max": 9,
     "fewshot": 3,
+    "working": False,
     "test_share": 0.2,
     "seed": 0,
     "grader_workers": 1,
@@ -64,6 +65,13 @@ def test_prompt_in_both_forms() -> None:
     assert solution == f"{worked} = \\boxed{{{sum(map(int, worked.split(' + ')))}}}"
     assert question == example.question
     assert prompt.text == f"{solution}\n{question} ="
+
+
+def test_working_comes_before_the_box() -> None:
+    task = BoxedSumsTask(**{**OPTIONS, "fewshot": 1, "working": True})
+    worked, solution, _ = (m.content for m in task.render(task.examples("test")[0]).messages)
+    total = sum(map(int, worked.split(" + ")))
+    assert solution == f"{worked} = {total}, so \\boxed{{{total}}}"
 
 
 def test_no_worked_sums() -> None:
