@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -83,6 +84,16 @@ def test_metrics_are_the_same_as_csv_and_json_lines(finished):
     assert "pipo/progress" in json_rows[2]
     assert "eval/pass@1" in json_rows[1]
     assert "eval/pass@1" not in json_rows[2]
+
+
+def test_every_metric_is_explained_and_every_explained_metric_is_logged(finished):
+    folder, _ = finished
+    logged = {re.sub(r"level_\d", "level_<level>", name) for row in rows(folder) for name in row}
+    page = (ROOT / "docs/metrics.md").read_text()
+    table = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    explained = {name for cell in table for name in re.findall(r"`([^`]+)`", cell)}
+    # No reference model in the default run.
+    assert logged - {"iteration"} == explained - {"policy/kl_ref"}
 
 
 def test_samples_are_readable(finished):
