@@ -3,8 +3,8 @@
     python bench/cost_of_pipo.py [--rounds 3] [--iterations 40] [key=value ...]
 
 Prints, for both, the median seconds per iteration by phase and tokens per second, and the ratio of the two.
-Further ``key=value`` arguments go to ``train.py``. Only iterations in which PIPO was applied are compared with
-the same iterations of the baseline.
+Further ``key=value`` arguments go to ``train.py``. Only iterations in which PIPO was applied are compared,
+with the same iterations of the baseline.
 """
 
 from __future__ import annotations

@@ -224,7 +224,7 @@ def build_data(cfg: DictConfig, run: RunConfig, bench: Workbench) -> PromptDataM
     )
 
 
-def build_evaluation(cfg: DictConfig, bench: Workbench, group_size: int) -> HeldOutEvaluation:
+def build_evaluation(cfg: DictConfig, bench: Workbench) -> HeldOutEvaluation:
     """The held-out evaluation around and during a run."""
     plan = build_plan(cfg)
     problems = bench.problems(cfg, "test", cfg.evaluation.problems)
@@ -260,10 +260,11 @@ def build_callbacks(cfg: DictConfig, run: RunConfig, bench: Workbench) -> list[p
             {"every": "samples.every", "prompts": "samples.prompts"},
             path=str(folder / "samples.jsonl"),
         ),
-        build_evaluation(cfg, bench, run.group_size),
+        # Before the last evaluation, so that interrupting that loses nothing.
+        ModelExport(folder=str(folder / "model"), tokenizer=bench.tokenizer),
+        build_evaluation(cfg, bench),
         IterationLog(),
         RunProgress(),
-        ModelExport(folder=str(folder / "model"), tokenizer=bench.tokenizer),
         construct(
             IterationCheckpoint,
             cfg,

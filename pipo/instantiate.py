@@ -6,6 +6,7 @@ keys, stray keys and wrong types each give one error that says which key and wha
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 import typing
@@ -144,10 +145,9 @@ def _signature(target: Callable[..., Any]) -> tuple[dict[str, Any], set[str] | N
         function = owner.__dict__.get("__init__") if inspect.isclass(owner) else owner
         if not inspect.isfunction(function):
             continue
-        try:
+        # Other libraries may import their annotations for type checkers only; they check their own arguments.
+        with contextlib.suppress(NameError):
             hints = {**typing.get_type_hints(function), **hints}
-        except NameError:
-            pass  # another library's annotations, imported only for type checkers: it checks its own arguments
         forwards = False
         for parameter in list(inspect.signature(function).parameters.values()):
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:

@@ -78,6 +78,8 @@ class RunProgress(ProgressBar):
         status = self._status(pl_module.row)
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done, status=status)
+            if done == total or trainer.should_stop:
+                self._stop()  # what follows prints lines of its own
         elif done % max(1, total // _LINES) == 0 or done == total:
             elapsed = time.monotonic() - self._started
             left = elapsed / (done - self._first) * (total - done)
