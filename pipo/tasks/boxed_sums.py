@@ -13,13 +13,13 @@ class BoxedSumsTask(Task):
     r"""Sums ``a + b`` of operands from 0 to ``operands_max``; the last ``\boxed{...}`` is the answer.
 
     Both orders of a pair are problems, and they are always in the same split; the pairs of the
-    worked sums are in neither. As a conversation, a problem is the user turn ``a + b`` and the
-    reply ``a + b = \boxed{c}`` (with ``working``, ``a + b = c, so \boxed{c}``), after the worked ones; as plain text, the same as one line each,
-    the last one open after ``=``.
+    worked sums are in neither. As a conversation, a problem is the user turn ``a + b`` after the
+    worked ones, whose replies are ``a + b = \boxed{c}``, or with ``working`` the easier
+    ``a + b = c, so \boxed{c}``. As plain text, each reply is a line, the last one open after ``=``.
 
-    Where SmolLM2-135M-Instruct starts (temperature 1, 128 samples, seeds 0 and 1): one-digit sums
-    at 8-18 % with 3 worked sums and at 15-26 % with 8; with working, one-digit sums at 70 % and
-    sums up to 20, 50 or 99 at 26-31 %, all with 3 worked sums.
+    Where SmolLM2-135M-Instruct starts (chat form, temperature 1, 128 samples a run): one-digit
+    sums at 8-18 % with 3 worked sums and at 13-26 % with 8; with working and 3 worked sums,
+    one-digit sums at 70 % and sums of operands up to 20 or 50 at 26-31 %.
 
     Args:
         operands_max: largest operand, at least 4; 9 gives the 100 one-digit sums.
@@ -75,11 +75,8 @@ class BoxedSumsTask(Task):
         lines: list[str] = []
         for a, b in self._worked:
             sum_ = f"{a} + {b}"
-            solution = (
-                f"{sum_} = {a + b}, so \\boxed{{{a + b}}}"
-                if self._working
-                else f"{sum_} = \\boxed{{{a + b}}}"
-            )
+            working = f"{a + b}, so " if self._working else ""
+            solution = f"{sum_} = {working}\\boxed{{{a + b}}}"
             messages += [Message(role="user", content=sum_), Message(role="assistant", content=solution)]
             lines.append(solution)
         messages.append(Message(role="user", content=example.question))

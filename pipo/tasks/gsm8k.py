@@ -2,11 +2,11 @@ r"""GSM8K: grade-school word problems whose answer is one number (Cobbe et al., 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from pipo.tasks.base import Example, Message, Prompt, Reward, Split, Task, TaskError
 from pipo.tasks.graders.math import MathGrader
-from pipo.tasks.rows import Row, read_rows
+from pipo.tasks.rows import LocalFiles, Row, read_rows
 
 HUB_CONFIG = "main"
 ANSWER_MARK = "####"
@@ -50,9 +50,10 @@ class Gsm8kTask(Task):
     answer left open.
 
     Args:
-        path: a local file for each split (``{train: ..., test: ...}``; JSON Lines, JSON or
-            Parquet with the fields ``question`` and ``answer``); None to load from the hub.
-        hub_id: the data set on the Hugging Face hub, used when ``path`` is None.
+        path: local file with the training rows (JSON Lines, JSON or Parquet with the fields
+            ``question`` and ``answer``); None to load from the hub.
+        test_path: the same for the held-out rows.
+        hub_id: the data set on the Hugging Face hub, used when both paths are None.
         revision: branch, tag or commit of it.
         fewshot: number of worked problems before each question, 0 to 4.
         instruction: what the model is told to do, the form of the answer included.
@@ -69,7 +70,8 @@ class Gsm8kTask(Task):
     def __init__(
         self,
         *,
-        path: Mapping[str, str] | None,
+        path: str | None,
+        test_path: str | None,
         hub_id: str,
         revision: str,
         fewshot: int,
@@ -81,7 +83,8 @@ class Gsm8kTask(Task):
             raise TaskError(f"task.fewshot must be in 0..{len(WORKED)}, got {fewshot}")
         if "\\boxed" not in instruction:
             raise TaskError("task.instruction must ask for \\boxed{}, the only form that is graded")
-        self._path, self._hub_id, self._revision = path, hub_id, revision
+        self._files = LocalFiles(path=path, test_path=test_path)
+        self._hub_id, self._revision = hub_id, revision
         self._instruction, self._worked = instruction.strip(), WORKED[:fewshot]
         self._grader = MathGrader(workers=grader_workers, timeout_s=grader_timeout_s)
         self._examples: dict[Split, list[Example]] = {}
@@ -90,7 +93,7 @@ class Gsm8kTask(Task):
         """All problems of a split; read at the first call."""
         if split not in self._examples:
             rows = read_rows(
-                split, path=self._path, hub_id=self._hub_id, hub_config=HUB_CONFIG, revision=self._revision
+                split, files=self._files, hub_id=self._hub_id, hub_config=HUB_CONFIG, revision=self._revision
             )
             self._examples[split] = [_example(split, i, row) for i, row in enumerate(rows)]
         return self._examples[split]

@@ -37,14 +37,41 @@ class Row:
         return value
 
 
-def read_rows(
-    split: Split, *, path: Mapping[str, str] | None, hub_id: str, hub_config: str, revision: str
-) -> list[Row]:
+@dataclass(frozen=True, kw_only=True)
+class LocalFiles:
+    """Local files in place of a hub: JSON Lines, a JSON list, or Parquet.
+
+    Attributes:
+        path: the training rows (``task.path``).
+        test_path: the held-out rows (``task.test_path``).
+    """
+
+    path: str | None
+    test_path: str | None
+
+    def of(self, split: Split) -> Path | None:
+        """The file of a split; None when neither file is given, so that the hub is meant.
+
+        Raises:
+            TaskError: only the other split's file is given, or the file does not exist.
+        """
+        if self.path is None and self.test_path is None:
+            return None
+        key, value = ("task.path", self.path) if split == "train" else ("task.test_path", self.test_path)
+        if value is None:
+            raise TaskError(f"{key} is needed too: the {split} rows must come from a local file as well")
+        file = Path(value).expanduser()
+        if not file.is_file():
+            raise TaskError(f"{key}={value}: no such file")
+        return file
+
+
+def read_rows(split: Split, *, files: LocalFiles, hub_id: str, hub_config: str, revision: str) -> list[Row]:
     """All rows of a split, in the order of the source.
 
     Args:
         split: which part.
-        path: a local file for each split: JSON Lines, a JSON list, or Parquet; None for the hub.
+        files: local files; the hub when there are none.
         hub_id: name of the data set on the hub.
         hub_config: its configuration there.
         revision: branch, tag or commit there.
@@ -52,27 +79,14 @@ def read_rows(
     Raises:
         TaskError: nothing usable: no such file, no rows, a broken row, or no access to the hub.
     """
-    if path is None:
+    file = files.of(split)
+    if file is None:
         source, rows = f"{hub_id} ({split})", _from_hub(split, hub_id, hub_config, revision)
     else:
-        file = _file_of(split, path)
         source, rows = str(file), _from_file(file)
     if not rows:
         raise TaskError(f"{source}: no rows")
     return rows
-
-
-def _file_of(split: Split, path: Mapping[str, str]) -> Path:
-    if not isinstance(path, Mapping):  # configuration comes in untyped
-        raise TaskError(
-            f"task.path must be null or name a file for each split, {{train: ..., test: ...}}; got {path!r}"
-        )
-    if split not in path:
-        raise TaskError(f"task.path names no file for the split {split!r}, only for {sorted(path)}")
-    file = Path(path[split]).expanduser()
-    if not file.is_file():
-        raise TaskError(f"task.path.{split}: no such file: {file}")
-    return file
 
 
 def _from_file(file: Path) -> list[Row]:
@@ -135,6 +149,6 @@ def _from_hub(split: Split, hub_id: str, hub_config: str, revision: str) -> list
         reason = str(error).strip().split("\n")[0][:200]
         raise TaskError(
             f"cannot load {hub_id}@{revision} from the Hugging Face hub ({type(error).__name__}: {reason}); "
-            "without access to it, point task.path at local files: {train: ..., test: ...}"
+            "without access to it, name local files in task.path and task.test_path"
         ) from error
     return [Row(f"{hub_id} ({split}), row {i}", fields) for i, fields in enumerate(table, start=1)]  # pyright: ignore[reportArgumentType]

@@ -43,7 +43,7 @@ def test_every_benchmark_composes_for_eval(compose_config, option):
 
 def test_a_model_brings_its_recipe_and_another_can_be_chosen(compose_config):
     assert compose_config().recipe.learning_rate == 1e-5
-    assert compose_config("model=smollm2_135m").recipe.responses == 64
+    assert compose_config("model=smollm2_135m").recipe.responses == 32
     assert compose_config("recipe=paper").recipe.responses == 1024
     paper = compose_config("recipe=paper")
     # Table 5 of the paper: 128 prompts x 8, mini-batch 64 prompts, learning rate 1e-6, KL 0.001.

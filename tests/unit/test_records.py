@@ -33,7 +33,7 @@ def test_a_policy_batch_names_the_field_that_does_not_fit(field, value):
 
 
 def test_a_kl_penalty_needs_reference_logprobs():
-    with pytest.raises(ValueError, match="ref_logprobs: required because kl_coef is 0.1"):
+    with pytest.raises(ValueError, match=r"ref_logprobs: required because kl_coef is 0\.1"):
         policy_batch(prompts=2, group_size=2, width=3, kl_coef=0.1)
 
 
