@@ -1,8 +1,20 @@
-"""Divergences from a reference policy, estimated on sampled tokens."""
+"""Divergences: from a reference policy on sampled tokens, from a self-teacher over the vocabulary."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
 from torch import Tensor
+
+
+def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """The plain estimate of KL(pi || pi_ref) on sampled tokens: log pi - log pi_ref, [n, R].
+
+    Unbiased, of either sign. For rewards, not for losses: its gradient has mean zero.
+    """
+    return logprobs - ref_logprobs
 
 
 def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
@@ -20,3 +32,99 @@ def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """
     difference = (ref_logprobs - logprobs).clamp(-20.0, 20.0)
     return difference.exp() - difference - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationForm:
+    """Which divergence draws the student to its teacher.
+
+    Attributes:
+        kind: ``reverse-kl`` is KL(student || teacher); ``jensen-shannon`` is
+            alpha * KL(teacher || M) + (1 - alpha) * KL(student || M) with the mixture
+            M = alpha * teacher + (1 - alpha) * student.
+        alpha: weight of the teacher, in (0, 1), for ``jensen-shannon``; None for ``reverse-kl``.
+        top_k: compare only the student's top_k tokens and one bucket with all remaining mass of each
+            distribution; None, or at least the vocabulary, for the exact divergence.
+    """
+
+    kind: Literal["reverse-kl", "jensen-shannon"]
+    alpha: float | None
+    top_k: int | None
+
+    def __post_init__(self) -> None:
+        if self.kind == "reverse-kl":
+            if self.alpha is not None:
+                raise ValueError(f"alpha must be null for reverse-kl, got {self.alpha}")
+        elif self.kind == "jensen-shannon":
+            if self.alpha is None or not 0 < self.alpha < 1:
+                raise ValueError(f"alpha must lie in (0, 1) for jensen-shannon, got {self.alpha}")
+        else:
+            raise ValueError(f"kind must be 'reverse-kl' or 'jensen-shannon', got {self.kind!r}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1 or null, got {self.top_k}")
+
+
+def distillation_divergence(student_logits: Tensor, teacher_logits: Tensor, form: DistillationForm) -> Tensor:
+    """Divergence between two distributions over the vocabulary (SDPO, arXiv 2601.20802).
+
+    The gradient reaches the student only. Equal logits give exactly zero, value and gradient: both
+    formulas multiply by log-ratios that carry no gradient and are exactly zero there. That loses no
+    gradient, because the terms that are left out sum to the derivative of the total probability, 0.
+
+    Args:
+        student_logits: [..., V], float32 or wider, divided by the temperature; carries the gradient.
+        teacher_logits: [..., V], the same for the teacher.
+        form: which divergence.
+
+    Returns:
+        [...], in nats, not negative up to rounding.
+    """
+    student = student_logits.log_softmax(dim=-1)
+    teacher = teacher_logits.detach().log_softmax(dim=-1)
+    if form.top_k is not None and form.top_k < student.shape[-1]:
+        chosen = student.detach().topk(form.top_k, dim=-1).indices
+        student, teacher = keep_and_pool(student, chosen), keep_and_pool(teacher, chosen)
+    if form.alpha is None:
+        return (student.exp() * (student.detach() - teacher)).sum(dim=-1)
+    return _jensen_shannon(student, teacher, form.alpha)
+
+
+def keep_and_pool(logprobs: Tensor, kept: Tensor) -> Tensor:
+    """Log-probabilities of the kept tokens, then that of all others together.
+
+    The rest is summed directly: one minus the kept mass would be rounding noise for a confident model.
+
+    Args:
+        logprobs: [..., V].
+        kept: int64 [..., k], k < V.
+
+    Returns:
+        [..., k + 1].
+    """
+    rest = logprobs.scatter(-1, kept, float("-inf")).logsumexp(dim=-1, keepdim=True)
+    return torch.cat([logprobs.gather(-1, kept), rest], dim=-1)
+
+
+def _jensen_shannon(student: Tensor, teacher: Tensor, alpha: float) -> Tensor:
+    gap = teacher - student.detach()
+    # log((1 - alpha) + alpha * exp(gap)) = log(M / student), exactly 0 at gap 0, without overflow.
+    weight = torch.full_like(gap, alpha).masked_fill_(gap > 0, 1 - alpha)
+    mixture_over_student = gap.clamp(min=0.0) + torch.log1p(weight * torch.expm1(-gap.abs()))
+    from_student = -(student.exp() * mixture_over_student).sum(dim=-1)
+    from_teacher = (teacher.exp() * (gap - mixture_over_student)).sum(dim=-1)
+    return alpha * from_teacher + (1 - alpha) * from_student
+
+
+def token_attribution(logprobs: Tensor, teacher_logprobs: Tensor) -> Tensor:
+    """SDPO's attribution for policy improvement: log teacher(token) - log student(token), no gradient.
+
+    Positive where the teacher, who knows more, finds the sampled token likelier than the student did.
+
+    Args:
+        logprobs: [n, R], the student's log-probability of each sampled token.
+        teacher_logprobs: [n, R].
+
+    Returns:
+        [n, R].
+    """
+    return teacher_logprobs.detach() - logprobs.detach()

@@ -1,0 +1,105 @@
+"""Divergence of a student from its teacher over the vocabulary, a block of rows at a time.
+
+Student and teacher logits of one response of 4,096 tokens take 2.3 GiB each at a vocabulary of 150,000,
+and the divergence several times that. Both heads are therefore applied to a few rows at a time; the
+backward pass computes each block again and adds to one gradient of the head in place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipo.modules.functional.divergence import DistillationForm, distillation_divergence
+
+# Logits of one model held at a time, in elements (64 MiB in float32); at least one row.
+BLOCK_LOGITS = 16 * 1024 * 1024
+
+
+def _row_blocks(rows: int, vocabulary: int) -> list[slice]:
+    size = max(1, BLOCK_LOGITS // vocabulary)
+    return [slice(start, start + size) for start in range(0, rows, size)]
+
+
+def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    logits = F.linear(hidden, weight)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+
+
+class _BlockwiseDivergence(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        teacher_hidden: Tensor,
+        teacher_weight: Tensor,
+        form: DistillationForm,
+        temperature: float,
+    ) -> Tensor:
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        out = torch.empty(hidden.shape[0], dtype=dtype, device=hidden.device)
+        for block in _row_blocks(hidden.shape[0], weight.shape[0]):
+            student = _logits(hidden[block], weight, temperature)
+            teacher = _logits(teacher_hidden[block], teacher_weight, temperature)
+            out[block] = distillation_divergence(student, teacher, form)
+        ctx.save_for_backward(hidden, weight, teacher_hidden, teacher_weight)
+        ctx.form, ctx.temperature = form, temperature
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grad_outputs
+        hidden, weight, teacher_hidden, teacher_weight = ctx.saved_tensors
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        for block in _row_blocks(hidden.shape[0], weight.shape[0]):
+            rows = hidden[block]
+            teacher = _logits(teacher_hidden[block], teacher_weight, ctx.temperature)
+            student = _logits(rows, weight, ctx.temperature).requires_grad_()
+            with torch.enable_grad():
+                divergence = distillation_divergence(student, teacher, ctx.form)
+            (slope,) = torch.autograd.grad(divergence, student, grad[block])
+            slope = (slope / ctx.temperature).to(weight.dtype)
+            grad_hidden[block] = slope @ weight
+            if grad_weight is not None:
+                grad_weight.addmm_(slope.t(), rows)
+        return grad_hidden, grad_weight, None, None, None, None
+
+
+def blockwise_divergence(
+    hidden: Tensor,
+    weight: Tensor,
+    teacher_hidden: Tensor,
+    teacher_weight: Tensor,
+    form: DistillationForm,
+    temperature: float,
+) -> Tensor:
+    """:func:`~pipo.modules.functional.divergence.distillation_divergence` of two heads, row by row.
+
+    Args:
+        hidden: [M, width], the student's final hidden states, one row per scored token; with gradient.
+        weight: [V, width], the student's output head; with gradient.
+        teacher_hidden: [M, teacher width], the teacher's on the same tokens; no gradient.
+        teacher_weight: [V, teacher width]; no gradient, also when it is the tensor ``weight`` itself.
+        form: which divergence.
+        temperature: sampling temperature that defines both policies, > 0.
+
+    Returns:
+        [M], in nats; float32, or float64 for float64 hidden states.
+
+    Raises:
+        ValueError: when the temperature is not positive, or rows or vocabularies differ.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    if len(hidden) != len(teacher_hidden):
+        raise ValueError(f"teacher_hidden: expected {len(hidden)} rows, got {len(teacher_hidden)}")
+    if len(weight) != len(teacher_weight):
+        raise ValueError(f"teacher_weight: expected {len(weight)} tokens, got {len(teacher_weight)}")
+    return _BlockwiseDivergence.apply(  # type: ignore[no-any-return]
+        hidden, weight, teacher_hidden.detach(), teacher_weight.detach(), form, temperature
+    )
