@@ -19,18 +19,21 @@ from pipo.callbacks.interrupt import GracefulStop
 from pipo.callbacks.iteration_log import IterationLog
 from pipo.callbacks.progress import RunProgress
 from pipo.callbacks.samples import SampleLog
+from pipo.callbacks.teacher import TeacherAverage
 from pipo.errors import ConfigError
 from pipo.evaluation.results import EvaluationPlan
 from pipo.instantiate import construct, instantiate
 from pipo.loggers import MetricsFileLogger
+from pipo.modules.objectives.base import Distillation
 from pipo.modules.policy import Policy, load_policy, load_tokenizer, load_weights, stop_token_ids
 from pipo.modules.policy_module import PolicyModule
-from pipo.records import TokenIds
-from pipo.rollout.collector import Collector
+from pipo.records import Rollouts, TokenIds
+from pipo.rollout.collector import CollectionConfig, Collector
 from pipo.rollout.engine import SamplingParams
+from pipo.rollout.privileged import teacher_prompts
 from pipo.tasks.base import Example, Split, Task
 from pipo.tasks.datamodule import PromptDataModule
-from pipo.tasks.prompts import encode_examples, response_decoder
+from pipo.tasks.prompts import encode_examples, encode_prompt, response_decoder
 
 
 def embedded_model(name: str) -> str:
@@ -195,20 +198,46 @@ def build_module(cfg: DictConfig, run: RunConfig, bench: Workbench) -> PolicyMod
             f"algo.group_size={run.group_size}: {cfg.algo.name} compares the responses of a group and needs "
             f"at least {objective.min_group_size}"
         )
-    collector = Collector(
-        task=bench.task,
-        decode=response_decoder(bench.tokenizer),
-        group_size=run.group_size,
-        sampling=bench.sampling,
+    collection = construct(
+        CollectionConfig,
+        cfg,
+        {name: f"algo.{name}" for name in ("dynamic_sampling_rounds", "overlong_buffer")},
     )
+    if collection.dynamic_sampling_rounds and run.group_size < 2:
+        raise ConfigError("algo.dynamic_sampling_rounds compares the responses of a group: group_size >= 2")
+    try:
+        collector = Collector(
+            task=bench.task,
+            decode=response_decoder(bench.tokenizer),
+            group_size=run.group_size,
+            sampling=bench.sampling,
+            config=collection,
+        )
+    except ValueError as error:
+        raise ConfigError(f"algo: {error}") from error
     return PolicyModule(
         load_policy=bench.model.load,
         make_engine=instantiate(cfg, "rollout.engine"),
         collector=collector,
+        privileged=partial(_privileged, bench),
         objective=objective,
         optimizer=instantiate(cfg, "algo.optimizer"),
         batching=instantiate(cfg, "strategy.batching"),
         seed=run.seed,
+    )
+
+
+def _privileged(
+    bench: Workbench, rollouts: Rollouts, distillation: Distillation
+) -> tuple[TokenIds | None, ...]:
+    """The self-teacher's prompts for graded responses."""
+    return teacher_prompts(
+        rollouts,
+        bench.task,
+        partial(encode_prompt, bench.tokenizer),
+        from_siblings=distillation.from_siblings,
+        from_feedback=distillation.from_feedback,
+        success_threshold=distillation.success_threshold,
     )
 
 
@@ -247,12 +276,16 @@ def build_plan(cfg: DictConfig) -> EvaluationPlan:
     return construct(EvaluationPlan, cfg, {name: f"evaluation.{name}" for name in names})
 
 
-def build_callbacks(cfg: DictConfig, run: RunConfig, bench: Workbench) -> list[pl.Callback]:
+def build_callbacks(
+    cfg: DictConfig, run: RunConfig, bench: Workbench, distillation: Distillation | None
+) -> list[pl.Callback]:
     """Everything around the loop; the order is the order in which they act."""
     folder = Path(run.output_dir)
     callbacks: list[pl.Callback] = [GracefulStop()]
     if cfg.pipo.callback is not None:
         callbacks.append(instantiate(cfg, "pipo.callback"))
+    if distillation is not None and distillation.teacher_average < 1:
+        callbacks.append(TeacherAverage(weight=distillation.teacher_average))
     callbacks += [
         construct(
             SampleLog,

@@ -19,7 +19,7 @@ token is a response token).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -61,6 +61,19 @@ class PromptBatch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IterationPrompts:
+    """The prompts that an iteration may use on one rank; produced by the data module.
+
+    Attributes:
+        first: those it begins with.
+        refill: round (1, 2, ...) -> as many further prompts, for a collector that drops some.
+    """
+
+    first: PromptBatch
+    refill: Callable[[int], PromptBatch]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Completions:
     """What the engine sampled; produced by a rollout engine.
 
@@ -88,6 +101,31 @@ class Completions:
         """int64 [N], response length in tokens."""
         return self.response_mask.sum(dim=1)
 
+    def rows(self, index: Tensor) -> Completions:
+        """Some of the responses, in the given order."""
+        return Completions(
+            response_ids=self.response_ids[index],
+            response_mask=self.response_mask[index],
+            logprobs=self.logprobs[index],
+            finished=self.finished[index],
+        )
+
+    @staticmethod
+    def join(parts: Sequence[Completions]) -> Completions:
+        """Concatenate along the rows, padding each part to the longest response."""
+        width = max(part.response_ids.shape[1] for part in parts)
+
+        def pad(name: str) -> Tensor:
+            tensors: list[Tensor] = [getattr(part, name) for part in parts]
+            return torch.cat([torch.nn.functional.pad(t, (0, width - t.shape[1])) for t in tensors])
+
+        return Completions(
+            response_ids=pad("response_ids"),
+            response_mask=pad("response_mask"),
+            logprobs=pad("logprobs"),
+            finished=torch.cat([part.finished for part in parts]),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rollouts:
@@ -99,6 +137,7 @@ class Rollouts:
         texts: N decoded responses without special tokens.
         verdicts: N verdicts of the task's grader.
         rewards: float32 [N], ``verdicts[i].score``.
+        shaping: float32 [N], added to the reward for training only (over-long penalty).
         group_size: G.
         reward_sum: sum of the verifier rewards over *all* sampled responses on this rank, also of
             those that a filter dropped afterwards.
@@ -110,6 +149,7 @@ class Rollouts:
     texts: tuple[str, ...]
     verdicts: tuple[Reward, ...]
     rewards: Tensor
+    shaping: Tensor
     group_size: int
     reward_sum: float
     reward_count: int
@@ -117,6 +157,7 @@ class Rollouts:
     def __post_init__(self) -> None:
         rows = len(self.prompts) * self.group_size
         _check("rewards", self.rewards, (rows,), torch.float32)
+        _check("shaping", self.shaping, (rows,), torch.float32)
         for name, length in (
             ("completions", self.completions.response_ids.shape[0]),
             ("texts", len(self.texts)),
@@ -133,10 +174,49 @@ class Annotations:
     Attributes:
         old_logprobs: float32 [N, R], the behaviour policy's log-probabilities, fixed at sampling time.
         ref_logprobs: float32 [N, R], the frozen reference model's; None unless the objective asks.
+        values: float32 [N, R], the critic's value before each token; None unless the objective asks.
+        teacher: prompts and log-probabilities of the self-teacher; None unless the objective asks.
     """
 
     old_logprobs: Tensor
     ref_logprobs: Tensor | None
+    values: Tensor | None
+    teacher: TeacherAnnotation | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherAnnotation:
+    """The self-teacher: the policy on a prompt that also carries privileged information.
+
+    Attributes:
+        prompt_ids: N tokenised teacher prompts; None for a response without privileged information.
+        logprobs: float32 [N, R], the teacher's log-probabilities of the sampled tokens; 0 where there is
+            no prompt.
+    """
+
+    prompt_ids: tuple[TokenIds | None, ...]
+    logprobs: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueTargets:
+    """What the critic learns from; float32 [N, R] each, 0 on padding.
+
+    Attributes:
+        old_values: the critic's values when the batch was sampled.
+        returns: the values it should have given.
+    """
+
+    old_values: Tensor
+    returns: Tensor
+
+    def rows(self, index: Tensor, width: int) -> ValueTargets:
+        """Some rows, cut to ``width`` tokens."""
+        return ValueTargets(old_values=self.old_values[index, :width], returns=self.returns[index, :width])
+
+    def to(self, device: torch.device) -> ValueTargets:
+        """The same on another device."""
+        return ValueTargets(old_values=self.old_values.to(device), returns=self.returns.to(device))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +233,9 @@ class PolicyBatch:
         attribution: float32 [N, R], the policy-improvement attribution s, 0 on padding.
         ref_logprobs: float32 [N, R] or None when no term uses the reference model.
         kl_coef: weight of the k3 penalty against ``ref_logprobs`` in this update.
+        teacher_prompt_ids: N prompts of the self-teacher, None for a response without one; None for an
+            update that does not distil.
+        value_targets: what the critic learns from this batch; None without a critic.
     """
 
     prompt_ids: tuple[TokenIds, ...]
@@ -164,6 +247,8 @@ class PolicyBatch:
     attribution: Tensor
     ref_logprobs: Tensor | None
     kl_coef: float
+    teacher_prompt_ids: tuple[TokenIds | None, ...] | None
+    value_targets: ValueTargets | None
 
     def __post_init__(self) -> None:
         shape = (len(self.prompt_ids) * self.group_size, self.response_ids.shape[1])
@@ -175,19 +260,35 @@ class PolicyBatch:
             _check("ref_logprobs", self.ref_logprobs, shape, torch.float32)
         elif self.kl_coef != 0:
             raise ValueError(f"ref_logprobs: required because kl_coef is {self.kl_coef}, got None")
+        if self.teacher_prompt_ids is not None and len(self.teacher_prompt_ids) != shape[0]:
+            raise ValueError(f"teacher_prompt_ids: expected {shape[0]}, got {len(self.teacher_prompt_ids)}")
+        if self.value_targets is not None:
+            _check("value_targets.old_values", self.value_targets.old_values, shape, torch.float32)
+            _check("value_targets.returns", self.value_targets.returns, shape, torch.float32)
 
     def __len__(self) -> int:
         return self.response_ids.shape[0]
 
     def contributing_rows(self) -> Tensor:
         """Bool [N]: rows whose gradient can differ from zero, so the others need no forward pass."""
+        if self.teacher_prompt_ids is not None:
+            return self.loss_mask().any(dim=1)
         if self.kl_coef != 0:
             return self.response_mask.any(dim=1)
         return (self.advantages != 0).any(dim=1)
 
+    def loss_mask(self) -> Tensor:
+        """Bool [N, R]: tokens that the loss is defined on; distillation masks out rows without a teacher."""
+        if self.teacher_prompt_ids is None:
+            return self.response_mask
+        taught = torch.tensor([ids is not None for ids in self.teacher_prompt_ids])
+        return self.response_mask & taught[:, None]
+
     def reweighted(self, advantages: Tensor, kl_coef: float) -> PolicyBatch:
-        """The same responses with other advantages and another KL weight; everything else as stored."""
-        return replace(self, advantages=advantages, kl_coef=kl_coef)
+        """The same responses for a surrogate with other advantages; neither distils nor teaches a critic."""
+        return replace(
+            self, advantages=advantages, kl_coef=kl_coef, teacher_prompt_ids=None, value_targets=None
+        )
 
 
 def pad_rows(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

@@ -51,7 +51,7 @@ def train(cfg: DictConfig, overrides: list[str]) -> float:
     try:
         module = build.build_module(cfg, run, bench)
         data = build.build_data(cfg, run, bench)
-        callbacks = build.build_callbacks(cfg, run, bench)
+        callbacks = build.build_callbacks(cfg, run, bench, module.objective.distillation)
         if leader:
             run_folder.save_config(folder, cfg)
             run_folder.record_run(folder)

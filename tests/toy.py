@@ -10,12 +10,14 @@ import lightning.pytorch as pl
 
 from pipo.callbacks.base import IterationStats, RolloutCallback
 from pipo.callbacks.pipo import PIPOCallback
-from pipo.modules.objectives.base import Objective
+from pipo.modules.objectives.base import Distillation, Objective
 from pipo.modules.objectives.grpo import GRPO
 from pipo.modules.policy_module import BatchConfig, OptimizerConfig, PolicyModule
-from pipo.rollout.collector import Collector
+from pipo.records import Rollouts, TokenIds
+from pipo.rollout.collector import CollectionConfig, Collector
 from pipo.rollout.engine import SamplingParams
 from pipo.rollout.local import LocalEngine, LocalEngineConfig
+from pipo.rollout.privileged import teacher_prompts
 from pipo.tasks.base import Example, Prompt, Reward, Split, Task
 from pipo.tasks.datamodule import PromptDataModule
 from tests.conftest import make_policy as make_policy
@@ -35,6 +37,9 @@ class ToyTask(Task):
 
     def render(self, example: Example) -> Prompt:
         raise NotImplementedError("the toy has no text")
+
+    def render_with_hint(self, example: Example, *, solution: str | None, feedback: str | None) -> Prompt:
+        return Prompt(messages=(), text=f"{solution or feedback} 2 3")
 
     def score(self, example: Example, response: str) -> Reward:
         first = response.split()[0]
@@ -80,7 +85,31 @@ def pipo(**changes: Any) -> PIPOCallback:
     return PIPOCallback(**{**options, **changes})
 
 
-def module(objective: Objective | None = None, *, mini_batch: int = 16, tokens: int = 64, **optimizer: Any):
+def privileged(rollouts: Rollouts, distillation: Distillation) -> tuple[TokenIds | None, ...]:
+    """The toy's teacher is told a successful first token, in front of the prompt."""
+
+    def encode(prompt: Prompt) -> TokenIds:
+        return tuple(int(word) for word in prompt.text.split())
+
+    return teacher_prompts(
+        rollouts,
+        ToyTask(),
+        encode,
+        from_siblings=distillation.from_siblings,
+        from_feedback=distillation.from_feedback,
+        success_threshold=distillation.success_threshold,
+    )
+
+
+def module(
+    objective: Objective | None = None,
+    *,
+    mini_batch: int = 16,
+    tokens: int = 64,
+    group_size: int = 4,
+    rounds: int = 0,
+    **optimizer: Any,
+):
     numbers = {
         "learning_rate": 1e-2,
         "beta1": 0.9,
@@ -92,7 +121,14 @@ def module(objective: Objective | None = None, *, mini_batch: int = 16, tokens: 
     return PolicyModule(
         load_policy=make_policy,
         make_engine=lambda policy: LocalEngine(policy, ENGINE),
-        collector=Collector(task=ToyTask(), decode=decode, group_size=4, sampling=sampling()),
+        collector=Collector(
+            task=ToyTask(),
+            decode=decode,
+            group_size=group_size,
+            sampling=sampling(),
+            config=CollectionConfig(dynamic_sampling_rounds=rounds, overlong_buffer=0),
+        ),
+        privileged=privileged,
         objective=objective or grpo(),
         optimizer=OptimizerConfig(**{**numbers, **optimizer}),
         batching=BatchConfig(mini_batch=mini_batch, tokens_per_micro_batch=tokens),

@@ -98,7 +98,8 @@ class PIPOCallback(RolloutCallback):
             applied = self._retrospective_update(module, self.previous, feedback, stats.iteration)
         module.metrics.add("pipo/applied", float(applied))
         self.history.append(stats.mean_reward)
-        self.previous = batch
+        # Kept with the attribution in place of the advantages, and without what only a base update needs.
+        self.previous = batch.reweighted(batch.attribution, kl_coef=self.kl_coef)
 
     def _retrospective_update(
         self, module: PolicyModule, previous: PolicyBatch, feedback: Feedback, iteration: int

@@ -91,6 +91,9 @@ def idle_micro_batch(batch: PolicyBatch) -> MicroBatch:
         response_mask=torch.zeros_like(micro.response_mask),
         advantages=torch.zeros_like(micro.advantages),
         kl_coef=0.0,
+        teacher_sequence_mask=None
+        if micro.teacher_sequence_mask is None
+        else torch.zeros_like(micro.teacher_sequence_mask),
     )
 
 
@@ -98,6 +101,14 @@ def _micro_batch(batch: PolicyBatch, rows: list[int], lengths: Tensor) -> MicroB
     input_ids, sequence_mask = pack(batch.prompt_ids, batch.group_size, batch.response_ids, lengths, rows)
     select = torch.tensor(rows)
     width = int(lengths[select].max())
+    teacher_input_ids = teacher_sequence_mask = None
+    if batch.teacher_prompt_ids is not None:
+        # Rows without a teacher are never trained on; one may still be padding for an idle pass.
+        prompts = [
+            batch.teacher_prompt_ids[i] or batch.prompt_ids[i // batch.group_size]
+            for i in range(len(batch.teacher_prompt_ids))
+        ]
+        teacher_input_ids, teacher_sequence_mask = pack(prompts, 1, batch.response_ids, lengths, rows)
     return MicroBatch(
         input_ids=input_ids,
         sequence_mask=sequence_mask,
@@ -106,4 +117,7 @@ def _micro_batch(batch: PolicyBatch, rows: list[int], lengths: Tensor) -> MicroB
         advantages=batch.advantages[select, :width],
         ref_logprobs=None if batch.ref_logprobs is None else batch.ref_logprobs[select, :width],
         kl_coef=batch.kl_coef,
+        teacher_input_ids=teacher_input_ids,
+        teacher_sequence_mask=teacher_sequence_mask,
+        value_targets=None if batch.value_targets is None else batch.value_targets.rows(select, width),
     )

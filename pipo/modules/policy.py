@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -13,11 +14,28 @@ from transformers.cache_utils import Cache
 
 from pipo.errors import ConfigError
 from pipo.modules.attention import ATTENTION_NAME
+from pipo.modules.distillation import blockwise_divergence
+from pipo.modules.functional.divergence import DistillationForm
 from pipo.modules.logprobs import token_logprobs
 
 
 class ModelError(ConfigError):
     """A model cannot be loaded or is of a kind that is not supported. The message says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationTarget:
+    """A teacher's view of the response tokens.
+
+    Attributes:
+        hidden: [M, width], its final hidden states, without gradient.
+        weight: [V, width], its output head.
+        form: which divergence draws the student to it.
+    """
+
+    hidden: Tensor
+    weight: Tensor
+    form: DistillationForm
 
 
 class Policy(nn.Module):
@@ -53,22 +71,46 @@ class Policy(nn.Module):
         """Where the weights are."""
         return self.head.weight.device
 
-    def forward(self, input_ids: Tensor, response_mask: Tensor, temperature: float) -> Tensor:
-        """Log-probabilities of the response tokens.
+    def forward(
+        self,
+        input_ids: Tensor,
+        response_mask: Tensor,
+        temperature: float,
+        target: DistillationTarget | None = None,
+    ) -> Tensor:
+        """Log-probabilities of the response tokens, or their divergence from a teacher.
 
         Args:
             input_ids: int64 [n, T], prompt and response, right-padded. Causal attention keeps padding
                 on the right from reaching any real token, so no attention mask is needed.
             response_mask: bool [n, T], True where ``input_ids`` holds a response token.
             temperature: sampling temperature that defines the policy.
+            target: a teacher on the same response tokens; None for log-probabilities.
 
         Returns:
             float32 [number of True entries], in row-major order of the mask.
         """
+        hidden = self.response_hidden(input_ids, response_mask)
+        if target is not None:
+            return blockwise_divergence(
+                hidden, self.head.weight, target.hidden, target.weight, target.form, temperature
+            )
+        return token_logprobs(hidden, self.head.weight, input_ids[response_mask], temperature)
+
+    def response_hidden(self, input_ids: Tensor, response_mask: Tensor) -> Tensor:
+        """Final hidden states that predict the response tokens, [number of True entries, width]."""
         # The last token is never an input, and position t predicts token t + 1.
         hidden = self.model.base_model(input_ids=input_ids[:, :-1], use_cache=False).last_hidden_state
-        scored = response_mask[:, 1:]
-        return token_logprobs(hidden[scored], self.head.weight, input_ids[:, 1:][scored], temperature)
+        return hidden[response_mask[:, 1:]]
+
+    @torch.no_grad()
+    def distillation_target(
+        self, input_ids: Tensor, response_mask: Tensor, form: DistillationForm
+    ) -> DistillationTarget:
+        """This model as a teacher; see :meth:`forward` for the arguments."""
+        return DistillationTarget(
+            hidden=self.response_hidden(input_ids, response_mask), weight=self.head.weight, form=form
+        )
 
     def next_token_logits(
         self,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import lightning.pytorch as pl
@@ -18,12 +19,13 @@ from torch import Tensor
 from pipo.callbacks.base import IterationStats, RolloutCallback
 from pipo.metrics import IterationMetrics
 from pipo.modules.batching import idle_micro_batch, micro_batches, mini_batches, pack, row_groups
+from pipo.modules.critic import Critic
 from pipo.modules.distributed import all_reduce_max, all_reduce_sum, derive_seed, world
-from pipo.modules.functional.aggregation import denominator
-from pipo.modules.objectives.base import MicroBatch, Objective
+from pipo.modules.functional.value import clipped_value_loss
+from pipo.modules.objectives.base import Distillation, Loss, MicroBatch, Objective
 from pipo.modules.policy import Policy
 from pipo.modules.reference import frozen_copy
-from pipo.records import Annotations, PolicyBatch, PromptBatch, Rollouts
+from pipo.records import Annotations, IterationPrompts, PolicyBatch, Rollouts, TeacherAnnotation, TokenIds
 from pipo.rollout.collector import Collector
 from pipo.rollout.engine import RolloutEngine
 
@@ -84,6 +86,7 @@ class PolicyModule(pl.LightningModule):
         load_policy: makes the policy; called once per process, after the strategy is set up.
         make_engine: makes the rollout engine for a policy.
         collector: samples and grades.
+        privileged: the self-teacher's prompts for graded responses; used by objectives that distil.
         objective: the algorithm.
         optimizer: AdamW's numbers.
         batching: how a batch is cut.
@@ -91,6 +94,7 @@ class PolicyModule(pl.LightningModule):
     """
 
     policy: Policy
+    critic: Critic
     engine: RolloutEngine
 
     def __init__(
@@ -99,6 +103,7 @@ class PolicyModule(pl.LightningModule):
         load_policy: Callable[[], Policy],
         make_engine: Callable[[Policy], RolloutEngine],
         collector: Collector,
+        privileged: Callable[[Rollouts, Distillation], tuple[TokenIds | None, ...]],
         objective: Objective,
         optimizer: OptimizerConfig,
         batching: BatchConfig,
@@ -107,7 +112,7 @@ class PolicyModule(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self._load_policy, self._make_engine = load_policy, make_engine
-        self.collector, self.objective = collector, objective
+        self.collector, self.objective, self._privileged = collector, objective, privileged
         self.optimizer_config, self.batching, self.seed = optimizer, batching, seed
         self.metrics = IterationMetrics()
         #: Metrics of the newest iteration; callbacks may add to it until ``IterationLog`` writes it.
@@ -117,53 +122,80 @@ class PolicyModule(pl.LightningModule):
     # ------------------------------------------------------------------ set-up
 
     def configure_model(self) -> None:
-        """Load the policy, the engine on it, and the reference if the objective asks for one."""
+        """Load the policy, the engine on it, and the further models that the objective asks for."""
         if self._configured:
             return
         self._configured = True
         self.policy = self._load_policy()
         self.engine = self._make_engine(self.policy)
-        # Not registered as a submodule: neither checkpoints nor the optimiser should see it.
+        if self.objective.critic is not None:
+            self.critic = Critic(self._load_policy())
+        # Not registered as submodules: neither checkpoints nor the optimiser should see them.
         reference = frozen_copy(self.policy) if self.objective.needs_reference else None
         self.__dict__["reference"] = reference
+        distillation = self.objective.distillation
+        averaged = distillation is not None and distillation.teacher_average < 1
+        self.__dict__["teacher"] = frozen_copy(self.policy) if averaged else self.policy
 
     def on_fit_start(self) -> None:
         """Unregistered modules are not moved by Lightning."""
-        if self.__dict__["reference"] is not None:
-            self.__dict__["reference"].to(self.device)
+        for name in ("reference", "teacher"):
+            if self.__dict__[name] is not None:
+                self.__dict__[name].to(self.device)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW on the policy, with a schedule that counts iterations."""
+        """AdamW on the policy and, apart from it, on the critic; the schedules count iterations."""
+        optimizers = [self._adamw(self.policy, 1.0)]
+        if self.objective.critic is not None:
+            optimizers.append(self._adamw(self.critic, self.objective.critic.learning_rate_scale))
+        warmup = max(1, self.optimizer_config.warmup_iterations)
+        schedules = [
+            torch.optim.lr_scheduler.LambdaLR(each, lambda done: min(1.0, (done + 1) / warmup))
+            for each in optimizers
+        ]
+        return optimizers, schedules
+
+    def _adamw(self, model: torch.nn.Module, scale: float) -> torch.optim.AdamW:
         config = self.optimizer_config
-        optimizer = torch.optim.AdamW(
-            self.policy.parameters(),
-            lr=config.learning_rate,
+        return torch.optim.AdamW(
+            model.parameters(),
+            lr=config.learning_rate * scale,
             betas=(config.beta1, config.beta2),
             weight_decay=config.weight_decay,
         )
-        warmup = max(1, config.warmup_iterations)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: min(1.0, (done + 1) / warmup))
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def _optimizer(self, which: int) -> LightningOptimizer:
+        """The policy's (0) or the critic's (1) optimiser; Lightning unwraps a list of one."""
+        found = self.optimizers()
+        return cast(LightningOptimizer, found[which] if isinstance(found, list) else found)
 
     # ------------------------------------------------------------------ one iteration
 
-    def training_step(self, prompts: PromptBatch, iteration: int) -> None:
+    def training_step(self, prompts: IterationPrompts, iteration: int) -> None:
         """Sample, grade, prepare, let callbacks act, update, synchronise, log."""
         started = time.perf_counter()
         seed = derive_seed(self.seed, _ROLLOUT, iteration, world()[0])
         rollouts = self.collector.collect(self.engine, prompts, seed, self.metrics)
         stats = IterationStats(iteration=iteration, mean_reward=self._mean_reward(rollouts))
         with self.metrics.timer("annotate"):
-            batch = self.objective.prepare(rollouts, self._annotate(rollouts))
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, RolloutCallback):
-                callback.on_rollouts_ready(self.trainer, self, rollouts, batch, stats)
-        with self.metrics.timer("update"):
-            self.policy_update(batch, prefix="policy")
+            batch = self.objective.prepare(rollouts, self._annotate(rollouts), self.sum_over_ranks)
+        critic = self.objective.critic
+        # While only the critic learns, the policy stands still, and there is no improvement to look for.
+        if critic is None or iteration >= critic.warmup_iterations:
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, RolloutCallback):
+                    callback.on_rollouts_ready(self.trainer, self, rollouts, batch, stats)
+            with self.metrics.timer("update"):
+                self.policy_update(batch, prefix="policy")
+        if critic is not None:
+            with self.metrics.timer("critic"):
+                self._critic_update(batch, critic.value_clip)
         with self.metrics.timer("sync"):
             self.engine.sync_weights(self.policy.named_parameters())
-        cast(torch.optim.lr_scheduler.LRScheduler, self.lr_schedulers()).step()
-        self.row = self._summarise(rollouts, time.perf_counter() - started)
+        schedules = self.lr_schedulers()
+        for schedule in schedules if isinstance(schedules, list) else [schedules]:
+            cast(torch.optim.lr_scheduler.LRScheduler, schedule).step()
+        self.row = self._summarise(time.perf_counter() - started)
 
     def policy_update(
         self,
@@ -181,24 +213,49 @@ class PolicyModule(pl.LightningModule):
             lr_scale: factor on the learning rate, for this update only.
             mini_batch: responses per optimiser step over all ranks; None for the run's own.
         """
-        optimizer = cast(LightningOptimizer, self.optimizers())
+        optimizer = self._optimizer(0)
         groups = optimizer.param_groups
         rates = [group["lr"] for group in groups]
         self.metrics.add(f"{prefix}/lr", rates[0] * lr_scale)
         size = max(1, (mini_batch or self.batching.mini_batch) // world()[1])
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate * lr_scale
-        for rows in mini_batches(len(batch), size):
-            self._optimizer_step(optimizer, batch, rows, prefix)
+        for rows in self._mini_batches(len(batch), size):
+            self._optimizer_step(
+                optimizer, batch, rows, batch.contributing_rows()[rows], prefix, self._policy_loss
+            )
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
 
+    def _critic_update(self, batch: PolicyBatch, value_clip: float) -> None:
+        """Train the critic on the same mini-batches."""
+        assert batch.value_targets is not None
+        size = max(1, self.batching.mini_batch // world()[1])
+        for rows in self._mini_batches(len(batch), size):
+            everything = torch.ones(len(rows), dtype=torch.bool)
+            loss = partial(self._value_loss, value_clip)
+            self._optimizer_step(self._optimizer(1), batch, rows, everything, "value", loss)
+
+    def _mini_batches(self, rows: int, size: int) -> list[Tensor]:
+        """Row indices of each optimiser step; every rank makes the same number of steps."""
+        own = mini_batches(rows, size)
+        steps = all_reduce_max(len(own), self.device)
+        return own + [torch.empty(0, dtype=torch.int64)] * (steps - len(own))
+
     def _optimizer_step(
-        self, optimizer: LightningOptimizer, batch: PolicyBatch, rows: Tensor, prefix: str
+        self,
+        optimizer: LightningOptimizer,
+        batch: PolicyBatch,
+        rows: Tensor,
+        contributing: Tensor,
+        prefix: str,
+        loss_of: Callable[[MicroBatch, float], Loss],
     ) -> None:
         """Accumulate the gradient of one mini-batch and step."""
-        total = self.sum_over_ranks(denominator(batch.response_mask[rows], self.objective.aggregation))
-        work = rows[batch.contributing_rows()[rows]]
+        own = self.objective.denominator(batch.loss_mask()[rows])
+        # Nothing to learn from on any rank leaves a zero loss over whatever denominator.
+        total = max(1.0, self.sum_over_ranks(own).item())
+        work = rows[contributing]
         micros = micro_batches(batch, work, self.batching.tokens_per_micro_batch)
         # Collectives inside backward need the same number of passes on every rank, and at least one
         # leaves zeros rather than no gradients, so that AdamW sees every parameter.
@@ -208,7 +265,7 @@ class PolicyModule(pl.LightningModule):
         loss_sum = torch.zeros((), dtype=torch.float64)
         for index, micro in enumerate(micros):
             with self._gradient_sync(last=index + 1 == len(micros)):
-                loss_sum += self._backward(micro.to(self.device), total.item(), prefix)
+                loss_sum += self._backward(loss_of(micro.to(self.device), total), prefix)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.optimizer_config.max_grad_norm)
         if not torch.isfinite(norm):
             raise FloatingPointError(
@@ -220,13 +277,32 @@ class PolicyModule(pl.LightningModule):
         self.metrics.add(f"{prefix}/grad_norm", norm.detach().cpu().double())
         # The loss is a sum of shares: ranks add up, optimiser steps average.
         self.metrics.add(f"{prefix}/loss", loss_sum * world()[1])
-        self.metrics.add(f"{prefix}/trained_rows", len(work) / len(rows))
+        self.metrics.add(f"{prefix}/trained_rows", len(work), len(rows))
 
-    def _backward(self, micro: MicroBatch, total: float, prefix: str) -> Tensor:
-        """Forward and backward of one micro-batch; returns its share of the loss."""
-        flat = self.policy(micro.input_ids, micro.sequence_mask, self.collector.sampling.temperature)
-        empty = torch.zeros(micro.response_mask.shape, dtype=flat.dtype, device=flat.device)
-        loss = self.objective.loss(empty.masked_scatter(micro.response_mask, flat), micro, total)
+    def _policy_loss(self, micro: MicroBatch, total: float) -> Loss:
+        """Forward pass of the policy, and of its teacher when the batch carries one."""
+        target = None
+        if micro.teacher_input_ids is not None:
+            assert micro.teacher_sequence_mask is not None
+            assert self.objective.distillation is not None
+            teacher = cast(Policy, self.__dict__["teacher"])
+            target = teacher.distillation_target(
+                micro.teacher_input_ids, micro.teacher_sequence_mask, self.objective.distillation.form
+            )
+        temperature = self.collector.sampling.temperature
+        flat = self.policy(micro.input_ids, micro.sequence_mask, temperature, target)
+        return self.objective.loss(_unflatten(flat, micro.response_mask), micro, total)
+
+    def _value_loss(self, value_clip: float, micro: MicroBatch, total: float) -> Loss:
+        """Forward pass of the critic."""
+        assert micro.value_targets is not None
+        values = _unflatten(self.critic(micro.input_ids, micro.sequence_mask), micro.response_mask)
+        targets = micro.value_targets
+        per_token = clipped_value_loss(values, targets.old_values, targets.returns, value_clip)
+        return Loss(value=self.objective.aggregate(per_token, micro.response_mask, total), metrics={})
+
+    def _backward(self, loss: Loss, prefix: str) -> Tensor:
+        """Backward pass of one micro-batch; returns its share of the loss."""
         # Strategies average gradients over ranks; the shares are meant to be summed.
         self.manual_backward(loss.value * world()[1])
         for name, (value, count) in loss.metrics.items():
@@ -260,32 +336,76 @@ class PolicyModule(pl.LightningModule):
         gap = ((old - sampled) * mask).abs()
         self.metrics.add("rollout/logprob_diff", gap.sum(), mask.sum())
         reference = self.__dict__["reference"]
+        values = self._score(self.critic, rollouts) if self.objective.critic is not None else None
         return Annotations(
-            old_logprobs=old, ref_logprobs=None if reference is None else self._score(reference, rollouts)
+            old_logprobs=old,
+            ref_logprobs=None if reference is None else self._score(reference, rollouts),
+            values=values,
+            teacher=self._annotate_teacher(rollouts),
+        )
+
+    def _annotate_teacher(self, rollouts: Rollouts) -> TeacherAnnotation | None:
+        """Privileged prompts, and what the teacher thinks of the sampled tokens."""
+        distillation = self.objective.distillation
+        if distillation is None:
+            return None
+        prompts = self._privileged(rollouts, distillation)
+        taught = torch.tensor([i for i, ids in enumerate(prompts) if ids is not None], dtype=torch.int64)
+        self.metrics.add("rollout/taught", len(taught), len(prompts))
+        completed = [ids if ids is not None else () for ids in prompts]
+        teacher = cast(Policy, self.__dict__["teacher"])
+        return TeacherAnnotation(
+            prompt_ids=prompts, logprobs=self._score(teacher, rollouts, completed, group_size=1, rows=taught)
         )
 
     @torch.no_grad()
-    def _score(self, model: Policy, rollouts: Rollouts) -> Tensor:
-        """float32 [N, R] log-probabilities of the responses under a model."""
-        completions, group_size = rollouts.completions, rollouts.group_size
-        prompts, lengths = rollouts.prompts.prompt_ids, completions.lengths
+    def _score(
+        self,
+        model: Policy | Critic,
+        rollouts: Rollouts,
+        prompts: Sequence[TokenIds] | None = None,
+        group_size: int | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """What a model says about the response tokens: log-probabilities, or a critic's values.
+
+        Args:
+            model: the model.
+            rollouts: the responses.
+            prompts: other prompts than those that were answered.
+            group_size: responses per entry of ``prompts``.
+            rows: responses to score; None for all. The others get 0.
+
+        Returns:
+            float32 [N, R].
+        """
+        completions, lengths = rollouts.completions, rollouts.completions.lengths
+        prompts = rollouts.prompts.prompt_ids if prompts is None else prompts
+        group_size = rollouts.group_size if group_size is None else group_size
+        rows = torch.arange(len(lengths)) if rows is None else rows
+        temperature = self.collector.sampling.temperature
+        extra = (temperature,) if isinstance(model, Policy) else ()
         out = torch.zeros_like(completions.logprobs)
-        everything = torch.arange(len(lengths))
         budget = self.batching.tokens_per_micro_batch
-        for rows in row_groups(prompts, group_size, lengths, everything, budget):
-            ids, mask = pack(prompts, group_size, completions.response_ids, lengths, rows)
-            flat = model(ids.to(self.device), mask.to(self.device), self.collector.sampling.temperature)
-            select = torch.tensor(rows)
+        for group in row_groups(prompts, group_size, lengths, rows, budget):
+            ids, mask = pack(prompts, group_size, completions.response_ids, lengths, group)
+            flat = model(ids.to(self.device), mask.to(self.device), *extra)
+            select = torch.tensor(group)
             target = completions.response_mask[select]
             out[select] = out[select].masked_scatter(target, flat.cpu())
         return out
 
-    def _summarise(self, rollouts: Rollouts, seconds: float) -> dict[str, float]:
+    def _summarise(self, seconds: float) -> dict[str, float]:
         """The iteration's metrics over all ranks, in one reduction."""
-        tokens = rollouts.completions.response_mask.sum()
-        ranks = world()[1]
         self.metrics.add("time/iteration", seconds)
-        self.metrics.add("train/tokens_per_second", tokens * ranks / seconds)
         means = self.metrics.reduce(self.sum_over_ranks)
-        means["rollout/tokens_per_second"] = float(tokens * ranks) / means["time/generate"]
+        # Counted per rank, over all rounds of sampling.
+        tokens = means.pop("rollout/sampled_tokens") * world()[1]
+        means["train/tokens_per_second"] = tokens / means["time/iteration"]
+        means["rollout/tokens_per_second"] = tokens / means["time/generate"]
         return means
+
+
+def _unflatten(flat: Tensor, mask: Tensor) -> Tensor:
+    """Values of the True entries in row-major order -> [n, R] with zeros elsewhere."""
+    return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)

@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from pipo.metrics import IterationMetrics
-from pipo.records import PromptBatch, Rollouts
+from pipo.modules.distributed import all_reduce_max, derive_seed
+from pipo.modules.functional.shaping import overlong_penalty
+from pipo.records import Completions, IterationPrompts, PromptBatch, Rollouts
 from pipo.rollout.engine import RolloutEngine, SamplingParams
 from pipo.tasks.base import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectionConfig:
+    """How a batch is gathered.
+
+    Attributes:
+        dynamic_sampling_rounds: drop groups whose verifier rewards are all equal and draw more prompts until
+            the batch is full, in at most so many rounds; 0 trains on every group.
+        overlong_buffer: the last so many tokens before the limit are penalised, linearly down to -1 at the
+            limit; 0 for no penalty.
+    """
+
+    dynamic_sampling_rounds: int
+    overlong_buffer: int
+
+    def __post_init__(self) -> None:
+        for name in ("dynamic_sampling_rounds", "overlong_buffer"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
 
 
 class Collector:
@@ -20,6 +44,7 @@ class Collector:
         decode: response token ids to text.
         group_size: responses per prompt.
         sampling: how tokens are drawn.
+        config: filter and shaping.
     """
 
     def __init__(
@@ -29,14 +54,49 @@ class Collector:
         decode: Callable[[Sequence[int]], str],
         group_size: int,
         sampling: SamplingParams,
+        config: CollectionConfig,
     ) -> None:
+        if config.overlong_buffer > sampling.max_response_tokens:
+            raise ValueError(
+                f"overlong_buffer={config.overlong_buffer} exceeds the limit of "
+                f"{sampling.max_response_tokens} response tokens"
+            )
         self.task, self.decode = task, decode
-        self.group_size, self.sampling = group_size, sampling
+        self.group_size, self.sampling, self.config = group_size, sampling, config
 
     def collect(
+        self, engine: RolloutEngine, prompts: IterationPrompts, seed: int, metrics: IterationMetrics
+    ) -> Rollouts:
+        """The batch of an iteration on this rank; adds rollout and reward metrics.
+
+        With dynamic sampling the ranks draw the same number of rounds: all go on while one of them lacks
+        groups. What is full is cut to size, what is not full after the last round is trained on as it is.
+        """
+        rollouts = self._round(engine, prompts.first, seed, metrics)
+        rounds = self.config.dynamic_sampling_rounds
+        if rounds == 0:
+            return rollouts
+        wanted = len(prompts.first)
+        parts = [_select(rollouts, _mixed_groups(rollouts))]
+        drawn = 1
+        while drawn < rounds and all_reduce_max(wanted - sum(len(part.prompts) for part in parts)) > 0:
+            rollouts = self._round(engine, prompts.refill(drawn), derive_seed(seed, drawn), metrics)
+            parts.append(_select(rollouts, _mixed_groups(rollouts)))
+            drawn += 1
+        # A group that teaches nothing stands in where no other is left: a batch is never empty.
+        kept = _join([part for part in parts if len(part.prompts)] or [_select(rollouts, torch.tensor([0]))])
+        metrics.add("rollout/rounds", drawn)
+        metrics.add("rollout/batch_filled", min(1.0, sum(len(part.prompts) for part in parts) / wanted))
+        totals = {
+            "reward_sum": sum(part.reward_sum for part in parts),
+            "reward_count": sum(part.reward_count for part in parts),
+        }
+        return replace(_select(kept, torch.arange(min(wanted, len(kept.prompts)))), **totals)
+
+    def _round(
         self, engine: RolloutEngine, prompts: PromptBatch, seed: int, metrics: IterationMetrics
     ) -> Rollouts:
-        """Sample and grade ``group_size`` responses per prompt; adds rollout and reward metrics."""
+        """Sample and grade ``group_size`` responses per prompt."""
         with metrics.timer("generate"):
             completions = engine.generate(prompts.prompt_ids, self.group_size, self.sampling, seed)
         with metrics.timer("score"):
@@ -48,22 +108,79 @@ class Collector:
             asked = [example for example in prompts.examples for _ in range(self.group_size)]
             verdicts = tuple(self.task.score_batch(asked, texts))
             rewards = torch.tensor([verdict.score for verdict in verdicts], dtype=torch.float32)
-        count = len(rewards)
-        groups = rewards.view(-1, self.group_size)
-        metrics.add("train/reward", rewards.sum(), count)
-        metrics.add("train/accuracy", (rewards == 1).sum(), count)
-        metrics.add("train/response_length", sum(lengths), count)
-        metrics.add("train/grader_errors", sum(v.error is not None for v in verdicts), count)
-        metrics.add("rollout/truncated", (~completions.finished).sum(), count)
-        alike = (groups == groups[:, :1]).all(dim=1)
-        metrics.add("rollout/zero_variance_groups", alike.sum(), len(groups))
-        return Rollouts(
+        rollouts = Rollouts(
             prompts=prompts,
             completions=completions,
             texts=texts,
             verdicts=verdicts,
             rewards=rewards,
+            shaping=self._shaping(completions),
             group_size=self.group_size,
             reward_sum=float(rewards.double().sum()),
-            reward_count=count,
+            reward_count=len(rewards),
         )
+        self._measure(rollouts, metrics)
+        return rollouts
+
+    def _shaping(self, completions: Completions) -> Tensor:
+        """What is added to the verifier's reward for training, [N]."""
+        if self.config.overlong_buffer == 0:
+            return torch.zeros(len(completions.finished))
+        limit = self.sampling.max_response_tokens
+        return overlong_penalty(completions.lengths, limit, self.config.overlong_buffer).float()
+
+    def _measure(self, rollouts: Rollouts, metrics: IterationMetrics) -> None:
+        """Metrics over all sampled responses, those that a filter will drop included."""
+        count, lengths = len(rollouts.rewards), rollouts.completions.lengths
+        metrics.add("train/reward", rollouts.rewards.sum(), count)
+        metrics.add("train/accuracy", (rollouts.rewards == 1).sum(), count)
+        metrics.add("train/response_length", lengths.sum(), count)
+        metrics.add("train/grader_errors", sum(v.error is not None for v in rollouts.verdicts), count)
+        metrics.add("rollout/truncated", (~rollouts.completions.finished).sum(), count)
+        metrics.add("rollout/sampled_tokens", lengths.sum())
+        if self.config.overlong_buffer:
+            metrics.add("train/shaping", rollouts.shaping.sum(), count)
+        if self.group_size > 1:
+            groups = len(rollouts.prompts)
+            metrics.add("rollout/zero_variance_groups", groups - len(_mixed_groups(rollouts)), groups)
+
+
+def _mixed_groups(rollouts: Rollouts) -> Tensor:
+    """Indices of the groups whose verifier rewards are not all equal."""
+    groups = rollouts.rewards.view(-1, rollouts.group_size)
+    return (groups != groups[:, :1]).any(dim=1).nonzero()[:, 0]
+
+
+def _select(rollouts: Rollouts, groups: Tensor) -> Rollouts:
+    """Some groups of the rollouts; the reward sums still cover all that were sampled."""
+    size = rollouts.group_size
+    rows = (groups[:, None] * size + torch.arange(size)).view(-1)
+    chosen, picked = groups.tolist(), rows.tolist()
+    return replace(
+        rollouts,
+        prompts=PromptBatch(
+            examples=tuple(rollouts.prompts.examples[i] for i in chosen),
+            prompt_ids=tuple(rollouts.prompts.prompt_ids[i] for i in chosen),
+        ),
+        completions=rollouts.completions.rows(rows),
+        texts=tuple(rollouts.texts[i] for i in picked),
+        verdicts=tuple(rollouts.verdicts[i] for i in picked),
+        rewards=rollouts.rewards[rows],
+        shaping=rollouts.shaping[rows],
+    )
+
+
+def _join(parts: Sequence[Rollouts]) -> Rollouts:
+    """Put the groups of several rounds side by side."""
+    return replace(
+        parts[0],
+        prompts=PromptBatch(
+            examples=tuple(e for part in parts for e in part.prompts.examples),
+            prompt_ids=tuple(ids for part in parts for ids in part.prompts.prompt_ids),
+        ),
+        completions=Completions.join([part.completions for part in parts]),
+        texts=tuple(text for part in parts for text in part.texts),
+        verdicts=tuple(verdict for part in parts for verdict in part.verdicts),
+        rewards=torch.cat([part.rewards for part in parts]),
+        shaping=torch.cat([part.shaping for part in parts]),
+    )

@@ -71,7 +71,7 @@ class LocalEngine:
             ]
         finally:
             self.policy.train(training)
-        return _join(waves)
+        return Completions.join(waves)
 
     def _prefill(
         self, prompts: Sequence[TokenIds], capacity: int
@@ -151,19 +151,3 @@ def _waves(prompts: Sequence[TokenIds], group_size: int, max_rows: int) -> Itera
     size = max(1, max_rows // group_size)
     for start in range(0, len(prompts), size):
         yield prompts[start : start + size]
-
-
-def _join(parts: Sequence[Completions]) -> Completions:
-    """Concatenate waves along the rows, padding each to the longest response."""
-    width = max(part.response_ids.shape[1] for part in parts)
-
-    def pad(name: str) -> Tensor:
-        tensors: list[Tensor] = [getattr(part, name) for part in parts]
-        return torch.cat([torch.nn.functional.pad(t, (0, width - t.shape[1])) for t in tensors])
-
-    return Completions(
-        response_ids=pad("response_ids"),
-        response_mask=pad("response_mask"),
-        logprobs=pad("logprobs"),
-        finished=torch.cat([part.finished for part in parts]),
-    )

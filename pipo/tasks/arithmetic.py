@@ -219,6 +219,14 @@ class ArithmeticTask(Task):
         text = f"{example.question}="
         return Prompt(messages=(Message(role="user", content=text),), text=text)
 
+    def render_with_hint(self, example: Example, *, solution: str | None, feedback: str | None) -> Prompt:
+        """``(35;31;24#2415)345*7=``: a solved sibling, or else the feedback, in brackets."""
+        hint = solution if solution is not None else feedback
+        if hint is None:
+            raise ValueError(f"{example.uid}: a hint needs a solution or feedback")
+        text = hinted(f"{example.question}=", hint)
+        return Prompt(messages=(Message(role="user", content=text),), text=text)
+
     def score(self, example: Example, response: str) -> Reward:
         """1 if the text after the last ``#`` is the result, else 0 with the working as feedback."""
         _, mark, tail = response.rpartition(MARK)

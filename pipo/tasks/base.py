@@ -98,6 +98,25 @@ class Task(ABC):
     def render(self, example: Example) -> Prompt:
         """The problem as a prompt."""
 
+    def render_with_hint(self, example: Example, *, solution: str | None, feedback: str | None) -> Prompt:
+        """The problem again, with privileged information for a self-teacher.
+
+        Args:
+            example: the problem.
+            solution: a response that solved it; None if there is none.
+            feedback: what the task said about the response under review; None if nothing.
+        """
+        prompt = self.render(example)
+        parts = []
+        if solution is not None:
+            parts.append(f"A correct solution:\n{solution}")
+        if feedback is not None:
+            parts.append(f"Feedback on an earlier attempt:\n{feedback}")
+        hint = "\n\n".join([*parts, "Solve the problem again."])
+        *earlier, last = prompt.messages
+        asked = Message(role=last.role, content=f"{last.content}\n\n{hint}")
+        return Prompt(messages=(*earlier, asked), text=f"{hint}\n\n{prompt.text}")
+
     @abstractmethod
     def score(self, example: Example, response: str) -> Reward:
         """Grade one decoded response. Never raises for anything the response contains."""

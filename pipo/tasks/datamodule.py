@@ -7,6 +7,7 @@ resuming needs only the number of iterations that were handed out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,18 +15,20 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pipo.modules.distributed import derive_seed, world
-from pipo.records import PromptBatch, TokenIds
+from pipo.records import IterationPrompts, PromptBatch, TokenIds
 from pipo.tasks.base import Example, TaskError
 
-# Distinguishes this use of the run's seed from the sampler's.
+# Distinguish these uses of the run's seed from the sampler's.
 _SHUFFLE = 1
+_REFILL = 3
 
 
-class IterationDataset(Dataset[PromptBatch]):
-    """Item i is the prompt batch of iteration i on this rank.
+class IterationDataset(Dataset[IterationPrompts]):
+    """Item i holds the prompts of iteration i on this rank.
 
     Prompts are shuffled anew every epoch over the problems; no prompt repeats within an epoch, and the
-    remainder that does not fill an iteration is left out of that epoch.
+    remainder that does not fill an iteration is left out of that epoch. Refill rounds draw from all problems
+    at random and do not use up the epoch.
 
     Args:
         examples: the training problems.
@@ -55,11 +58,22 @@ class IterationDataset(Dataset[PromptBatch]):
     def __len__(self) -> int:
         return self.iterations
 
-    def __getitem__(self, iteration: int) -> PromptBatch:
+    def __getitem__(self, iteration: int) -> IterationPrompts:
+        return IterationPrompts(first=self._first(iteration), refill=partial(self._refill, iteration))
+
+    def _refill(self, iteration: int, number: int) -> PromptBatch:
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, _REFILL, iteration, number))
+        return self._share(torch.randperm(len(self.examples), generator=generator).tolist(), 0)
+
+    def _first(self, iteration: int) -> PromptBatch:
         per_epoch = len(self.examples) // self.prompts_per_iteration
         epoch, position = divmod(iteration, per_epoch)
         generator = torch.Generator().manual_seed(derive_seed(self.seed, _SHUFFLE, epoch))
         order = torch.randperm(len(self.examples), generator=generator).tolist()
+        return self._share(order, position)
+
+    def _share(self, order: list[int], position: int) -> PromptBatch:
+        """This rank's part of the ``position``-th stretch of an order."""
         share = self.prompts_per_iteration // self.world_size
         start = position * self.prompts_per_iteration + self.rank * share
         chosen = order[start : start + share]
@@ -69,7 +83,7 @@ class IterationDataset(Dataset[PromptBatch]):
         )
 
 
-class IterationLoader(DataLoader[PromptBatch]):
+class IterationLoader(DataLoader[IterationPrompts]):
     """Hands out iterations in order and remembers, for checkpoints, how many it has handed out."""
 
     def __init__(self, dataset: IterationDataset) -> None:
@@ -77,7 +91,7 @@ class IterationLoader(DataLoader[PromptBatch]):
         super().__init__(dataset, batch_size=None, generator=torch.Generator().manual_seed(0))
         self.handed_out = 0
 
-    def __iter__(self) -> Iterator[PromptBatch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[IterationPrompts]:  # type: ignore[override]
         for iteration in range(self.handed_out, len(self.dataset)):  # type: ignore[arg-type]
             self.handed_out = iteration + 1
             yield self.dataset[iteration]
@@ -129,7 +143,7 @@ class PromptDataModule(pl.LightningDataModule):
         return IterationLoader(IterationDataset(self.examples, self.prompt_ids, **self.options))
 
     def transfer_batch_to_device(
-        self, batch: PromptBatch, device: torch.device, dataloader_idx: int
-    ) -> PromptBatch:
+        self, batch: IterationPrompts, device: torch.device, dataloader_idx: int
+    ) -> IterationPrompts:
         """Prompts are plain token ids; the engine moves what it needs."""
         return batch

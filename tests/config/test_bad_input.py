@@ -22,7 +22,7 @@ from pipo.training import train
         (["pipo.lr_scale=0"], r"pipo\.lr_scale must be positive"),
         (["algo.group_size=1"], r"algo\.group_size=1.*at least 2"),
         (["algo.group_size=7"], r"recipe\.responses=128 cannot be split.*algo\.group_size=7"),
-        (["algo.objective.clip_low=1.2"], r"clip_low must lie in \[0, 1\)"),
+        (["algo.objective.clip_low=1.2"], r"clip_low must lie in \[0, 1\]"),
         (["algo.objective.aggregation=mean"], r"aggregation"),
         (["+algo.objective.cliplow=0.2"], r"algo\.objective\.cliplow: unknown key.*clip_low"),
         (["~algo.objective.clip_low"], r"algo\.objective: missing clip_low"),

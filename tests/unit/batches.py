@@ -32,5 +32,7 @@ def policy_batch(*, prompts: int, group_size: int, width: int, seed: int = 0, **
         attribution=group_attribution(advantages, group_size)[:, None] * mask,
         ref_logprobs=None,
         kl_coef=0.0,
+        teacher_prompt_ids=None,
+        value_targets=None,
     )
     return replace(batch, **changes)

@@ -18,7 +18,7 @@ def dataset(**changes) -> IterationDataset:
 
 
 def uids(data: IterationDataset, iteration: int) -> list[str]:
-    return [example.uid for example in data[iteration].examples]
+    return [example.uid for example in data[iteration].first.examples]
 
 
 def test_no_prompt_repeats_within_an_epoch_and_epochs_differ():
@@ -31,7 +31,7 @@ def test_no_prompt_repeats_within_an_epoch_and_epochs_differ():
 
 
 def test_prompts_belong_to_their_examples():
-    batch = dataset()[4]
+    batch = dataset()[4].first
     assert [ids[0] for ids in batch.prompt_ids] == [int(e.uid) for e in batch.examples]
 
 
@@ -54,11 +54,18 @@ def test_ranks_share_what_one_process_would_take(ranks):
 def test_the_loader_goes_on_where_it_was():
     loader = IterationLoader(dataset())
     iterator = iter(loader)
-    seen = [next(iterator) for _ in range(4)]
+    seen = [next(iterator).first for _ in range(4)]
     again = IterationLoader(dataset())
     again.load_state_dict(loader.state_dict())
-    rest = list(again)
-    assert seen + rest == list(IterationLoader(dataset()))
+    rest = [prompts.first for prompts in again]
+    assert seen + rest == [prompts.first for prompts in IterationLoader(dataset())]
+
+
+def test_refill_rounds_differ_and_can_be_drawn_again():
+    prompts = dataset()[4]
+    assert prompts.refill(1) == dataset()[4].refill(1)
+    assert prompts.refill(1) != prompts.refill(2)
+    assert prompts.refill(1) != dataset()[5].refill(1)
 
 
 def test_too_few_problems_are_refused_before_training():

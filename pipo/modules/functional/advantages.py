@@ -29,12 +29,17 @@ def group_relative_advantages(rewards: Tensor, group_size: int, eps: float) -> T
         raise ValueError(
             f"{rewards.numel()} rewards do not form groups of {group_size} (at least 2 are needed)"
         )
+    deviation = rewards.view(-1, group_size).std(dim=1, correction=1, keepdim=True)
+    return (group_centred(rewards, group_size).view(-1, group_size) / (deviation + eps)).view(-1)
+
+
+def group_centred(rewards: Tensor, group_size: int) -> Tensor:
+    """r_i - mean inside the group of each prompt, [B * G]; exactly zero where all rewards are equal."""
     groups = rewards.view(-1, group_size)
     centred = groups - groups.mean(dim=1, keepdim=True)
-    scaled = centred / (groups.std(dim=1, correction=1, keepdim=True) + eps)
     # Rounding leaves 1e-8 where all rewards are equal, say, 0.1; that must not pass for a signal.
     degenerate = (groups == groups[:, :1]).all(dim=1, keepdim=True)
-    return torch.where(degenerate, torch.zeros_like(scaled), scaled).view(-1)
+    return torch.where(degenerate, torch.zeros_like(centred), centred).view(-1)
 
 
 def group_attribution(advantages: Tensor, group_size: int) -> Tensor:

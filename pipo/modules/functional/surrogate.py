@@ -26,8 +26,8 @@ class ClipRange:
     dual: float | None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low < 1:
-            raise ValueError(f"clip_low must lie in [0, 1), got {self.low}")
+        if not 0 <= self.low <= 1:
+            raise ValueError(f"clip_low must lie in [0, 1], got {self.low}")
         if self.high < 0:
             raise ValueError(f"clip_high must be >= 0, got {self.high}")
         if self.dual is not None and self.dual <= 1:

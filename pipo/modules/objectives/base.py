@@ -7,16 +7,16 @@ same objective, never another loss. A new algorithm is one class and one file in
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
-from pipo.modules.functional.aggregation import Aggregation, aggregate
-from pipo.modules.functional.divergence import kl_k3
+from pipo.modules.functional.aggregation import Aggregation, aggregate, denominator
+from pipo.modules.functional.divergence import DistillationForm, kl_k3
 from pipo.modules.functional.surrogate import ClipRange, clipped_surrogate_loss, clipped_tokens, token_ratio
-from pipo.records import Annotations, PolicyBatch, Rollouts
+from pipo.records import Annotations, PolicyBatch, Rollouts, TokenIds, ValueTargets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,9 @@ class MicroBatch:
         advantages: float32 [n, r].
         ref_logprobs: float32 [n, r] or None.
         kl_coef: weight of the k3 penalty.
+        teacher_input_ids: int64 [n, T'], teacher prompt and the same response; None without distillation.
+        teacher_sequence_mask: bool [n, T'], True on response tokens.
+        value_targets: [n, r] each; None without a critic.
     """
 
     input_ids: Tensor
@@ -40,13 +43,16 @@ class MicroBatch:
     advantages: Tensor
     ref_logprobs: Tensor | None
     kl_coef: float
+    teacher_input_ids: Tensor | None
+    teacher_sequence_mask: Tensor | None
+    value_targets: ValueTargets | None
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same rows on another device."""
         moved = {
-            field.name: value.to(device, non_blocking=True)
+            field.name: value.to(device)
             for field in fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
+            if isinstance(value := getattr(self, field.name), Tensor | ValueTargets)
         }
         return replace(self, **moved)
 
@@ -64,6 +70,55 @@ class Loss:
     metrics: Mapping[str, tuple[Tensor, Tensor]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class CriticConfig:
+    """The critic of an objective that estimates values.
+
+    Attributes:
+        learning_rate_scale: the critic's learning rate, relative to the policy's.
+        value_clip: the value loss follows a value at most this far from its old one.
+        warmup_iterations: iterations in which only the critic learns.
+    """
+
+    learning_rate_scale: float
+    value_clip: float
+    warmup_iterations: int
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate_scale > 0:
+            raise ValueError(f"learning_rate_scale must be positive, got {self.learning_rate_scale}")
+        if not self.value_clip > 0:
+            raise ValueError(f"value_clip must be positive, got {self.value_clip}")
+        if self.warmup_iterations < 0:
+            raise ValueError(f"warmup_iterations must be >= 0, got {self.warmup_iterations}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """How a policy learns from itself with privileged information.
+
+    Attributes:
+        form: the divergence.
+        from_siblings: show the teacher a successful response of the same group.
+        from_feedback: show the teacher what the task says about the response.
+        success_threshold: a response with at least this verifier reward is successful.
+        teacher_average: weight of the new weights in the teacher's moving average after each iteration;
+            1 takes the current policy as the teacher.
+    """
+
+    form: DistillationForm
+    from_siblings: bool
+    from_feedback: bool
+    success_threshold: float
+    teacher_average: float
+
+    def __post_init__(self) -> None:
+        if not (self.from_siblings or self.from_feedback):
+            raise ValueError("a self-teacher needs from_siblings or from_feedback")
+        if not 0 < self.teacher_average <= 1:
+            raise ValueError(f"teacher_average must lie in (0, 1], got {self.teacher_average}")
+
+
 class Objective(ABC):
     """Base objective with the clipped surrogate; subclasses say where advantages come from.
 
@@ -77,6 +132,10 @@ class Objective(ABC):
 
     #: Smallest group size that the objective can work with.
     min_group_size: int = 1
+    #: The critic's options; None for an objective without one.
+    critic: CriticConfig | None = None
+    #: How the policy learns from its own teacher; None for an objective without one.
+    distillation: Distillation | None = None
 
     def __init__(
         self,
@@ -101,25 +160,49 @@ class Objective(ABC):
         return self.kl_coef != 0
 
     @abstractmethod
-    def prepare(self, rollouts: Rollouts, annotations: Annotations) -> PolicyBatch:
-        """Advantages and attribution of every response token."""
+    def prepare(
+        self, rollouts: Rollouts, annotations: Annotations, sum_over_ranks: Callable[[Tensor], Tensor]
+    ) -> PolicyBatch:
+        """Advantages and attribution of every response token.
+
+        Args:
+            rollouts: graded responses of this rank.
+            annotations: what the models said about them.
+            sum_over_ranks: sums a CPU tensor over ranks, for statistics of the whole batch.
+        """
+
+    def denominator(self, mask: Tensor) -> Tensor:
+        """This rank's share of the loss's denominator, from the mask of a mini-batch."""
+        return denominator(mask, self.aggregation)
+
+    def aggregate(self, values: Tensor, mask: Tensor, total: float) -> Tensor:
+        """This micro-batch's share of the aggregated value."""
+        return aggregate(values, mask, self.aggregation, total)
 
     def ratio(self, logprobs: Tensor, micro: MicroBatch) -> Tensor:
         """Probability ratio at the objective's own level, [n, r]; tokens unless overridden."""
         return token_ratio(logprobs, micro.old_logprobs)
 
-    def loss(self, logprobs: Tensor, micro: MicroBatch, total: float) -> Loss:
-        """Clipped surrogate plus the KL penalty.
+    def surrogate(self, ratio: Tensor, logprobs: Tensor, micro: MicroBatch) -> Tensor:
+        """Loss per token before aggregation, [n, r]; clipped unless overridden."""
+        return clipped_surrogate_loss(ratio, micro.advantages, self.clip)
+
+    def loss(self, values: Tensor, micro: MicroBatch, total: float) -> Loss:
+        """Surrogate plus the KL penalty, or the distance from the self-teacher.
 
         Args:
-            logprobs: float32 [n, r], the current policy's, 0 on padding, with gradient.
+            values: float32 [n, r], 0 on padding, with gradient: the current policy's log-probabilities, or
+                its divergence from the teacher when ``micro`` carries a teacher.
             micro: the rows.
             total: denominator of the whole optimiser step over all ranks.
         """
         mask = micro.response_mask
+        if micro.teacher_input_ids is not None:
+            divergence = (values.detach() * mask).sum(), mask.sum()
+            return Loss(value=self.aggregate(values, mask, total), metrics={"divergence": divergence})
+        logprobs = values
         ratio = self.ratio(logprobs, micro)
-        surrogate = clipped_surrogate_loss(ratio, micro.advantages, self.clip)
-        value = aggregate(surrogate, mask, self.aggregation, total)
+        value = self.aggregate(self.surrogate(ratio, logprobs, micro), mask, total)
         count = mask.sum()
         with torch.no_grad():
             clipped = clipped_tokens(ratio, micro.advantages, self.clip) & mask
@@ -130,6 +213,47 @@ class Objective(ABC):
             }
         if micro.ref_logprobs is not None and micro.kl_coef != 0:
             penalty = kl_k3(logprobs, micro.ref_logprobs)
-            value = value + micro.kl_coef * aggregate(penalty, mask, self.aggregation, total)
+            value = value + micro.kl_coef * self.aggregate(penalty, mask, total)
             metrics["kl_ref"] = ((penalty.detach() * mask).sum(), count)
         return Loss(value=value, metrics=metrics)
+
+
+def policy_batch(
+    rollouts: Rollouts,
+    annotations: Annotations,
+    *,
+    advantages: Tensor,
+    attribution: Tensor,
+    kl_coef: float,
+    teacher_prompt_ids: tuple[TokenIds | None, ...] | None = None,
+    value_targets: ValueTargets | None = None,
+) -> PolicyBatch:
+    """Put a batch together from its parts.
+
+    Args:
+        rollouts: the responses.
+        annotations: what the models said about them.
+        advantages: [N], one per response, or [N, R].
+        attribution: [N] or [N, R].
+        kl_coef: weight of the k3 penalty.
+        teacher_prompt_ids: see :class:`~pipo.records.PolicyBatch`.
+        value_targets: see :class:`~pipo.records.PolicyBatch`.
+    """
+    mask = rollouts.completions.response_mask
+
+    def per_token(values: Tensor) -> Tensor:
+        return (values[:, None] if values.dim() == 1 else values) * mask
+
+    return PolicyBatch(
+        prompt_ids=rollouts.prompts.prompt_ids,
+        group_size=rollouts.group_size,
+        response_ids=rollouts.completions.response_ids,
+        response_mask=mask,
+        old_logprobs=annotations.old_logprobs,
+        advantages=per_token(advantages),
+        attribution=per_token(attribution),
+        ref_logprobs=annotations.ref_logprobs,
+        kl_coef=kl_coef,
+        teacher_prompt_ids=teacher_prompt_ids,
+        value_targets=value_targets,
+    )

@@ -4,38 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipo.modules.functional.advantages import group_attribution, group_relative_advantages
-from pipo.modules.objectives.base import Objective
-from pipo.records import Annotations, PolicyBatch, Rollouts
+from torch import Tensor
+
+from pipo.modules.functional.advantages import group_relative_advantages
+from pipo.modules.objectives.group import GroupObjective
 
 
-class GRPO(Objective):
-    """Group relative policy optimisation.
+class GRPO(GroupObjective):
+    """Group relative policy optimisation (arXiv 2402.03300).
+
+    DAPO is this objective with other numbers; its dynamic sampling and over-long penalty act before it, in
+    the collector.
 
     Args:
         advantage_eps: added to the group's sample standard deviation.
         **clip_and_loss: see :class:`~pipo.modules.objectives.base.Objective`.
     """
 
-    min_group_size = 2
-
     def __init__(self, *, advantage_eps: float, **clip_and_loss: Any) -> None:
         super().__init__(**clip_and_loss)
         self.advantage_eps = advantage_eps
 
-    def prepare(self, rollouts: Rollouts, annotations: Annotations) -> PolicyBatch:
-        """One advantage per response, the same on each of its tokens."""
-        mask = rollouts.completions.response_mask
-        advantages = group_relative_advantages(rollouts.rewards, rollouts.group_size, self.advantage_eps)
-        attribution = group_attribution(advantages, rollouts.group_size)
-        return PolicyBatch(
-            prompt_ids=rollouts.prompts.prompt_ids,
-            group_size=rollouts.group_size,
-            response_ids=rollouts.completions.response_ids,
-            response_mask=mask,
-            old_logprobs=annotations.old_logprobs,
-            advantages=advantages[:, None] * mask,
-            attribution=attribution[:, None] * mask,
-            ref_logprobs=annotations.ref_logprobs,
-            kl_coef=self.kl_coef,
-        )
+    def advantages(self, rewards: Tensor, group_size: int) -> Tensor:
+        """(r - mean) / (sample std + eps) of the group."""
+        return group_relative_advantages(rewards, group_size, self.advantage_eps)

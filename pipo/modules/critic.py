@@ -1,0 +1,39 @@
+"""The value of what has been written so far: a backbone of its own and a linear head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pipo.modules.policy import Policy
+
+
+class Critic(nn.Module):
+    """Values of the states in which response tokens were chosen.
+
+    Args:
+        backbone: a copy of the policy; its output head is not used. It is trained as a whole.
+    """
+
+    def __init__(self, backbone: Policy) -> None:
+        super().__init__()
+        self.model = backbone.model.base_model
+        width = backbone.head.weight.shape[1]
+        # Zero: the first advantages are the returns, and every process starts with the same head.
+        self.head = nn.Linear(width, 1, bias=True, dtype=torch.float32)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, input_ids: Tensor, response_mask: Tensor) -> Tensor:
+        """Value before each response token.
+
+        Args:
+            input_ids: int64 [n, T], prompt and response, right-padded.
+            response_mask: bool [n, T], True on response tokens.
+
+        Returns:
+            float32 [number of True entries], in row-major order of the mask.
+        """
+        # The state in which token t + 1 is chosen ends with token t.
+        hidden = self.model(input_ids=input_ids[:, :-1], use_cache=False).last_hidden_state
+        return self.head(hidden[response_mask[:, 1:]].float()).squeeze(-1)

@@ -1,0 +1,35 @@
+"""What the group methods share: one advantage per response, from the rewards of its group."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+
+from torch import Tensor
+
+from pipo.modules.functional.advantages import group_attribution
+from pipo.modules.objectives.base import Objective, policy_batch
+from pipo.records import Annotations, PolicyBatch, Rollouts
+
+
+class GroupObjective(Objective):
+    """Responses are compared with others to the same prompt."""
+
+    min_group_size = 2
+
+    @abstractmethod
+    def advantages(self, rewards: Tensor, group_size: int) -> Tensor:
+        """[N], one per response; exactly zero in a group whose rewards are all equal."""
+
+    def prepare(
+        self, rollouts: Rollouts, annotations: Annotations, sum_over_ranks: Callable[[Tensor], Tensor]
+    ) -> PolicyBatch:
+        """One advantage per response, the same on each of its tokens."""
+        advantages = self.advantages(rollouts.rewards + rollouts.shaping, rollouts.group_size)
+        return policy_batch(
+            rollouts,
+            annotations,
+            advantages=advantages,
+            attribution=group_attribution(advantages, rollouts.group_size),
+            kl_coef=self.kl_coef,
+        )

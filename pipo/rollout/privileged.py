@@ -1,0 +1,47 @@
+"""What a self-teacher is shown: a successful sibling, and what the task said about the response."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pipo.records import Rollouts, TokenIds
+from pipo.tasks.base import Prompt, Task
+
+
+def teacher_prompts(
+    rollouts: Rollouts,
+    task: Task,
+    encode: Callable[[Prompt], TokenIds],
+    *,
+    from_siblings: bool,
+    from_feedback: bool,
+    success_threshold: float,
+) -> tuple[TokenIds | None, ...]:
+    """The teacher's prompt for every response.
+
+    Args:
+        rollouts: graded responses.
+        task: renders the prompt with the hint.
+        encode: prompt to token ids.
+        from_siblings: use the first *other* response of the group with a reward of at least
+            ``success_threshold``; a response is never its own teacher.
+        from_feedback: use the verdict's feedback.
+        success_threshold: verifier reward of a success.
+
+    Returns:
+        N prompts, None for a response with neither a successful sibling nor feedback.
+    """
+    size = rollouts.group_size
+    successful = (rollouts.rewards >= success_threshold).tolist()
+    prompts: list[TokenIds | None] = []
+    for row, verdict in enumerate(rollouts.verdicts):
+        start = row - row % size
+        siblings = [i for i in range(start, start + size) if i != row and successful[i]]
+        solution = rollouts.texts[siblings[0]] if from_siblings and siblings else None
+        feedback = verdict.feedback if from_feedback else None
+        if solution is None and feedback is None:
+            prompts.append(None)
+            continue
+        example = rollouts.prompts.examples[row // size]
+        prompts.append(encode(task.render_with_hint(example, solution=solution, feedback=feedback)))
+    return tuple(prompts)
