@@ -20,7 +20,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import hydra
 from omegaconf import DictConfig
 
-from pipo.cli import exit_code, expand_model, register_resolvers
+from pipo.cli import check_command_line, exit_code, expand_model, register_resolvers
 
 register_resolvers()
 
@@ -41,4 +41,5 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     expand_model(sys.argv)
+    check_command_line(sys.argv[1:], "eval")
     main()

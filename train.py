@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from pipo import sweep
-from pipo.cli import exit_code, expand_model, register_resolvers
+from pipo.cli import check_command_line, exit_code, expand_model, register_resolvers
 
 register_resolvers()
 
@@ -32,10 +32,10 @@ register_resolvers()
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
     """One run; in a sweep, one run in a process of its own."""
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return sweep.run_job(__file__)
 
     def run() -> float | None:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            return sweep.run_job(__file__)
         from pipo.training import train  # heavy imports only once the command line is known to be sound
 
         return train(cfg, list(HydraConfig.get().overrides.task))
@@ -48,5 +48,6 @@ def main(cfg: DictConfig) -> float | None:
 
 if __name__ == "__main__":
     expand_model(sys.argv)
+    check_command_line(sys.argv[1:], "train")
     main()
     sys.exit(sweep.report())

@@ -54,9 +54,7 @@ def cell(folders: list[Path]) -> dict[str, Any]:
     """One line of the table from the runs of all seeds."""
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
     rows = [
-        json.loads(line)
-        for folder in folders
-        for line in (folder / "metrics.jsonl").read_text().splitlines()
+        json.loads(line) for folder in folders for line in (folder / "metrics.jsonl").read_text().splitlines()
     ]
     coefficients = [abs(row["pipo/coefficient"]) for row in rows if "pipo/coefficient" in row]
     sampled = sum(128 * row.get("rollout/rounds", 1.0) for row in rows) / len(folders)

@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedTokenizerBase
 
@@ -135,7 +137,9 @@ class Workbench:
     sampling: SamplingParams
 
     def problems(self, cfg: DictConfig, split: Split, limit: int | None = None) -> Problems:
-        """A split of the task, tokenised; the first ``limit`` problems."""
+        """A split of the task, tokenised; the first ``limit`` problems, None for all."""
+        if limit is not None and (not isinstance(limit, int) or limit < 1):
+            raise ConfigError(f"evaluation.problems must be a whole number above 0 or null, got {limit!r}")
         examples = list(self.task.examples(split))[:limit]
         encode = partial(encode_examples, self.tokenizer, self.task, examples)
         prompt_ids = construct(encode, cfg, {"max_prompt_tokens": "task.max_prompt_tokens"})
@@ -150,7 +154,10 @@ def build_model(cfg: DictConfig) -> ModelSpec:
     names = ("name", "path", "dtype", "gradient_checkpointing")
     spec: ModelSpec = construct(ModelSpec, cfg, {name: f"model.{name}" for name in names})
     path = Path(spec.path).expanduser()
+    if spec.path.startswith("~"):
+        spec = replace(spec, path=str(path))
     if path.suffix == ".ckpt":
+        path = path.resolve()
         saved = path.parent.parent / "config.yaml"
         if not path.is_file() or not saved.is_file():
             raise ConfigError(f"model.path={path}: not a checkpoint inside a run folder")
@@ -192,6 +199,8 @@ def build_run_config(cfg: DictConfig) -> RunConfig:
 
 def build_module(cfg: DictConfig, run: RunConfig, bench: Workbench) -> PolicyModule:
     """The LightningModule; the model itself is loaded later, by the trainer's strategy."""
+    if not bench.sampling.temperature > 0:
+        raise ConfigError("rollout.temperature must be above 0 to train: greedy responses are all alike")
     objective = instantiate(cfg, "algo.objective")
     if run.group_size < objective.min_group_size:
         raise ConfigError(
@@ -277,7 +286,7 @@ def build_plan(cfg: DictConfig) -> EvaluationPlan:
 
 
 def build_callbacks(
-    cfg: DictConfig, run: RunConfig, bench: Workbench, distillation: Distillation | None
+    cfg: DictConfig, run: RunConfig, bench: Workbench, distillation: Distillation | None, start: int
 ) -> list[pl.Callback]:
     """Everything around the loop; the order is the order in which they act."""
     folder = Path(run.output_dir)
@@ -292,6 +301,7 @@ def build_callbacks(
             cfg,
             {"every": "samples.every", "prompts": "samples.prompts"},
             path=str(folder / "samples.jsonl"),
+            start=start,
         ),
         # Before the last evaluation, so that interrupting that loses nothing.
         ModelExport(folder=str(folder / "model"), tokenizer=bench.tokenizer),
@@ -320,16 +330,29 @@ def build_loggers(cfg: DictConfig, run: RunConfig, start: int) -> list[Logger]:
 
 def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Logger]) -> pl.Trainer:
     """A trainer whose one epoch is the whole run and whose batches are iterations."""
-    options = OmegaConf.to_container(cfg.strategy.trainer, resolve=True)
-    assert isinstance(options, dict)
-    return pl.Trainer(
-        **{str(key): value for key, value in options.items()},
-        max_epochs=1,
-        logger=loggers or False,
-        callbacks=callbacks,
-        log_every_n_steps=1,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        enable_checkpointing=True,
-        enable_model_summary=False,
-    )
+    container = OmegaConf.to_container(cfg.strategy.trainer, resolve=True)
+    assert isinstance(container, dict)
+    options = {str(key): value for key, value in container.items()}
+    if str(options["precision"]).startswith("16"):
+        raise ConfigError("strategy.trainer.precision: half precision with loss scaling is not supported")
+    if options["accelerator"] == "auto":
+        options["accelerator"] = default_device()
+    try:
+        return pl.Trainer(
+            **options,
+            max_epochs=1,
+            logger=loggers or False,
+            callbacks=callbacks,
+            log_every_n_steps=1,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_checkpointing=True,
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise ConfigError(f"strategy.trainer: {error}") from error
+
+
+def default_device() -> str:
+    """A CUDA GPU if there is one, else the CPU; other accelerators lack double precision."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -8,12 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipo.errors import ConfigError, RunStopped
+from pipo.sweep import job_name
 
 Value = TypeVar("Value")
+CONF = Path(__file__).parent.parent / "conf"
 
 
 def register_resolvers() -> None:
@@ -28,12 +32,12 @@ def register_resolvers() -> None:
         return str(resume) if resume else fresh
 
     def wandb_offline() -> bool:
-        return "WANDB_API_KEY" not in os.environ
+        return not os.environ.get("WANDB_API_KEY")
 
     def sweep_group() -> str | None:
         return os.environ.get("PIPO_SWEEP_GROUP")
 
-    for function in (divide, run_folder, wandb_offline, sweep_group):
+    for function in (divide, run_folder, wandb_offline, sweep_group, job_name):
         OmegaConf.register_new_resolver(f"pipo.{function.__name__}", function, replace=True)
 
 
@@ -44,7 +48,7 @@ def expand_model(arguments: list[str]) -> None:
         arguments: the command line, changed in place: ``model=x`` becomes ``model=huggingface model.path=x``
             when x is not an option but looks like a path or an id.
     """
-    options = {path.stem for path in (Path(__file__).parent.parent / "conf" / "model").glob("*.yaml")}
+    options = {path.stem for path in (CONF / "model").glob("*.yaml")}
     for index, argument in enumerate(arguments):
         key, _, value = argument.partition("=")
         if key == "model" and value not in options and ("/" in value or Path(value).exists()):
@@ -66,6 +70,29 @@ def exit_code(run: Callable[[], Value]) -> tuple[int, Value | None]:
     except RunStopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.code, None
+    except KeyboardInterrupt:
+        print("interrupted before there was anything to save", file=sys.stderr)
+        return 130, None
+
+
+def check_command_line(arguments: list[str], config_name: str) -> None:
+    """Compose once in advance, so that an unknown option or key is one line instead of Hydra's paragraphs.
+
+    Sweeps and Hydra's own flags are left to Hydra.
+    """
+    if any(argument.startswith("-") for argument in arguments):
+        return
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            compose(config_name=config_name, overrides=arguments, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        options = [line for line in lines if " " not in line and "=" not in line]
+        noise = ("to append", "config search path", "provider=", "set the environment", "full_key")
+        said = [line.rstrip(".:") for line in lines if line not in options]
+        said = [line for line in said if not line.lower().startswith(noise)][:2]
+        print(f"error: {': '.join([*said, ', '.join(options)]).removesuffix(': ')}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _first_line(error: Exception) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +19,21 @@ from omegaconf.errors import OmegaConfBaseException
 from pipo.callbacks.checkpoint import finished_checkpoints
 from pipo.errors import ConfigError
 
-# Hydra opens one of these before the job starts.
-_LOGS = ("train.log", "eval.log")
+_LOG = "train.log"
 # What a resumed run may change; everything else would make it another run.
 RESUMABLE_KEYS = ("iterations", "resume")
 _PACKAGES = ("pipo", "torch", "lightning", "transformers", "hydra-core", "math-verify", "wandb", "numpy")
 
 
-def claim(folder: Path) -> None:
-    """Take an empty or new folder for a run.
+def claim(folder: Path, cfg: DictConfig) -> None:
+    """Take an empty or new folder for a run and save its configuration there.
+
+    Of several programs that want the same folder at the same time, one gets it.
 
     Raises:
         ConfigError: when it holds a run already, or something that is not a run.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"output_dir={folder}: this is a file")
-    found = sorted(p.name for p in folder.iterdir() if p.name not in _LOGS) if folder.exists() else []
+    found = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
     if "config.yaml" in found:
         raise ConfigError(
             f"output_dir={folder}: already holds a run; go on with resume={folder} or take another folder"
@@ -40,6 +41,24 @@ def claim(folder: Path) -> None:
     if found:
         raise ConfigError(f"output_dir={folder}: holds something else ({', '.join(found[:3])}); take another")
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with (folder / "config.yaml").open("x", encoding="utf-8") as file:
+            file.write(OmegaConf.to_yaml(cfg))
+    except FileExistsError as error:
+        raise ConfigError(f"output_dir={folder}: another run has just taken this folder") from error
+
+
+def release(folder: Path) -> None:
+    """Give a folder back whose run never began."""
+    for name in ("config.yaml", "run.jsonl", "train.log", "metrics.jsonl", "metrics.csv"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def open_log(folder: Path) -> None:
+    """Send what the program logs to the run folder as well; warnings also go to the terminal."""
+    handler = logging.FileHandler(folder / _LOG, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
+    logging.getLogger().addHandler(handler)
 
 
 def resumed(folder: Path, overrides: list[str]) -> tuple[DictConfig, Path]:
@@ -53,16 +72,24 @@ def resumed(folder: Path, overrides: list[str]) -> tuple[DictConfig, Path]:
         ConfigError: when there is no run, no checkpoint, or another override.
     """
     if not (folder / "config.yaml").is_file():
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()  # made for this program, by mistake
         raise ConfigError(f"resume={folder}: no run here (config.yaml is missing)")
-    changes = [entry for entry in overrides if not entry.startswith("hydra.")]
-    for entry in changes:
-        if entry.lstrip("+~").partition("=")[0] not in RESUMABLE_KEYS:
+    changes = []
+    for entry in overrides:
+        key, _, value = entry.lstrip("+").partition("=")
+        if key.startswith("hydra."):
+            continue
+        if key not in RESUMABLE_KEYS:
             raise ConfigError(
                 f"{entry}: a resumed run keeps its own configuration; only iterations= may be changed"
             )
+        changes.append(f"{key}={value}")
     checkpoints = finished_checkpoints(folder / "checkpoints")
     if not checkpoints:
         raise ConfigError(f"resume={folder}: no checkpoint was written yet; start the run again")
+    if not zipfile.is_zipfile(checkpoints[-1]):
+        raise ConfigError(f"{checkpoints[-1]}: damaged; remove it to go on from the checkpoint before it")
     saved = OmegaConf.load(folder / "config.yaml")
     assert isinstance(saved, DictConfig)
     try:
@@ -72,11 +99,6 @@ def resumed(folder: Path, overrides: list[str]) -> tuple[DictConfig, Path]:
     assert isinstance(merged, DictConfig)
     merged.output_dir = str(folder)
     return merged, checkpoints[-1]
-
-
-def save_config(folder: Path, cfg: DictConfig) -> None:
-    """The composed configuration, interpolations kept, so that it can be composed again."""
-    OmegaConf.save(cfg, folder / "config.yaml")
 
 
 def record_run(folder: Path) -> None:

@@ -24,8 +24,18 @@ def score(cfg: DictConfig) -> Summary:
         ConfigError: when anything the user gave cannot be used.
     """
     quiet()
-    folder = Path(cfg.output_dir)
-    run_folder.claim(folder)
+    folder = Path(str(cfg.output_dir))
+    run_folder.claim(folder, cfg)
+    try:
+        return _score(cfg, folder)
+    except BaseException:
+        if not (folder / "samples.jsonl").exists():
+            run_folder.release(folder)  # the same command may be given again
+        raise
+
+
+def _score(cfg: DictConfig, folder: Path) -> Summary:
+    """Evaluate into a folder that is ours."""
     device = construct(_device, cfg, {"name": "device"})
     plan = build.build_plan(cfg)
     bench = build.build_workbench(cfg)
@@ -44,13 +54,12 @@ def score(cfg: DictConfig) -> Summary:
     finally:
         bench.task.close()
     summary, name = result.to_summary(), cfg.benchmark.name
-    run_folder.save_config(folder, cfg)
     run_folder.record_run(folder)
     metadata = {"model": bench.model.path, "task_version": bench.task.version}
     if bench.model.checkpoint is not None:
         metadata["checkpoint"] = str(bench.model.checkpoint)
-    write_results(folder, {name: summary}, metadata)
     write_samples(folder, result.problems)
+    write_results(folder, {name: summary}, metadata)
     console = Console()
     console.print(benchmark_table(name, summary))
     console.print(f"results.json and samples.jsonl are in {folder}", highlight=False)
@@ -59,7 +68,7 @@ def score(cfg: DictConfig) -> Summary:
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(build.default_device())
     if name not in ("cpu", "cuda"):
         raise ValueError(f"device must be auto, cpu or cuda, got {name!r}")
     return torch.device(name)

@@ -9,50 +9,76 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 
+from pipo.errors import ConfigError
+
 # Set by a launcher of several processes or by Lightning for its own children.
-_INHERITED = [
-    "LOCAL_RANK",
-    "RANK",
-    "WORLD_SIZE",
-    "NODE_RANK",
-    "GROUP_RANK",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-    "PL_GLOBAL_SEED",
-    "PL_SEED_WORKERS",
-]
+_INHERITED = {"LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
+_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _failed: list[str] = []
 _finished: list[str] = []
 
 
+def job_name(number: int, overrides: str) -> str:
+    """A folder's name for a job: its number and overrides, without what would make a path of it."""
+    return re.sub(r"[^\w=.,+-]+", "_", f"{number}-{overrides}").strip("-_")[:120]
+
+
 def run_job(script: str) -> float:
-    """Run the current job of a sweep as a plain run; returns its held-out accuracy, nan if it failed."""
+    """Run the current job of a sweep as a plain run; returns its held-out accuracy, nan if it failed.
+
+    Raises:
+        ConfigError: when the command line names one folder for all jobs.
+        SystemExit: when the job was stopped by a signal; the sweep ends with it.
+    """
     hydra = HydraConfig.get()
+    for override in hydra.overrides.task:
+        if override.lstrip("+").startswith(("output_dir=", "resume=")):
+            raise ConfigError(
+                f"{override}: a sweep makes a folder per job; name theirs with hydra.sweep.dir="
+            )
     folder = Path(hydra.runtime.output_dir)
-    (folder / f"{hydra.job.name}.log").unlink(missing_ok=True)  # the job's own process opens it again
+    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     command = [
         sys.executable,
         script,
         f"--config-name={hydra.job.config_name}",
         *hydra.overrides.task,
-        f"output_dir='{folder}'",
+        f"output_dir='{quoted}'",
     ]
     environment = {key: value for key, value in os.environ.items() if key not in _INHERITED}
     environment["PIPO_SWEEP_GROUP"] = Path(hydra.sweep.dir).as_posix().replace("/", "-")
     print(f"\n[job {hydra.job.num}] {hydra.job.override_dirname or 'defaults'}", flush=True)
-    code = subprocess.run(command, env=environment, cwd=hydra.runtime.cwd, check=False).returncode
+    code = _wait(subprocess.Popen(command, env=environment, cwd=hydra.runtime.cwd))
+    if code in _STOPPED:
+        print(f"the sweep ends with its job {hydra.job.num}, which was stopped", file=sys.stderr)
+        sys.exit(code)
     if code:
         _failed.append(f"{folder} (exit status {code})")
         return math.nan
     _finished.append(str(folder))
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     return float(summary["after"]["pass@1"])
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Wait for a job. Ctrl-C reaches it directly and it stops in good order; SIGTERM is handed on."""
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number)),
+    }
+    try:
+        return process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def report() -> int:

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -17,7 +19,7 @@ from pipo.callbacks.interrupt import GracefulStop
 from pipo.callbacks.progress import RunProgress
 from pipo.errors import ConfigError, RunStopped
 from pipo.evaluation.report import before_after_table
-from pipo.modules.distributed import world
+from pipo.modules.policy import load_weights
 from pipo.modules.policy_module import PolicyModule
 from pipo.plot import plot_curves
 from pipo.quiet import quiet
@@ -44,25 +46,58 @@ def train(cfg: DictConfig, overrides: list[str]) -> float:
         cfg, checkpoint = run_folder.resumed(Path(str(cfg.resume)), overrides)
     run = build.build_run_config(cfg)
     folder = Path(run.output_dir)
-    leader = world()[0] == 0
+    leader = rank_zero_only.rank == 0
     if checkpoint is None and leader:
-        run_folder.claim(folder)
+        cfg = cfg.copy()
+        cfg.output_dir = run.output_dir  # the saved configuration names the folder, not the time of day
+        run_folder.claim(folder, cfg)
+    if leader:
+        run_folder.open_log(folder)
+    try:
+        callbacks = _run(cfg, run, checkpoint)
+    except BaseException:
+        if checkpoint is None and leader and not (folder / "samples.jsonl").exists():
+            run_folder.release(folder)  # no iteration was made: the same command may be given again
+        raise
+    return _finish(cfg, run, callbacks)
+
+
+def _run(cfg: DictConfig, run: build.RunConfig, checkpoint: Path | None) -> list[pl.Callback]:
+    """Build everything and train; returns the callbacks, which know what came out."""
     bench = build.build_workbench(cfg)
+    start = 0 if checkpoint is None else iterations_of(checkpoint)
     try:
         module = build.build_module(cfg, run, bench)
         data = build.build_data(cfg, run, bench)
-        callbacks = build.build_callbacks(cfg, run, bench, module.objective.distillation)
-        if leader:
-            run_folder.save_config(folder, cfg)
-            run_folder.record_run(folder)
-        start = 0 if checkpoint is None else _finished_iterations(checkpoint, run.iterations)
+        callbacks = build.build_callbacks(cfg, run, bench, module.objective.distillation, start)
+        if start >= run.iterations:
+            assert checkpoint is not None
+            _score_finished(run, module, _only(callbacks, HeldOutEvaluation), checkpoint)
+            return callbacks
         loggers = build.build_loggers(cfg, run, start)
-        _log_config(loggers, cfg)
         trainer = build.build_trainer(cfg, callbacks, loggers)
-        _fit(trainer, module, data, checkpoint)
+        if rank_zero_only.rank == 0:
+            run_folder.record_run(Path(run.output_dir))
+        _fit(trainer, module, data, cfg, checkpoint)
     finally:
         bench.task.close()
-    return _finish(run, callbacks)
+    return callbacks
+
+
+def _score_finished(
+    run: build.RunConfig, module: PolicyModule, evaluation: HeldOutEvaluation, checkpoint: Path
+) -> None:
+    """The last evaluation of a run that was stopped after its last iteration."""
+    folder = Path(run.output_dir)
+    if (folder / "summary.json").exists():
+        raise ConfigError(
+            f"resume={folder}: its {run.iterations} iterations are finished; iterations= above that goes on"
+        )
+    module.configure_model()
+    load_weights(module.policy, checkpoint)
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    evaluation.load_state_dict(state["callbacks"][evaluation.state_key])
+    evaluation.measure_after(module)
 
 
 def _log_config(loggers: list[Logger], cfg: DictConfig) -> None:
@@ -72,10 +107,17 @@ def _log_config(loggers: list[Logger], cfg: DictConfig) -> None:
         logger.log_hyperparams({"config": container})
 
 
-def _fit(trainer: pl.Trainer, module: PolicyModule, data: PromptDataModule, checkpoint: Path | None) -> None:
+def _fit(
+    trainer: pl.Trainer,
+    module: PolicyModule,
+    data: PromptDataModule,
+    cfg: DictConfig,
+    checkpoint: Path | None,
+) -> None:
     """Train; a W&B run is closed whatever happens, and says whether it was a success."""
     failed = True
     try:
+        _log_config(trainer.loggers, cfg)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
         failed = False
     finally:
@@ -84,52 +126,42 @@ def _fit(trainer: pl.Trainer, module: PolicyModule, data: PromptDataModule, chec
                 logger.experiment.finish(exit_code=int(failed))
 
 
-def _finished_iterations(checkpoint: Path, budget: int) -> int:
-    """How many iterations a checkpoint has behind it."""
-    finished = iterations_of(checkpoint)
-    if finished >= budget:
-        raise ConfigError(
-            f"resume={checkpoint.parent.parent}: its {finished} iterations are finished; "
-            f"iterations= above that goes on"
-        )
-    return finished
-
-
-def _finish(run: build.RunConfig, callbacks: list[pl.Callback]) -> float:
-    """Curves, summary and the table at the end; one process writes them."""
+def _finish(cfg: DictConfig, run: build.RunConfig, callbacks: list[pl.Callback]) -> float:
+    """Summary, curves and the table at the end; one process writes them."""
     folder = Path(run.output_dir)
     stop, evaluation = _only(callbacks, GracefulStop), _only(callbacks, HeldOutEvaluation)
-    metrics = folder / METRICS_FILE
-    if world()[0] == 0 and metrics.exists() and read_metrics(metrics):
-        plot_curves(metrics, folder / "curves.png")
-    if stop.received is not None:
-        raise RunStopped(
-            f"{stop.received.name}: stopped and saved; go on with python train.py resume={folder}",
-            128 + int(stop.received),
-        )
     before, after = evaluation.before, evaluation.after
-    assert before is not None
-    assert after is not None
-    summary = {
-        "iterations": run.iterations,
-        "seconds": round(_only(callbacks, RunProgress).seconds, 1),
-        "before": before,
-        "after": after,
-    }
-    if world()[0] == 0:
+    leader = rank_zero_only.rank == 0
+    if leader and before is not None and after is not None:
+        summary = {
+            "iterations": run.iterations,
+            "seconds": round(_only(callbacks, RunProgress).seconds, 1),
+            "before": before,
+            "after": after,
+        }
         run_folder.write_json(folder / "summary.json", summary)
+    metrics = folder / METRICS_FILE
+    if leader and metrics.exists() and read_metrics(metrics):
+        plot_curves(metrics, folder / "curves.png")
+    if after is None:
+        raise RunStopped(
+            f"{stop.reason}: stopped and saved; go on with python train.py resume={folder}", stop.exit_code
+        )
+    assert before is not None
+    if leader:
         console = Console()
         console.print(before_after_table(before, after))
-        console.print(_where(folder, summary["seconds"]), highlight=False, soft_wrap=True)
+        seconds = _only(callbacks, RunProgress).seconds
+        console.print(_where(folder, cfg.task.name, seconds), highlight=False, soft_wrap=True)
     return float(after["pass@1"])
 
 
-def _where(folder: Path, seconds: float) -> str:
+def _where(folder: Path, task: str, seconds: float) -> str:
     """What lies where, and what to type next."""
     lines = [f"{seconds:.0f} s in all; everything is in [bold]{folder}[/bold]"]
     for name, what in (
         ("curves.png", "accuracy, reward, feedback, lengths, time"),
-        ("model/", "Hugging Face format; score it with python eval.py model=" + str(folder)),
+        ("model/", f"Hugging Face format; score it with python eval.py model={folder} benchmark={task}"),
         ("samples.jsonl", "sampled responses"),
         ("metrics.csv", "every metric of every iteration, also as metrics.jsonl"),
         ("checkpoints/", "go on with python train.py resume=" + str(folder) + " iterations=..."),

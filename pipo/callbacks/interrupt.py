@@ -21,6 +21,16 @@ class GracefulStop(pl.Callback):
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
 
+    @property
+    def reason(self) -> str:
+        """What stopped the run; another process's signal has no name here."""
+        return self.received.name if self.received is not None else "a signal to another process"
+
+    @property
+    def exit_code(self) -> int:
+        """128 plus the signal's number, as shells do."""
+        return 128 + int(self.received if self.received is not None else signal.SIGTERM)
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the signals over; only the main thread may."""
         if threading.current_thread() is not threading.main_thread():
@@ -42,8 +52,8 @@ class GracefulStop(pl.Callback):
         if stop:
             trainer.should_stop = True
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Give the signals back."""
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give the signals back, after the last evaluation."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from pipo.callbacks.base import IterationStats, RolloutCallback
+from pipo.errors import ConfigError
 from pipo.modules.distributed import world
 from pipo.modules.functional.progress import (
     Feedback,
@@ -62,7 +63,7 @@ class PIPOCallback(RolloutCallback):
             raise ValueError(f"pipo.lambda must lie in [0, 1], got {negative_scale}")
         if not lr_scale > 0:
             raise ValueError(f"pipo.lr_scale must be positive, got {lr_scale}")
-        if kl_coef < 0:
+        if not kl_coef >= 0:
             raise ValueError(f"pipo.kl_coef must be >= 0, got {kl_coef}")
         if mini_batch is not None and mini_batch < 1:
             raise ValueError(f"pipo.mini_batch must be >= 1 or null, got {mini_batch}")
@@ -78,7 +79,7 @@ class PIPOCallback(RolloutCallback):
         """A KL term in the retrospective update needs the reference that only the objective loads."""
         assert isinstance(pl_module, PolicyModule)
         if self.kl_coef and not pl_module.objective.needs_reference:
-            raise ValueError("pipo.kl_coef needs a reference model: set algo.objective.kl_coef above 0 too")
+            raise ConfigError("pipo.kl_coef needs a reference model: set algo.objective.kl_coef above 0 too")
 
     def on_rollouts_ready(
         self,
@@ -164,7 +165,7 @@ class PIPOCallback(RolloutCallback):
         state = checkpoint["pipo"]
         rank, ranks = world()
         if len(state["previous"]) != ranks:
-            raise ValueError(
+            raise ConfigError(
                 f"the checkpoint holds the previous batch of {len(state['previous'])} processes and cannot "
                 f"be resumed with {ranks}; use the same number of devices"
             )

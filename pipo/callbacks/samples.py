@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from pipo.callbacks.base import IterationStats, RolloutCallback
 from pipo.modules.policy_module import PolicyModule
 from pipo.records import PolicyBatch, Rollouts
+from pipo.run_log import read_metrics
 
 _COLUMNS = [
     "iteration",
@@ -35,11 +36,22 @@ class SampleLog(RolloutCallback):
         path: JSON-lines file that grows.
         every: iterations between two entries.
         prompts: how many prompts, each with all of its responses.
+        start: first iteration of this program; entries from there on are left over from lost work.
     """
 
-    def __init__(self, *, path: str, every: int, prompts: int) -> None:
+    def __init__(self, *, path: str, every: int, prompts: int, start: int) -> None:
         super().__init__()
-        self.path, self.every, self.prompts = Path(path), every, prompts
+        if every < 1 or prompts < 1:
+            raise ValueError(f"samples.every and samples.prompts must be >= 1, got {every} and {prompts}")
+        self.path, self.every, self.prompts, self.start = Path(path), every, prompts, start
+
+    @rank_zero_only
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget what was written after the checkpoint that this run goes on from."""
+        if self.path.exists():
+            kept = [row for row in read_metrics(self.path) if row["iteration"] < self.start]
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+            self.path.write_text(text, encoding="utf-8")
 
     @rank_zero_only
     def on_rollouts_ready(

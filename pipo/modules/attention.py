@@ -25,6 +25,9 @@ def attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Grouped-query attention.
@@ -37,10 +40,15 @@ def attention(
         attention_mask: bool [n, 1, queries, keys] or None for causal attention.
         dropout: attention dropout probability.
         scaling: factor on the scores; None for 1 / sqrt(head_dim).
+        sliding_window: must be None; refused rather than ignored, like the next two.
+        softcap: must be None.
+        s_aux: must be None.
 
     Returns:
         [n, queries, heads, head_dim] and None for the weights.
     """
+    if sliding_window is not None or softcap is not None or s_aux is not None:
+        raise NotImplementedError("attention with a sliding window, soft-capping or sinks is not supported")
     rows, heads, queries, width = query.shape
     kv_heads = key.shape[1]
     if queries == 1:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+)
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.cache_utils import Cache
 
@@ -56,9 +64,12 @@ class Policy(nn.Module):
         name = type(model).__name__
         if not isinstance(head, nn.Linear) or head.bias is not None:
             raise ModelError(f"{name}: an output head that is a linear layer without bias is required")
-        if getattr(config, "final_logit_softcapping", None):
-            raise ModelError(f"{name}: models that soft-cap their logits are not supported")
-        if "sliding_attention" in (getattr(config, "layer_types", None) or []):
+        # What a model does beyond a plain head and full attention, this class would silently undo.
+        for key in ("final_logit_softcapping", "attn_logit_softcapping", "logits_scaling", "logit_scale"):
+            if getattr(config, key, None) not in (None, 1, 1.0):
+                raise ModelError(f"{name}: models with {key} are not supported")
+        windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+        if windowed or "sliding_attention" in (getattr(config, "layer_types", None) or []):
             raise ModelError(f"{name}: models with sliding-window attention are not supported")
 
     @property
@@ -147,7 +158,10 @@ class Policy(nn.Module):
 def load_tokenizer(path: str) -> Tokenizer:
     """The tokenizer of a Hugging Face folder or hub id; it must name an end-of-sequence token."""
     _check_source(path)
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.path={path}: no tokenizer can be read ({_first_line(error)})") from error
     if tokenizer.eos_token_id is None:
         raise ModelError(f"model.path={path}: the tokenizer names no end-of-sequence token")
     return tokenizer
@@ -169,9 +183,12 @@ def load_policy(path: str, dtype: str, gradient_checkpointing: bool = False) -> 
         # Dropout would make the updated policy another one than the policy that sampled.
         if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
             setattr(config.get_text_config(), name, 0.0)
-    model = AutoModelForCausalLM.from_pretrained(
-        path, config=config, dtype=getattr(torch, dtype), attn_implementation=ATTENTION_NAME
-    )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path, config=config, dtype=getattr(torch, dtype), attn_implementation=ATTENTION_NAME
+        )
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"model.path={path}: the weights cannot be read ({_first_line(error)})") from error
     if gradient_checkpointing:
         model.gradient_checkpointing_enable()
     return Policy(model).train()
@@ -189,13 +206,14 @@ def stop_token_ids(path: str, tokenizer: Tokenizer) -> frozenset[int]:
     end = tokenizer.eos_token_id
     assert isinstance(end, int)
     stops = {end}
-    generation = Path(path) / "generation_config.json"
-    if generation.is_file():
-        from transformers import GenerationConfig
-
+    with contextlib.suppress(OSError):  # not every model has a generation configuration
         listed = GenerationConfig.from_pretrained(path).eos_token_id
         stops.update([listed] if isinstance(listed, int) else listed or [])
     return frozenset(stops)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200]
 
 
 def _check_source(path: str) -> None:
@@ -204,6 +222,12 @@ def _check_source(path: str) -> None:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelError(f"model.path={path}: this folder holds no model (config.json is missing)")
+        try:
+            AutoConfig.from_pretrained(path)
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"model.path={path}: config.json cannot be read ({_first_line(error)})"
+            ) from error
         return
     looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
     if looks_local:

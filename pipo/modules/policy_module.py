@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from pipo.callbacks.base import IterationStats, RolloutCallback
+from pipo.errors import ConfigError
 from pipo.metrics import IterationMetrics
 from pipo.modules.batching import idle_micro_batch, micro_batches, mini_batches, pack, row_groups
 from pipo.modules.critic import Critic
@@ -56,6 +57,13 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay must be >= 0, got {self.weight_decay}")
+        if self.warmup_iterations < 0:
+            raise ValueError(f"warmup_iterations must be >= 0, got {self.warmup_iterations}")
         if not self.max_grad_norm > 0:
             raise ValueError(f"max_grad_norm must be positive, got {self.max_grad_norm}")
 
@@ -217,7 +225,7 @@ class PolicyModule(pl.LightningModule):
         groups = optimizer.param_groups
         rates = [group["lr"] for group in groups]
         self.metrics.add(f"{prefix}/lr", rates[0] * lr_scale)
-        size = max(1, (mini_batch or self.batching.mini_batch) // world()[1])
+        size = self._own_mini_batch(mini_batch or self.batching.mini_batch)
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate * lr_scale
         for rows in self._mini_batches(len(batch), size):
@@ -230,11 +238,20 @@ class PolicyModule(pl.LightningModule):
     def _critic_update(self, batch: PolicyBatch, value_clip: float) -> None:
         """Train the critic on the same mini-batches."""
         assert batch.value_targets is not None
-        size = max(1, self.batching.mini_batch // world()[1])
+        size = self._own_mini_batch(self.batching.mini_batch)
         for rows in self._mini_batches(len(batch), size):
             everything = torch.ones(len(rows), dtype=torch.bool)
             loss = partial(self._value_loss, value_clip)
             self._optimizer_step(self._optimizer(1), batch, rows, everything, "value", loss)
+
+    def _own_mini_batch(self, size: int) -> int:
+        """This rank's share of a mini-batch."""
+        ranks = world()[1]
+        if size % ranks:
+            raise ConfigError(
+                f"a mini-batch of {size} responses cannot be shared evenly by {ranks} processes"
+            )
+        return size // ranks
 
     def _mini_batches(self, rows: int, size: int) -> list[Tensor]:
         """Row indices of each optimiser step; every rank makes the same number of steps."""

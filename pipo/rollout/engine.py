@@ -30,8 +30,8 @@ class SamplingParams:
     stop_token_ids: frozenset[int]
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"temperature must be >= 0, got {self.temperature}")
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature must be >= 0 and finite, got {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
         if self.top_k < 0:
@@ -63,12 +63,4 @@ class RolloutEngine(Protocol):
 
     def sync_weights(self, parameters: Iterable[tuple[str, Tensor]]) -> None:
         """Take over the trainer's weights (streamed by name); called before the next ``generate``."""
-        ...
-
-    def sleep(self) -> None:
-        """Release accelerator memory while the trainer works."""
-        ...
-
-    def wake(self) -> None:
-        """Take the memory back before sampling."""
         ...

@@ -50,12 +50,6 @@ class LocalEngine:
     def sync_weights(self, parameters: Iterable[tuple[str, Tensor]]) -> None:
         """Nothing to do: the engine reads the trainer's own tensors."""
 
-    def sleep(self) -> None:
-        """Nothing to release: the cache lives only during ``generate``."""
-
-    def wake(self) -> None:
-        """Nothing to take back."""
-
     @torch.inference_mode()
     def generate(
         self, prompts: Sequence[TokenIds], group_size: int, sampling: SamplingParams, seed: int

@@ -30,9 +30,11 @@ def encode_examples(
     """
     encoded = [encode_prompt(tokenizer, task.render(example)) for example in examples]
     for example, ids in zip(examples, encoded, strict=True):
-        if not 0 < len(ids) <= max_prompt_tokens:
+        if not ids:
+            raise TaskError(f"{example.uid}: its prompt has no tokens; does the model bring its tokenizer?")
+        if len(ids) > max_prompt_tokens:
             raise TaskError(
-                f"{example.uid}: its prompt has {len(ids)} tokens, allowed are 1 to {max_prompt_tokens}; "
+                f"{example.uid}: its prompt has {len(ids)} tokens, allowed are {max_prompt_tokens}; "
                 f"raise task.max_prompt_tokens or remove the row"
             )
     return encoded

@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 SMALL = ["pipo.window=2", "evaluation.problems=8", "curve.every=2", "recipe.responses=32", "samples.every=1"]
 
 
-def start(program: str, *arguments: str, cwd: Path) -> subprocess.Popen[str]:
+def start(program: str, *arguments: str, cwd: Path, start_new_session: bool = False) -> subprocess.Popen[str]:
     environment = {k: v for k, v in os.environ.items() if k not in ("WANDB_API_KEY", "WANDB_MODE")}
     return subprocess.Popen(
         [sys.executable, str(ROOT / program), *arguments],
@@ -30,6 +30,7 @@ def start(program: str, *arguments: str, cwd: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=start_new_session,
     )
 
 
@@ -92,8 +93,10 @@ def test_every_metric_is_explained_and_every_explained_metric_is_logged(finished
     page = (ROOT / "docs/metrics.md").read_text()
     table = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
     explained = {name for cell in table for name in re.findall(r"`([^`]+)`", cell)}
-    # No reference model in the default run.
-    assert logged - {"iteration"} == explained - {"policy/kl_ref"}
+    # What the default run has no use for: a reference, a critic, a teacher, dynamic sampling.
+    elsewhere = {"policy/kl_ref", "policy/divergence", "value/loss", "value/grad_norm", "time/critic"}
+    elsewhere |= {"value/trained_rows", "rollout/taught", "rollout/rounds", "rollout/batch_filled"}
+    assert logged - {"iteration"} == explained - elsewhere - {"train/shaping"}
 
 
 def test_samples_are_readable(finished):
@@ -180,8 +183,9 @@ def test_a_signal_leaves_a_valid_checkpoint_and_readable_metrics(tmp_path, numbe
 
 
 def test_a_sweep_makes_one_folder_per_job_and_survives_a_failed_one(tmp_path):
-    arguments = ["pipo=default,none", "recipe.learning_rate=1e-5,-1", "hydra.sweep.dir=sweep"]
-    small = [a for a in SMALL if not a.startswith("pipo.")]
+    model = f"model={ROOT / 'pipo/assets/tiny'}"  # a path must not make folders of its own
+    arguments = [model, "recipe=tiny", "pipo=default,none", "recipe.learning_rate=1e-5,-1"]
+    small = [*(a for a in SMALL if not a.startswith("pipo.")), "hydra.sweep.dir=sweep"]
     code, out, err = run("train.py", "-m", *arguments, *small, "iterations=1", cwd=tmp_path)
     assert code == 1, err
     assert "2 of 4 jobs finished" in out
@@ -190,6 +194,81 @@ def test_a_sweep_makes_one_folder_per_job_and_survives_a_failed_one(tmp_path):
     folders = [p for p in (tmp_path / "sweep").iterdir() if p.is_dir()]
     assert len(folders) == 4
     assert sum((p / "summary.json").exists() for p in folders) == 2
+
+
+def test_ctrl_c_in_a_sweep_stops_its_job_in_good_order(tmp_path):
+    arguments = ["-m", "seed=1,2", *SMALL, "iterations=5000", "hydra.sweep.dir=sweep"]
+    process = start("train.py", *arguments, cwd=tmp_path, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not any(len(rows(p.parent)) > 2 for p in (tmp_path / "sweep").glob("*/metrics.jsonl")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as the terminal does: every process of the group gets it
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "Traceback" not in err
+    (folder,) = [p for p in (tmp_path / "sweep").iterdir() if p.is_dir()]
+    assert list((folder / "checkpoints").iterdir())
+
+
+def test_a_sweep_into_one_folder_is_refused(tmp_path):
+    code, _, err = run("train.py", "-m", "seed=1,2", "output_dir=mine", cwd=tmp_path)
+    assert code == 2
+    assert "hydra.sweep.dir=" in err
+
+
+def test_two_runs_that_want_the_same_folder_do_not_mix(tmp_path):
+    arguments = [*SMALL, "iterations=2", "output_dir=same"]
+    both = [start("train.py", *arguments, cwd=tmp_path) for _ in range(2)]
+    errors = [process.communicate(timeout=240)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2], errors
+    assert len(rows(tmp_path / "same")) == 2
+    assert len((tmp_path / "same/run.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_run_stopped_after_its_last_iteration_gets_its_summary_by_resuming(tmp_path, finished):
+    whole, _ = finished
+    folder = tmp_path / "run"
+    subprocess.run(["cp", "-r", str(whole), str(folder)], check=True)
+    expected = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").unlink()  # as when the last evaluation was interrupted
+    code, _, err = run("train.py", f"resume={folder}", cwd=tmp_path)
+    assert code == 0, err
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["before"], summary["after"]) == (expected["before"], expected["after"])
+    assert len(rows(folder)) == 4
+
+
+def test_resume_forgets_what_came_after_its_checkpoint(tmp_path, finished):
+    whole, _ = finished
+    folder = tmp_path / "run"
+    subprocess.run(["cp", "-r", str(whole), str(folder)], check=True)
+    for name in ("metrics.jsonl", "samples.jsonl"):  # a crash in iteration 5 leaves its rows behind
+        lines = (folder / name).read_text().splitlines(keepends=True)
+        lost = {**json.loads(lines[-1]), "iteration": 4}
+        (folder / name).write_text("".join(lines) + json.dumps(lost) + "\n")
+    code, _, err = run("train.py", f"resume={folder}", "++iterations=5", cwd=tmp_path)
+    assert code == 0, err
+    assert [row["iteration"] for row in rows(folder)] == [0, 1, 2, 3, 4]
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert [sum(s["iteration"] == i for s in samples) for i in range(5)] == [16] * 5
+
+
+def test_without_a_logger_nothing_is_logged_and_the_summary_is_there(tmp_path):
+    code, _, err = run("train.py", *SMALL, "iterations=1", "logger=none", "output_dir=run", cwd=tmp_path)
+    assert code == 0, err
+    names = {p.name for p in (tmp_path / "run").iterdir()}
+    assert "summary.json" in names
+    assert not names & {"metrics.jsonl", "metrics.csv", "curves.png"}
+
+
+def test_eval_scores_an_ordinary_hugging_face_folder(tmp_path):
+    model = ROOT / "pipo/assets/tiny"
+    code, _, err = run("eval.py", f"model={model}", "evaluation.problems=8", "output_dir=out", cwd=tmp_path)
+    assert code == 0, err
+    results = json.loads((tmp_path / "out/results.json").read_text())["results"]
+    assert results["arithmetic"]["samples"] == 8 * 8
 
 
 def test_wandb_works_offline_without_an_account(tmp_path):
@@ -211,7 +290,12 @@ def test_a_mistake_is_one_line_and_no_trace(tmp_path):
 
 def test_an_unknown_option_lists_the_known_ones(tmp_path):
     code, _, err = run("train.py", "algo=nonsense", cwd=tmp_path)
-    assert code == 1
-    assert "Could not find 'algo/nonsense'" in err
-    assert "grpo" in err
-    assert "Traceback" not in err
+    assert code == 2
+    assert err.startswith(
+        "error: In 'train': Could not find 'algo/nonsense': Available options in 'algo': cispo"
+    )
+    assert err.count("\n") == 1
+    code, _, err = run("train.py", "pipo.nope=1", cwd=tmp_path)
+    assert code == 2
+    assert err == "error: Could not override 'pipo.nope': Key 'nope' is not in struct\n"
+    assert not list(tmp_path.iterdir())

@@ -44,7 +44,7 @@ def policy_improvement_feedback(
         mean_reward: mu_t, mean verifier reward over all responses of this iteration.
         history: the K means before this iteration; the current one is not among them.
         negative_scale: lambda, in [0, 1].
-        max_progress: clamp xi to +- this; None for no clamp.
+        max_progress: the coefficient follows xi up to +- this; None for no clamp.
 
     Returns:
         The feedback; ``defined`` is False when the window's standard deviation is below 1e-8.
@@ -61,9 +61,8 @@ def policy_improvement_feedback(
     if std < MIN_HISTORY_STD:
         return Feedback(history_mean=mean, history_std=std, progress=math.nan, coefficient=0.0, defined=False)
     progress = (mean_reward - mean) / std
-    if max_progress is not None:
-        progress = max(-max_progress, min(max_progress, progress))
-    coefficient = progress if progress >= 0 else negative_scale * progress
+    bounded = progress if max_progress is None else max(-max_progress, min(max_progress, progress))
+    coefficient = bounded if bounded >= 0 else negative_scale * bounded
     return Feedback(
         history_mean=mean, history_std=std, progress=progress, coefficient=coefficient, defined=True
     )

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
-
-RatioLevel = Literal["token", "sequence"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -148,7 +148,7 @@ class Objective(ABC):
     ) -> None:
         if aggregation not in ("token-mean", "seq-mean-token-mean"):
             raise ValueError(f"aggregation must be token-mean or seq-mean-token-mean, got {aggregation!r}")
-        if kl_coef < 0:
+        if not 0 <= kl_coef < float("inf"):
             raise ValueError(f"kl_coef must be >= 0, got {kl_coef}")
         self.clip = ClipRange(low=clip_low, high=clip_high, dual=dual_clip)
         self.aggregation: Aggregation = aggregation
