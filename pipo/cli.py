@@ -86,7 +86,8 @@ def check_command_line(arguments: list[str], config_name: str) -> None:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
             compose(config_name=config_name, overrides=arguments, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        text = f"{error}\n{error.__cause__ or ''}"
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
         options = [line for line in lines if " " not in line and "=" not in line]
         noise = ("to append", "config search path", "provider=", "set the environment", "full_key")
         said = [line.rstrip(".:") for line in lines if line not in options]

@@ -12,7 +12,8 @@ from pipo.callbacks.base import IterationStats, RolloutCallback
 from pipo.callbacks.pipo import PIPOCallback
 from pipo.modules.objectives.base import Distillation, Objective
 from pipo.modules.objectives.grpo import GRPO
-from pipo.modules.policy_module import BatchConfig, OptimizerConfig, PolicyModule
+from pipo.modules.options import BatchConfig, OptimizerConfig
+from pipo.modules.policy_module import PolicyModule
 from pipo.records import Rollouts, TokenIds
 from pipo.rollout.collector import CollectionConfig, Collector
 from pipo.rollout.engine import SamplingParams

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -19,11 +18,13 @@ from torch import Tensor
 from pipo.callbacks.base import IterationStats, RolloutCallback
 from pipo.errors import ConfigError
 from pipo.metrics import IterationMetrics
-from pipo.modules.batching import idle_micro_batch, micro_batches, mini_batches, pack, row_groups
+from pipo.modules.annotation import score_responses, unflatten
+from pipo.modules.batching import idle_micro_batch, micro_batches, mini_batches
 from pipo.modules.critic import Critic
 from pipo.modules.distributed import all_reduce_max, all_reduce_sum, derive_seed, world
 from pipo.modules.functional.value import clipped_value_loss
 from pipo.modules.objectives.base import Distillation, Loss, MicroBatch, Objective
+from pipo.modules.options import BatchConfig, OptimizerConfig
 from pipo.modules.policy import Policy
 from pipo.modules.reference import frozen_copy
 from pipo.records import Annotations, IterationPrompts, PolicyBatch, Rollouts, TeacherAnnotation, TokenIds
@@ -32,59 +33,6 @@ from pipo.rollout.engine import RolloutEngine
 
 # Distinguishes the sampler's use of the run's seed from the shuffling's.
 _ROLLOUT = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """AdamW and what happens around its steps.
-
-    Attributes:
-        learning_rate: of every update; constant after the warm-up.
-        beta1: AdamW's first-moment decay.
-        beta2: AdamW's second-moment decay.
-        weight_decay: decoupled weight decay.
-        max_grad_norm: gradients are scaled down to this global norm.
-        warmup_iterations: the rate rises linearly over so many iterations; 0 for none.
-    """
-
-    learning_rate: float
-    beta1: float
-    beta2: float
-    weight_decay: float
-    max_grad_norm: float
-    warmup_iterations: int
-
-    def __post_init__(self) -> None:
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay must be >= 0, got {self.weight_decay}")
-        if self.warmup_iterations < 0:
-            raise ValueError(f"warmup_iterations must be >= 0, got {self.warmup_iterations}")
-        if not self.max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm must be positive, got {self.max_grad_norm}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchConfig:
-    """How a batch is cut.
-
-    Attributes:
-        mini_batch: responses per optimiser step, over all ranks.
-        tokens_per_micro_batch: most padded tokens of one forward and backward pass on one rank.
-    """
-
-    mini_batch: int
-    tokens_per_micro_batch: int
-
-    def __post_init__(self) -> None:
-        if self.mini_batch < 1:
-            raise ValueError(f"mini_batch must be >= 1, got {self.mini_batch}")
-        if self.tokens_per_micro_batch < 1:
-            raise ValueError(f"tokens_per_micro_batch must be >= 1, got {self.tokens_per_micro_batch}")
 
 
 class PolicyModule(pl.LightningModule):
@@ -308,12 +256,12 @@ class PolicyModule(pl.LightningModule):
             )
         temperature = self.collector.sampling.temperature
         flat = self.policy(micro.input_ids, micro.sequence_mask, temperature, target)
-        return self.objective.loss(_unflatten(flat, micro.response_mask), micro, total)
+        return self.objective.loss(unflatten(flat, micro.response_mask), micro, total)
 
     def _value_loss(self, value_clip: float, micro: MicroBatch, total: float) -> Loss:
         """Forward pass of the critic."""
         assert micro.value_targets is not None
-        values = _unflatten(self.critic(micro.input_ids, micro.sequence_mask), micro.response_mask)
+        values = unflatten(self.critic(micro.input_ids, micro.sequence_mask), micro.response_mask)
         targets = micro.value_targets
         per_token = clipped_value_loss(values, targets.old_values, targets.returns, value_clip)
         return Loss(value=self.objective.aggregate(per_token, micro.response_mask, total), metrics={})
@@ -375,42 +323,10 @@ class PolicyModule(pl.LightningModule):
             prompt_ids=prompts, logprobs=self._score(teacher, rollouts, completed, group_size=1, rows=taught)
         )
 
-    @torch.no_grad()
-    def _score(
-        self,
-        model: Policy | Critic,
-        rollouts: Rollouts,
-        prompts: Sequence[TokenIds] | None = None,
-        group_size: int | None = None,
-        rows: Tensor | None = None,
-    ) -> Tensor:
-        """What a model says about the response tokens: log-probabilities, or a critic's values.
-
-        Args:
-            model: the model.
-            rollouts: the responses.
-            prompts: other prompts than those that were answered.
-            group_size: responses per entry of ``prompts``.
-            rows: responses to score; None for all. The others get 0.
-
-        Returns:
-            float32 [N, R].
-        """
-        completions, lengths = rollouts.completions, rollouts.completions.lengths
-        prompts = rollouts.prompts.prompt_ids if prompts is None else prompts
-        group_size = rollouts.group_size if group_size is None else group_size
-        rows = torch.arange(len(lengths)) if rows is None else rows
-        temperature = self.collector.sampling.temperature
-        extra = (temperature,) if isinstance(model, Policy) else ()
-        out = torch.zeros_like(completions.logprobs)
-        budget = self.batching.tokens_per_micro_batch
-        for group in row_groups(prompts, group_size, lengths, rows, budget):
-            ids, mask = pack(prompts, group_size, completions.response_ids, lengths, group)
-            flat = model(ids.to(self.device), mask.to(self.device), *extra)
-            select = torch.tensor(group)
-            target = completions.response_mask[select]
-            out[select] = out[select].masked_scatter(target, flat.cpu())
-        return out
+    def _score(self, model: Policy | Critic, rollouts: Rollouts, **other: Any) -> Tensor:
+        """What a model says about the response tokens; see :func:`score_responses`."""
+        budget, temperature = self.batching.tokens_per_micro_batch, self.collector.sampling.temperature
+        return score_responses(model, rollouts, temperature=temperature, token_budget=budget, **other)
 
     def _summarise(self, seconds: float) -> dict[str, float]:
         """The iteration's metrics over all ranks, in one reduction."""
@@ -421,8 +337,3 @@ class PolicyModule(pl.LightningModule):
         means["train/tokens_per_second"] = tokens / means["time/iteration"]
         means["rollout/tokens_per_second"] = tokens / means["time/generate"]
         return means
-
-
-def _unflatten(flat: Tensor, mask: Tensor) -> Tensor:
-    """Values of the True entries in row-major order -> [n, R] with zeros elsewhere."""
-    return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)

@@ -134,7 +134,7 @@ def test_the_conf_folder_is_not_shadowed_by_defaults_in_code():
 
     from pipo.callbacks.pipo import PIPOCallback
     from pipo.modules.objectives.grpo import GRPO
-    from pipo.modules.policy_module import BatchConfig, OptimizerConfig
+    from pipo.modules.options import BatchConfig, OptimizerConfig
     from pipo.rollout.local import LocalEngineConfig
 
     for target in (PIPOCallback, GRPO, BatchConfig, OptimizerConfig, LocalEngineConfig):

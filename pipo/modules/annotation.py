@@ -1,0 +1,58 @@
+"""What models say about sampled responses, without gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pipo.modules.batching import pack, row_groups
+from pipo.modules.critic import Critic
+from pipo.modules.policy import Policy
+from pipo.records import Rollouts, TokenIds
+
+
+@torch.no_grad()
+def score_responses(
+    model: Policy | Critic,
+    rollouts: Rollouts,
+    *,
+    temperature: float,
+    token_budget: int,
+    prompts: Sequence[TokenIds] | None = None,
+    group_size: int | None = None,
+    rows: Tensor | None = None,
+) -> Tensor:
+    """Log-probabilities of the response tokens under a policy, or a critic's values before them.
+
+    Args:
+        model: the model.
+        rollouts: the responses.
+        temperature: sampling temperature that defines the policy; a critic has none.
+        token_budget: most padded tokens of one forward pass.
+        prompts: other prompts than those that were answered, with ``group_size`` responses each.
+        group_size: responses per prompt; None for the rollouts' own.
+        rows: responses to score, None for all; the others get 0.
+
+    Returns:
+        float32 [N, R] on the CPU.
+    """
+    completions, lengths = rollouts.completions, rollouts.completions.lengths
+    prompts = rollouts.prompts.prompt_ids if prompts is None else prompts
+    group_size = rollouts.group_size if group_size is None else group_size
+    rows = torch.arange(len(lengths)) if rows is None else rows
+    extra = (temperature,) if isinstance(model, Policy) else ()
+    device = next(model.parameters()).device
+    out = torch.zeros_like(completions.logprobs)
+    for group in row_groups(prompts, group_size, lengths, rows, token_budget):
+        ids, mask = pack(prompts, group_size, completions.response_ids, lengths, group)
+        flat = model(ids.to(device), mask.to(device), *extra)
+        select = torch.tensor(group)
+        out[select] = unflatten(flat.cpu(), completions.response_mask[select])
+    return out
+
+
+def unflatten(flat: Tensor, mask: Tensor) -> Tensor:
+    """Values of the True entries in row-major order -> [n, R] with zeros elsewhere."""
+    return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)
