@@ -43,20 +43,32 @@ class Rewards(RolloutCallback):
 
 
 class Updates(RolloutCallback):
-    """Every policy update: its name, its batch, and a look at the module before and after."""
+    """Name and batch of every policy update."""
 
-    def __init__(self, look=lambda trainer, module: None) -> None:
-        self.look, self.calls = look, []
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
 
     def on_train_start(self, trainer, pl_module) -> None:
         original = pl_module.policy_update
 
         def spy(batch, *, prefix, **kwargs):
-            before = self.look(trainer, pl_module)
+            self.calls.append((prefix, batch))
             original(batch, prefix=prefix, **kwargs)
-            self.calls.append((prefix, batch, before, self.look(trainer, pl_module)))
 
         pl_module.policy_update = spy
+
+
+class CriticState(RolloutCallback):
+    """The critic's weights, gradients and Adam state at this place among the callbacks."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, Any]] = []
+
+    def on_rollouts_ready(self, trainer, module, rollouts, batch, stats) -> None:
+        gradients = [p.grad for p in module.critic.parameters()]
+        adam = trainer.optimizers[1].state_dict()["state"]
+        state = {"weights": module.critic.state_dict(), "gradients": gradients, "adam": adam}
+        self.seen.append(copy.deepcopy(state))
 
 
 def same(first: Any, second: Any) -> bool:
@@ -126,34 +138,21 @@ def test_the_critic_and_delta_by_hand_once_the_critic_has_learned():
 
 def test_attribution_is_the_advantage_as_the_base_used_it_and_the_critic_is_not_touched():
     """Policy improvement leaves the critic's weights and its Adam state bit for bit as they were."""
-
-    def look(trainer, module):
-        critic = trainer.optimizers[1]
-        return {
-            "weights": copy.deepcopy(module.critic.state_dict()),
-            "adam": copy.deepcopy(critic.state_dict()["state"]),
-            "gradients": [None if p.grad is None else p.grad.clone() for p in module.critic.parameters()],
-        }
-
-    updates, record = Updates(look), toy.Record()
-    toy.fit(toy.module(ppo()), [updates, record, toy.pipo(window=2)], 6)
-    prefixes = [prefix for prefix, *_ in updates.calls]
-    assert "pipo" in prefixes
-    base = [batch for prefix, batch, *_ in updates.calls if prefix == "policy"]
-    for prefix, batch, before, after in updates.calls:
-        if prefix == "policy":
-            assert torch.equal(batch.attribution, batch.advantages)
-            continue
-        assert before["adam"], "the critic's optimiser has not stepped yet: nothing was tested"
-        assert same(before, after)
-        assert batch.value_targets is None
+    updates, record, before, after = Updates(), toy.Record(), CriticState(), CriticState()
+    toy.fit(toy.module(ppo()), [updates, record, before, toy.pipo(window=2), after], 6)
+    base = [batch for prefix, batch in updates.calls if prefix == "policy"]
+    assert all(torch.equal(batch.attribution, batch.advantages) for batch in base)
     applied = [i for i, m in enumerate(record.metrics) if m["pipo/applied"] == 1]
-    retrospective = [batch for prefix, batch, *_ in updates.calls if prefix == "pipo"]
+    assert applied
+    retrospective = [batch for prefix, batch in updates.calls if prefix == "pipo"]
     for iteration, batch in zip(applied, retrospective, strict=True):
-        coefficient = record.metrics[iteration]["pipo/coefficient"]
-        torch.testing.assert_close(
-            batch.advantages, base[iteration - 1].advantages * coefficient, rtol=1e-5, atol=0
-        )
+        assert before.seen[iteration]["adam"], "the critic has not stepped yet: nothing was tested"
+        assert same(before.seen[iteration], after.seen[iteration])
+        assert batch.value_targets is None
+        expected = base[iteration - 1].advantages * record.metrics[iteration]["pipo/coefficient"]
+        torch.testing.assert_close(batch.advantages, expected, rtol=1e-5, atol=0)
+    # The critic moves in every iteration, so a step in the wrong place would have shown.
+    assert not same(before.seen[0]["weights"], before.seen[1]["weights"])
 
 
 def test_the_critic_learns():
@@ -192,7 +191,7 @@ def test_warm_up_trains_the_critic_alone():
         assert record.metrics[done]["value/grad_norm"] > 0
     assert any(not torch.equal(record.weights[2][f"policy.{n}"], v) for n, v in start.items())
     # Updates begin with iteration 2; the window of two is full of later rewards before the first comparison.
-    assert [prefix for prefix, *_ in updates.calls[:2]] == ["policy", "policy"]
+    assert [prefix for prefix, _ in updates.calls[:2]] == ["policy", "policy"]
     assert [s.iteration for s in record.stats] == [2, 3, 4, 5]
     assert next(i for i, m in enumerate(record.metrics) if "pipo/progress" in m) == 4
 
