@@ -44,12 +44,16 @@ def run_job(script: str) -> float:
             raise ConfigError(
                 f"{override}: a sweep makes a folder per job; name theirs with hydra.sweep.dir="
             )
+    # Where --config-dir and hydra.searchpath found further files, the job's own process must look too.
+    sources = [each for each in hydra.runtime.config_sources if each.schema == "file"]
+    further = [f"file://{each.path}" for each in sources if each.provider != "main"]
     folder = Path(hydra.runtime.output_dir)
     quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     command = [
         sys.executable,
         script,
         f"--config-name={hydra.job.config_name}",
+        *([f"hydra.searchpath={further}"] if further else []),
         *hydra.overrides.task,
         f"output_dir='{quoted}'",
     ]

@@ -19,10 +19,12 @@ class IterationStats:
     Attributes:
         iteration: counted from 0.
         mean_reward: mu_t, mean verifier reward over all sampled responses of all ranks.
+        policy_learns: False while only a critic is trained.
     """
 
     iteration: int
     mean_reward: float
+    policy_learns: bool
 
 
 class RolloutCallback(pl.Callback):

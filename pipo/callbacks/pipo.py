@@ -90,6 +90,8 @@ class PIPOCallback(RolloutCallback):
         stats: IterationStats,
     ) -> None:
         """Verify the last update, act on the verdict, and remember this batch."""
+        if not stats.policy_learns:
+            return  # the policy stands still, so there is no improvement to look for
         applied = False
         if self.previous is not None and len(self.history) == self.history.maxlen:
             feedback = policy_improvement_feedback(

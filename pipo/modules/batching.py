@@ -78,7 +78,13 @@ def micro_batches(batch: PolicyBatch, rows: Tensor, token_budget: int) -> list[M
         token_budget: most padded tokens (prompt and response) of one micro-batch.
     """
     lengths = batch.response_mask.sum(dim=1)
-    groups = row_groups(batch.prompt_ids, batch.group_size, lengths, rows, token_budget)
+    prompts, group_size = batch.prompt_ids, batch.group_size
+    if batch.teacher_prompt_ids is not None:
+        # The teacher's forward pass shares the budget, and its prompts are the longer ones.
+        plain = [prompts[i // group_size] for i in range(len(batch))]
+        both = zip(plain, batch.teacher_prompt_ids, strict=True)
+        prompts, group_size = tuple(max(a, b or (), key=len) for a, b in both), 1
+    groups = row_groups(prompts, group_size, lengths, rows, token_budget)
     return [_micro_batch(batch, group, lengths) for group in groups]
 
 

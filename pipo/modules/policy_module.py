@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -22,7 +23,8 @@ from pipo.modules.annotation import score_responses, unflatten
 from pipo.modules.batching import idle_micro_batch, micro_batches, mini_batches
 from pipo.modules.critic import Critic
 from pipo.modules.distributed import all_reduce_max, all_reduce_sum, derive_seed, world
-from pipo.modules.functional.value import clipped_value_loss
+from pipo.modules.functional.advantages import moments
+from pipo.modules.functional.value import clipped_value_loss, explained_variance
 from pipo.modules.objectives.base import Distillation, Loss, MicroBatch, Objective
 from pipo.modules.options import BatchConfig, OptimizerConfig
 from pipo.modules.policy import Policy
@@ -132,15 +134,18 @@ class PolicyModule(pl.LightningModule):
         started = time.perf_counter()
         seed = derive_seed(self.seed, _ROLLOUT, iteration, world()[0])
         rollouts = self.collector.collect(self.engine, prompts, seed, self.metrics)
-        stats = IterationStats(iteration=iteration, mean_reward=self._mean_reward(rollouts))
+        critic = self.objective.critic
+        stats = IterationStats(
+            iteration=iteration,
+            mean_reward=self._mean_reward(rollouts),
+            policy_learns=critic is None or iteration >= critic.warmup_iterations,
+        )
         with self.metrics.timer("annotate"):
             batch = self.objective.prepare(rollouts, self._annotate(rollouts), self.sum_over_ranks)
-        critic = self.objective.critic
-        # While only the critic learns, the policy stands still, and there is no improvement to look for.
-        if critic is None or iteration >= critic.warmup_iterations:
-            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, RolloutCallback):
-                    callback.on_rollouts_ready(self.trainer, self, rollouts, batch, stats)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RolloutCallback):
+                callback.on_rollouts_ready(self.trainer, self, rollouts, batch, stats)
+        if stats.policy_learns:
             with self.metrics.timer("update"):
                 self.policy_update(batch, prefix="policy")
         if critic is not None:
@@ -186,6 +191,13 @@ class PolicyModule(pl.LightningModule):
     def _critic_update(self, batch: PolicyBatch, value_clip: float) -> None:
         """Train the critic on the same mini-batches."""
         assert batch.value_targets is not None
+        targets, mask = batch.value_targets, batch.response_mask
+        errors = moments(targets.returns - targets.old_values, mask)
+        explained = explained_variance(
+            self.sum_over_ranks(moments(targets.returns, mask)), self.sum_over_ranks(errors)
+        )
+        if not math.isnan(explained):
+            self.metrics.add("value/explained_variance", explained)
         size = self._own_mini_batch(self.batching.mini_batch)
         for rows in self._mini_batches(len(batch), size):
             everything = torch.ones(len(rows), dtype=torch.bool)
@@ -319,9 +331,8 @@ class PolicyModule(pl.LightningModule):
         self.metrics.add("rollout/taught", len(taught), len(prompts))
         completed = [ids if ids is not None else () for ids in prompts]
         teacher = cast(Policy, self.__dict__["teacher"])
-        return TeacherAnnotation(
-            prompt_ids=prompts, logprobs=self._score(teacher, rollouts, completed, group_size=1, rows=taught)
-        )
+        logprobs = self._score(teacher, rollouts, prompts=completed, group_size=1, rows=taught)
+        return TeacherAnnotation(prompt_ids=prompts, logprobs=logprobs)
 
     def _score(self, model: Policy | Critic, rollouts: Rollouts, **other: Any) -> Tensor:
         """What a model says about the response tokens; see :func:`score_responses`."""

@@ -72,6 +72,7 @@ class Collector:
         With dynamic sampling the ranks draw the same number of rounds: all go on while one of them lacks
         groups. What is full is cut to size, what is not full after the last round is trained on as it is.
         """
+        metrics.add("rollout/sampled_tokens", 0)  # counted once, however many rounds add to the sum
         rollouts = self._round(engine, prompts.first, seed, metrics)
         rounds = self.config.dynamic_sampling_rounds
         if rounds == 0:
@@ -137,7 +138,7 @@ class Collector:
         metrics.add("train/response_length", lengths.sum(), count)
         metrics.add("train/grader_errors", sum(v.error is not None for v in rollouts.verdicts), count)
         metrics.add("rollout/truncated", (~rollouts.completions.finished).sum(), count)
-        metrics.add("rollout/sampled_tokens", lengths.sum())
+        metrics.add("rollout/sampled_tokens", lengths.sum(), 0)
         if self.config.overlong_buffer:
             metrics.add("train/shaping", rollouts.shaping.sum(), count)
         if self.group_size > 1:

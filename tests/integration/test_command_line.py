@@ -95,7 +95,13 @@ def test_every_metric_is_explained_and_every_explained_metric_is_logged(finished
     explained = {name for cell in table for name in re.findall(r"`([^`]+)`", cell)}
     # What the default run has no use for: a reference, a critic, a teacher, dynamic sampling.
     elsewhere = {"policy/kl_ref", "policy/divergence", "value/loss", "value/grad_norm", "time/critic"}
-    elsewhere |= {"value/trained_rows", "rollout/taught", "rollout/rounds", "rollout/batch_filled"}
+    elsewhere |= {
+        "value/trained_rows",
+        "value/explained_variance",
+        "rollout/taught",
+        "rollout/rounds",
+        "rollout/batch_filled",
+    }
     assert logged - {"iteration"} == explained - elsewhere - {"train/shaping"}
 
 

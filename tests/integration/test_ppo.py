@@ -11,6 +11,7 @@ import torch
 
 from pipo.callbacks.base import RolloutCallback
 from pipo.callbacks.checkpoint import IterationCheckpoint, finished_checkpoints
+from pipo.modules.functional.advantages import moments
 from pipo.modules.functional.value import explained_variance
 from pipo.modules.objectives.base import CriticConfig
 from pipo.modules.objectives.ppo import PPO
@@ -89,7 +90,8 @@ def explained(batches) -> float:
         torch.cat([getattr(b.value_targets, name)[m] for b, m in zip(batches, masks, strict=True)])[None]
         for name in ("old_values", "returns")
     )
-    return explained_variance(values, returns, torch.ones_like(values, dtype=torch.bool))
+    mask = torch.ones_like(values, dtype=torch.bool)
+    return explained_variance(moments(returns, mask), moments(returns - values, mask))
 
 
 def test_first_advantages_are_the_whitened_returns():
@@ -192,7 +194,7 @@ def test_warm_up_trains_the_critic_alone():
     assert any(not torch.equal(record.weights[2][f"policy.{n}"], v) for n, v in start.items())
     # Updates begin with iteration 2; the window of two is full of later rewards before the first comparison.
     assert [prefix for prefix, _ in updates.calls[:2]] == ["policy", "policy"]
-    assert [s.iteration for s in record.stats] == [2, 3, 4, 5]
+    assert [s.policy_learns for s in record.stats] == [False, False, True, True, True, True]
     assert next(i for i, m in enumerate(record.metrics) if "pipo/progress" in m) == 4
 
 

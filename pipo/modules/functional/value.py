@@ -7,7 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from pipo.modules.functional.advantages import moments, variance
+from pipo.modules.functional.advantages import variance
+
+# Single precision leaves a variance of about this where all returns are equal.
+MIN_SPREAD = 1e-12
 
 
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float) -> Tensor:
@@ -35,25 +38,22 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip
     return 0.5 * torch.maximum((values - returns).square(), (near - returns).square())
 
 
-def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
-    """1 - Var(returns - values) / Var(returns) over the response tokens.
+def explained_variance(returns: Tensor, errors: Tensor) -> float:
+    """1 - Var(returns - values) / Var(returns) over the response tokens of all ranks.
 
-    1 is a perfect critic, 0 one that is no better than the mean return, below 0 a harmful one. Over
-    several ranks take the same quotient of :func:`~pipo.modules.functional.advantages.variance` of the
-    summed moments; quotients of single ranks cannot be averaged.
+    1 is a perfect critic, 0 one that is no better than the mean return, below 0 a harmful one.
 
     Args:
-        values: [n, R], predictions.
-        returns: [n, R], what they predict.
-        mask: bool [n, R].
+        returns: summed :func:`~pipo.modules.functional.advantages.moments` of the returns.
+        errors: summed moments of the returns minus the values.
 
     Returns:
-        The share, at most 1; nan when the returns do not vary.
+        The share, at most 1; nan when the returns do not vary by more than rounding.
 
     Raises:
-        ValueError: when the mask covers fewer than 2 tokens.
+        ValueError: when the moments cover fewer than 2 tokens.
     """
-    spread = variance(moments(returns, mask)).item()
-    if spread == 0:
+    spread = variance(returns).item()
+    if spread < MIN_SPREAD:
         return math.nan
-    return 1.0 - variance(moments(returns - values, mask)).item() / spread
+    return 1.0 - variance(errors).item() / spread

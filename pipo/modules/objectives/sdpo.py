@@ -29,6 +29,8 @@ class SDPO(Objective):
 
     def __init__(self, *, distillation: Distillation, **clip_and_loss: Any) -> None:
         super().__init__(**clip_and_loss)
+        if self.kl_coef != 0:
+            raise ValueError("kl_coef must be 0: the distillation loss has no penalty against a reference")
         self.distillation = distillation
 
     def prepare(
