@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TypeVar
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import Logger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -46,7 +46,7 @@ def train(cfg: DictConfig, overrides: list[str]) -> float:
         cfg, checkpoint = run_folder.resumed(Path(str(cfg.resume)), overrides)
     run = build.build_run_config(cfg)
     folder = Path(run.output_dir)
-    leader = rank_zero_only.rank == 0
+    leader = _leads()
     if checkpoint is None and leader:
         cfg = cfg.copy()
         cfg.output_dir = run.output_dir  # the saved configuration names the folder, not the time of day
@@ -60,6 +60,11 @@ def train(cfg: DictConfig, overrides: list[str]) -> float:
             run_folder.release(folder)  # no iteration was made: the same command may be given again
         raise
     return _finish(cfg, run, callbacks)
+
+
+def _leads() -> bool:
+    """Whether this is the first process; asked before there is a process group."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 def _run(cfg: DictConfig, run: build.RunConfig, checkpoint: Path | None) -> list[pl.Callback]:
@@ -76,7 +81,7 @@ def _run(cfg: DictConfig, run: build.RunConfig, checkpoint: Path | None) -> list
             return callbacks
         loggers = build.build_loggers(cfg, run, start)
         trainer = build.build_trainer(cfg, callbacks, loggers)
-        if rank_zero_only.rank == 0:
+        if _leads():
             run_folder.record_run(Path(run.output_dir))
         _fit(trainer, module, data, cfg, checkpoint)
     finally:
@@ -131,7 +136,7 @@ def _finish(cfg: DictConfig, run: build.RunConfig, callbacks: list[pl.Callback])
     folder = Path(run.output_dir)
     stop, evaluation = _only(callbacks, GracefulStop), _only(callbacks, HeldOutEvaluation)
     before, after = evaluation.before, evaluation.after
-    leader = rank_zero_only.rank == 0
+    leader = _leads()
     if leader and before is not None and after is not None:
         summary = {
             "iterations": run.iterations,
