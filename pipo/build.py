@@ -34,7 +34,7 @@ from pipo.rollout.collector import CollectionConfig, Collector
 from pipo.rollout.engine import SamplingParams
 from pipo.rollout.privileged import teacher_prompts
 from pipo.tasks.base import Example, Split, Task
-from pipo.tasks.datamodule import PromptDataModule
+from pipo.tasks.datamodule import IterationDataset, PromptDataModule
 from pipo.tasks.prompts import encode_examples, encode_prompt, response_decoder
 
 
@@ -253,13 +253,14 @@ def _privileged(
 def build_data(cfg: DictConfig, run: RunConfig, bench: Workbench) -> PromptDataModule:
     """Training prompts."""
     problems = bench.problems(cfg, "train")
-    return PromptDataModule(
+    dataset = IterationDataset(
         problems.examples,
         problems.prompt_ids,
         prompts_per_iteration=run.prompts,
         iterations=run.iterations,
         seed=run.seed,
     )
+    return PromptDataModule(dataset)
 
 
 def build_evaluation(cfg: DictConfig, bench: Workbench) -> HeldOutEvaluation:

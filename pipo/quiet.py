@@ -15,5 +15,7 @@ def quiet() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # One batch is an iteration that makes its own data, so a loader without workers is the right one.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # The schedule counts iterations, also those in which only a critic is trained.
+    warnings.filterwarnings("ignore", message=".*lr_scheduler.step\\(\\)` before `optimizer.step.*")
     # Raised inside Lightning's and torch's own code.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")

@@ -20,7 +20,7 @@ from pipo.rollout.engine import SamplingParams
 from pipo.rollout.local import LocalEngine, LocalEngineConfig
 from pipo.rollout.privileged import teacher_prompts
 from pipo.tasks.base import Example, Prompt, Reward, Split, Task
-from pipo.tasks.datamodule import PromptDataModule
+from pipo.tasks.datamodule import IterationDataset, PromptDataModule
 from tests.conftest import make_policy as make_policy
 
 STOP = 1
@@ -158,7 +158,9 @@ class Record(RolloutCallback):
 def data(iterations: int) -> PromptDataModule:
     examples = ToyTask().examples("train")
     prompts = [(2 + i, 3 + i % 5, *([9] * (i % 3))) for i in range(len(examples))]
-    return PromptDataModule(examples, prompts, prompts_per_iteration=4, iterations=iterations, seed=7)
+    return PromptDataModule(
+        IterationDataset(examples, prompts, prompts_per_iteration=4, iterations=iterations, seed=7)
+    )
 
 
 def fit(

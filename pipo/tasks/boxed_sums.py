@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from pipo.tasks.base import Example, Message, Prompt, Reward, Split, Task, TaskError
-from pipo.tasks.graders.math import MathGrader
+from pipo.tasks.base import Example, Message, Prompt, Split, TaskError
+from pipo.tasks.boxed import BoxedTask
 
 
-class BoxedSumsTask(Task):
+class BoxedSumsTask(BoxedTask):
     r"""Sums ``a + b`` of operands from 0 to ``operands_max``; the last ``\boxed{...}`` is the answer.
 
     Both orders of a pair are problems, and they are always in the same split; the pairs of the
@@ -63,7 +63,7 @@ class BoxedSumsTask(Task):
             "test": _both_orders("test", rest[:held_out]),
             "train": _both_orders("train", rest[held_out:]),
         }
-        self._grader = MathGrader(workers=grader_workers, timeout_s=grader_timeout_s)
+        super().__init__(grader_workers=grader_workers, grader_timeout_s=grader_timeout_s)
 
     def examples(self, split: Split) -> Sequence[Example]:
         """All sums of a split."""
@@ -82,19 +82,6 @@ class BoxedSumsTask(Task):
         messages.append(Message(role="user", content=example.question))
         lines.append(f"{example.question} =")
         return Prompt(messages=tuple(messages), text="\n".join(lines))
-
-    def score(self, example: Example, response: str) -> Reward:
-        """1.0 if the last box equals the sum, else 0.0."""
-        return self._grader.grade(response, example.answer)
-
-    def score_batch(self, examples: Sequence[Example], responses: Sequence[str]) -> list[Reward]:
-        """As ``score``, in parallel."""
-        pairs = [(response, e.answer) for e, response in zip(examples, responses, strict=True)]
-        return self._grader.grade_batch(pairs)
-
-    def close(self) -> None:
-        """End the grader's processes."""
-        self._grader.close()
 
 
 def _both_orders(split: Split, pairs: Sequence[tuple[int, int]]) -> list[Example]:

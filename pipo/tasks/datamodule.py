@@ -47,13 +47,22 @@ class IterationDataset(Dataset[IterationPrompts]):
         iterations: int,
         seed: int,
     ) -> None:
+        if len(examples) < prompts_per_iteration:
+            raise TaskError(
+                f"the task has {len(examples)} training problems, but an iteration takes "
+                f"{prompts_per_iteration} (algo.prompts); lower recipe.responses or add problems"
+            )
         self.examples, self.prompt_ids = examples, prompt_ids
         self.prompts_per_iteration, self.iterations, self.seed = prompts_per_iteration, iterations, seed
-        self.rank, self.world_size = world()
-        if prompts_per_iteration % self.world_size:
+        self.rank, self.world_size = 0, 1
+
+    def share_between(self, rank: int, world_size: int) -> None:
+        """Give this rank its part of every iteration."""
+        if self.prompts_per_iteration % world_size:
             raise TaskError(
-                f"algo.prompts={prompts_per_iteration} cannot be shared evenly by {self.world_size} processes"
+                f"algo.prompts={self.prompts_per_iteration} cannot be shared evenly by {world_size} processes"
             )
+        self.rank, self.world_size = rank, world_size
 
     def __len__(self) -> int:
         return self.iterations
@@ -109,38 +118,17 @@ class PromptDataModule(pl.LightningDataModule):
     """Training prompts of a task.
 
     Args:
-        examples: the training problems.
-        prompt_ids: their tokenised prompts.
-        prompts_per_iteration: over all ranks.
-        iterations: length of the run.
-        seed: the run's seed.
+        dataset: the prompts of every iteration.
     """
 
-    def __init__(
-        self,
-        examples: Sequence[Example],
-        prompt_ids: Sequence[TokenIds],
-        *,
-        prompts_per_iteration: int,
-        iterations: int,
-        seed: int,
-    ) -> None:
+    def __init__(self, dataset: IterationDataset) -> None:
         super().__init__()
-        if len(examples) < prompts_per_iteration:
-            raise TaskError(
-                f"the task has {len(examples)} training problems, but an iteration takes "
-                f"{prompts_per_iteration} (algo.prompts); lower recipe.responses or add problems"
-            )
-        self.examples, self.prompt_ids = examples, prompt_ids
-        self.options = {
-            "prompts_per_iteration": prompts_per_iteration,
-            "iterations": iterations,
-            "seed": seed,
-        }
+        self.dataset = dataset
 
     def train_dataloader(self) -> IterationLoader:
-        """One batch per iteration; built here because the process group exists by now."""
-        return IterationLoader(IterationDataset(self.examples, self.prompt_ids, **self.options))
+        """One batch per iteration; by now the process group exists."""
+        self.dataset.share_between(*world())
+        return IterationLoader(self.dataset)
 
     def transfer_batch_to_device(
         self, batch: IterationPrompts, device: torch.device, dataloader_idx: int

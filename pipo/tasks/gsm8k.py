@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipo.tasks.base import Example, Message, Prompt, Reward, Split, Task, TaskError
-from pipo.tasks.graders.math import MathGrader
+from pipo.tasks.base import Example, Message, Prompt, Split, TaskError
+from pipo.tasks.boxed import BoxedTask
 from pipo.tasks.rows import LocalFiles, Row, read_rows
 
 HUB_CONFIG = "main"
@@ -41,7 +41,7 @@ WORKED = (
 )
 
 
-class Gsm8kTask(Task):
+class Gsm8kTask(BoxedTask):
     r"""The problems of GSM8K; the last ``\boxed{...}`` of a response is its answer.
 
     As a conversation, a problem is one user turn, the question, a blank line and the
@@ -86,7 +86,7 @@ class Gsm8kTask(Task):
         self._files = LocalFiles(path=path, test_path=test_path)
         self._hub_id, self._revision = hub_id, revision
         self._instruction, self._worked = instruction.strip(), WORKED[:fewshot]
-        self._grader = MathGrader(workers=grader_workers, timeout_s=grader_timeout_s)
+        super().__init__(grader_workers=grader_workers, grader_timeout_s=grader_timeout_s)
         self._examples: dict[Split, list[Example]] = {}
 
     def examples(self, split: Split) -> Sequence[Example]:
@@ -110,19 +110,6 @@ class Gsm8kTask(Task):
         messages.append(self._ask(example.question))
         blocks.append(f"Question: {example.question}\nAnswer:")
         return Prompt(messages=tuple(messages), text="\n\n".join(blocks))
-
-    def score(self, example: Example, response: str) -> Reward:
-        """1.0 if the last box equals the gold answer, else 0.0."""
-        return self._grader.grade(response, example.answer)
-
-    def score_batch(self, examples: Sequence[Example], responses: Sequence[str]) -> list[Reward]:
-        """As ``score``, in parallel."""
-        pairs = [(response, e.answer) for e, response in zip(examples, responses, strict=True)]
-        return self._grader.grade_batch(pairs)
-
-    def close(self) -> None:
-        """End the grader's processes."""
-        self._grader.close()
 
     def _ask(self, question: str) -> Message:
         return Message(role="user", content=f"{question}\n\n{self._instruction}")

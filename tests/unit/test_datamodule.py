@@ -6,7 +6,7 @@ import pytest
 
 from pipo.errors import ConfigError
 from pipo.tasks.base import Example
-from pipo.tasks.datamodule import IterationDataset, IterationLoader, PromptDataModule
+from pipo.tasks.datamodule import IterationDataset, IterationLoader
 
 EXAMPLES = [Example(uid=str(i), question=str(i), answer="") for i in range(10)]
 PROMPTS = [(i,) for i in range(10)]
@@ -45,7 +45,7 @@ def test_ranks_share_what_one_process_would_take(ranks):
     whole = dataset(prompts_per_iteration=4)
     parts = [dataset(prompts_per_iteration=4) for _ in range(ranks)]
     for rank, part in enumerate(parts):
-        part.rank, part.world_size = rank, ranks
+        part.share_between(rank, ranks)
     for iteration in range(4):
         joined = [uid for part in parts for uid in uids(part, iteration)]
         assert joined == uids(whole, iteration)
@@ -70,4 +70,9 @@ def test_refill_rounds_differ_and_can_be_drawn_again():
 
 def test_too_few_problems_are_refused_before_training():
     with pytest.raises(ConfigError, match="10 training problems, but an iteration takes 11"):
-        PromptDataModule(EXAMPLES, PROMPTS, prompts_per_iteration=11, iterations=1, seed=0)
+        dataset(prompts_per_iteration=11)
+
+
+def test_an_iteration_that_ranks_cannot_share_evenly_is_refused():
+    with pytest.raises(ConfigError, match=r"algo\.prompts=3 cannot be shared evenly by 2 processes"):
+        dataset().share_between(0, 2)

@@ -1,0 +1,33 @@
+r"""Tasks whose answer stands in the last ``\boxed{...}`` of a response."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipo.tasks.base import Example, Reward, Task
+from pipo.tasks.graders.math import MathGrader
+
+
+class BoxedTask(Task):
+    """Grades the last box with the mathematics grader; subclasses bring problems and prompts.
+
+    Args:
+        grader_workers: processes for answers that are not plain numbers.
+        grader_timeout_s: seconds one such answer may take.
+    """
+
+    def __init__(self, *, grader_workers: int, grader_timeout_s: float) -> None:
+        self._grader = MathGrader(workers=grader_workers, timeout_s=grader_timeout_s)
+
+    def score(self, example: Example, response: str) -> Reward:
+        """1.0 if the last box equals the reference, else 0.0."""
+        return self._grader.grade(response, example.answer)
+
+    def score_batch(self, examples: Sequence[Example], responses: Sequence[str]) -> list[Reward]:
+        """As ``score``, in parallel."""
+        pairs = [(response, e.answer) for e, response in zip(examples, responses, strict=True)]
+        return self._grader.grade_batch(pairs)
+
+    def close(self) -> None:
+        """End the grader's processes."""
+        self._grader.close()
