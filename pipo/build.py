@@ -26,7 +26,7 @@ from pipo.errors import ConfigError
 from pipo.evaluation.results import EvaluationPlan
 from pipo.instantiate import construct, instantiate
 from pipo.loggers import MetricsFileLogger
-from pipo.modules.objectives.base import Distillation
+from pipo.modules.objectives.base import Distillation, Objective
 from pipo.modules.policy import Policy, load_policy, load_tokenizer, load_weights, stop_token_ids
 from pipo.modules.policy_module import PolicyModule
 from pipo.records import Rollouts, TokenIds
@@ -329,13 +329,20 @@ def build_loggers(cfg: DictConfig, run: RunConfig, start: int) -> list[Logger]:
     return loggers
 
 
-def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Logger]) -> pl.Trainer:
+def build_trainer(
+    cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Logger], objective: Objective
+) -> pl.Trainer:
     """A trainer whose one epoch is the whole run and whose batches are iterations."""
     container = OmegaConf.to_container(cfg.strategy.trainer, resolve=True)
     assert isinstance(container, dict)
     options = {str(key): value for key, value in container.items()}
-    if str(options["precision"]).startswith("16"):
-        raise ConfigError("strategy.trainer.precision: half precision with loss scaling is not supported")
+    if str(options["precision"]) in ("16-mixed", "16-true", "bf16-true"):
+        raise ConfigError(
+            "strategy.trainer.precision: use 32-true or bf16-mixed; weights in bfloat16: model.dtype=bfloat16"
+        )
+    if options["strategy"] == "ddp" and objective.critic is not None:
+        # Policy and critic have a backward pass each, which leaves the other's parameters unused.
+        options["strategy"] = "ddp_find_unused_parameters_true"
     if options["accelerator"] == "auto":
         options["accelerator"] = default_device()
     try:

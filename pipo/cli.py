@@ -86,6 +86,9 @@ def check_command_line(arguments: list[str], config_name: str) -> None:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
             compose(config_name=config_name, overrides=arguments, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
+        if isinstance(error.__cause__, ConfigError):
+            print(f"error: {_first_line(error)}", file=sys.stderr)
+            sys.exit(2)
         text = f"{error}\n{error.__cause__ or ''}"
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         options = [line for line in lines if " " not in line and "=" not in line]

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -52,6 +53,7 @@ def release(folder: Path) -> None:
     """Give a folder back whose run never began."""
     for name in ("config.yaml", "run.jsonl", "train.log", "metrics.jsonl", "metrics.csv"):
         (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "wandb", ignore_errors=True)
 
 
 def open_log(folder: Path) -> None:

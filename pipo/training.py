@@ -80,7 +80,7 @@ def _run(cfg: DictConfig, run: build.RunConfig, checkpoint: Path | None) -> list
             _score_finished(run, module, _only(callbacks, HeldOutEvaluation), checkpoint)
             return callbacks
         loggers = build.build_loggers(cfg, run, start)
-        trainer = build.build_trainer(cfg, callbacks, loggers)
+        trainer = build.build_trainer(cfg, callbacks, loggers, module.objective)
         if _leads():
             run_folder.record_run(Path(run.output_dir))
         _fit(trainer, module, data, cfg, checkpoint)
@@ -93,10 +93,10 @@ def _score_finished(
     run: build.RunConfig, module: PolicyModule, evaluation: HeldOutEvaluation, checkpoint: Path
 ) -> None:
     """The last evaluation of a run that was stopped after its last iteration."""
-    folder = Path(run.output_dir)
-    if (folder / "summary.json").exists():
+    folder, finished = Path(run.output_dir), iterations_of(checkpoint)
+    if finished > run.iterations or (folder / "summary.json").exists():
         raise ConfigError(
-            f"resume={folder}: its {run.iterations} iterations are finished; iterations= above that goes on"
+            f"resume={folder}: its {finished} iterations are finished; iterations= above that goes on"
         )
     module.configure_model()
     load_weights(module.policy, checkpoint)

@@ -78,8 +78,12 @@ class PIPOCallback(RolloutCallback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A KL term in the retrospective update needs the reference that only the objective loads."""
         assert isinstance(pl_module, PolicyModule)
+        if self.mini_batch is not None:
+            pl_module.own_mini_batch(self.mini_batch)
         if self.kl_coef and not pl_module.objective.needs_reference:
-            raise ConfigError("pipo.kl_coef needs a reference model: set algo.objective.kl_coef above 0 too")
+            raise ConfigError(
+                "pipo.kl_coef needs a reference model, which only an objective with a KL term loads"
+            )
 
     def on_rollouts_ready(
         self,

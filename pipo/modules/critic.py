@@ -36,4 +36,4 @@ class Critic(nn.Module):
         """
         # The state in which token t + 1 is chosen ends with token t.
         hidden = self.model(input_ids=input_ids[:, :-1], use_cache=False).last_hidden_state
-        return self.head(hidden[response_mask[:, 1:]].float()).squeeze(-1)
+        return self.head(hidden[response_mask[:, 1:]].float()).squeeze(-1).float()

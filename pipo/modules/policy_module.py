@@ -96,7 +96,8 @@ class PolicyModule(pl.LightningModule):
         self.__dict__["teacher"] = frozen_copy(self.policy) if averaged else self.policy
 
     def on_fit_start(self) -> None:
-        """Unregistered modules are not moved by Lightning."""
+        """Refuse what ranks cannot share, and move the modules that Lightning does not know."""
+        self.own_mini_batch(self.batching.mini_batch)
         for name in ("reference", "teacher"):
             if self.__dict__[name] is not None:
                 self.__dict__[name].to(self.device)
@@ -133,7 +134,7 @@ class PolicyModule(pl.LightningModule):
         """Sample, grade, prepare, let callbacks act, update, synchronise, log."""
         started = time.perf_counter()
         seed = derive_seed(self.seed, _ROLLOUT, iteration, world()[0])
-        rollouts = self.collector.collect(self.engine, prompts, seed, self.metrics)
+        rollouts = self.collector.collect(self.engine, prompts, seed, self.metrics, self.max_over_ranks)
         critic = self.objective.critic
         stats = IterationStats(
             iteration=iteration,
@@ -178,7 +179,7 @@ class PolicyModule(pl.LightningModule):
         groups = optimizer.param_groups
         rates = [group["lr"] for group in groups]
         self.metrics.add(f"{prefix}/lr", rates[0] * lr_scale)
-        size = self._own_mini_batch(mini_batch or self.batching.mini_batch)
+        size = self.own_mini_batch(mini_batch or self.batching.mini_batch)
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate * lr_scale
         for rows in self._mini_batches(len(batch), size):
@@ -198,13 +199,13 @@ class PolicyModule(pl.LightningModule):
         )
         if not math.isnan(explained):
             self.metrics.add("value/explained_variance", explained)
-        size = self._own_mini_batch(self.batching.mini_batch)
+        size = self.own_mini_batch(self.batching.mini_batch)
         for rows in self._mini_batches(len(batch), size):
             everything = torch.ones(len(rows), dtype=torch.bool)
             loss = partial(self._value_loss, value_clip)
             self._optimizer_step(self._optimizer(1), batch, rows, everything, "value", loss)
 
-    def _own_mini_batch(self, size: int) -> int:
+    def own_mini_batch(self, size: int) -> int:
         """This rank's share of a mini-batch."""
         ranks = world()[1]
         if size % ranks:
@@ -216,7 +217,7 @@ class PolicyModule(pl.LightningModule):
     def _mini_batches(self, rows: int, size: int) -> list[Tensor]:
         """Row indices of each optimiser step; every rank makes the same number of steps."""
         own = mini_batches(rows, size)
-        steps = all_reduce_max(len(own), self.device)
+        steps = self.max_over_ranks(len(own))
         return own + [torch.empty(0, dtype=torch.int64)] * (steps - len(own))
 
     def _optimizer_step(
@@ -236,7 +237,7 @@ class PolicyModule(pl.LightningModule):
         micros = micro_batches(batch, work, self.batching.tokens_per_micro_batch)
         # Collectives inside backward need the same number of passes on every rank, and at least one
         # leaves zeros rather than no gradients, so that AdamW sees every parameter.
-        passes = max(1, all_reduce_max(len(micros), self.device))
+        passes = max(1, self.max_over_ranks(len(micros)))
         micros += [idle_micro_batch(batch)] * (passes - len(micros))
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         loss_sum = torch.zeros((), dtype=torch.float64)
@@ -287,6 +288,10 @@ class PolicyModule(pl.LightningModule):
         return loss.value.detach().double().cpu()
 
     # ------------------------------------------------------------------ pieces
+
+    def max_over_ranks(self, value: int) -> int:
+        """Largest value over all ranks."""
+        return all_reduce_max(value, self.device)
 
     def sum_over_ranks(self, value: Tensor) -> Tensor:
         """Sum of a CPU tensor over all ranks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,11 +10,13 @@ import torch
 from torch import Tensor
 
 from pipo.metrics import IterationMetrics
-from pipo.modules.distributed import all_reduce_max, derive_seed
+from pipo.modules.distributed import derive_seed
 from pipo.modules.functional.shaping import overlong_penalty
 from pipo.records import Completions, IterationPrompts, PromptBatch, Rollouts
 from pipo.rollout.engine import RolloutEngine, SamplingParams
 from pipo.tasks.base import Task
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +68,12 @@ class Collector:
         self.group_size, self.sampling, self.config = group_size, sampling, config
 
     def collect(
-        self, engine: RolloutEngine, prompts: IterationPrompts, seed: int, metrics: IterationMetrics
+        self,
+        engine: RolloutEngine,
+        prompts: IterationPrompts,
+        seed: int,
+        metrics: IterationMetrics,
+        max_over_ranks: Callable[[int], int],
     ) -> Rollouts:
         """The batch of an iteration on this rank; adds rollout and reward metrics.
 
@@ -80,14 +88,20 @@ class Collector:
         wanted = len(prompts.first)
         parts = [_select(rollouts, _mixed_groups(rollouts))]
         drawn = 1
-        while drawn < rounds and all_reduce_max(wanted - sum(len(part.prompts) for part in parts)) > 0:
+        while drawn < rounds and max_over_ranks(wanted - sum(len(part.prompts) for part in parts)) > 0:
             rollouts = self._round(engine, prompts.refill(drawn), derive_seed(seed, drawn), metrics)
             parts.append(_select(rollouts, _mixed_groups(rollouts)))
             drawn += 1
-        # A group that teaches nothing stands in where no other is left: a batch is never empty.
-        kept = _join([part for part in parts if len(part.prompts)] or [_select(rollouts, torch.tensor([0]))])
+        found = sum(len(part.prompts) for part in parts)
+        if found < wanted:
+            log.info("after %d rounds %d of %d groups vary; training on those", drawn, found, wanted)
+        # A group that teaches nothing, not even its length, stands in where no other is left: a batch is
+        # never empty.
+        unshaped = replace(rollouts, shaping=torch.zeros_like(rollouts.shaping))
+        stand_in = _select(unshaped, torch.tensor([0]))
+        kept = _join([part for part in parts if len(part.prompts)] or [stand_in])
         metrics.add("rollout/rounds", drawn)
-        metrics.add("rollout/batch_filled", min(1.0, sum(len(part.prompts) for part in parts) / wanted))
+        metrics.add("rollout/batch_filled", min(1.0, found / wanted))
         totals = {
             "reward_sum": sum(part.reward_sum for part in parts),
             "reward_count": sum(part.reward_count for part in parts),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 
 import pytest
@@ -35,6 +36,8 @@ def test_twelve_iterations(compose_config, tmp_path, algo, pipo):
     assert len(rows) == ITERATIONS
     assert all(math.isfinite(value) for row in rows for value in row.values())
     assert all(row["policy/grad_norm"] > 0 for row in rows)
+    explained = set(re.findall(r"`([^`]+)`", (ROOT / "docs/metrics.md").read_text()))
+    assert {name for row in rows for name in row} - explained == {"iteration"}
     first, last = rows[: ITERATIONS // 2], rows[ITERATIONS // 2 :]
     reward = [statistics.mean(row["train/reward"] for row in half) for half in (first, last)]
     assert reward[1] > 0.5 * reward[0], "the reward collapsed"

@@ -275,11 +275,13 @@ def test_resume_equals_the_uninterrupted_run_bit_for_bit(tmp_path, warmup, stop)
 def test_one_response_per_prompt(monkeypatch):
     def data(iterations: int):
         made = toy.PromptDataModule(
-            toy.ToyTask().examples("train"),
-            [(2 + i, 3 + i % 5) for i in range(24)],
-            prompts_per_iteration=24,
-            iterations=iterations,
-            seed=7,
+            toy.IterationDataset(
+                toy.ToyTask().examples("train"),
+                [(2 + i, 3 + i % 5) for i in range(24)],
+                prompts_per_iteration=24,
+                iterations=iterations,
+                seed=7,
+            )
         )
         return made
 

@@ -50,11 +50,13 @@ class Updates(RolloutCallback):
 def run():
     def data(iterations: int):
         return toy.PromptDataModule(
-            toy.ToyTask().examples("train"),
-            [(2 + i, 3) for i in range(24)],
-            prompts_per_iteration=2,
-            iterations=iterations,
-            seed=7,
+            toy.IterationDataset(
+                toy.ToyTask().examples("train"),
+                [(2 + i, 3) for i in range(24)],
+                prompts_per_iteration=2,
+                iterations=iterations,
+                seed=7,
+            )
         )
 
     module, updates, record = toy.module(mini_batch=8), Updates(), toy.Record()

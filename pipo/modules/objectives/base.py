@@ -115,6 +115,8 @@ class Distillation:
     def __post_init__(self) -> None:
         if not (self.from_siblings or self.from_feedback):
             raise ValueError("a self-teacher needs from_siblings or from_feedback")
+        if not 0 < self.success_threshold <= 1:
+            raise ValueError(f"success_threshold must lie in (0, 1], got {self.success_threshold}")
         if not 0 < self.teacher_average <= 1:
             raise ValueError(f"teacher_average must lie in (0, 1], got {self.teacher_average}")
 
@@ -187,6 +189,10 @@ class Objective(ABC):
         """Loss per token before aggregation, [n, r]; clipped unless overridden."""
         return clipped_surrogate_loss(ratio, micro.advantages, self.clip)
 
+    def clipped(self, ratio: Tensor, micro: MicroBatch) -> Tensor:
+        """Bool [n, r]: tokens that the trust region acted on, for the metrics."""
+        return clipped_tokens(ratio, micro.advantages, self.clip)
+
     def loss(self, values: Tensor, micro: MicroBatch, total: float) -> Loss:
         """Surrogate plus the KL penalty, or the distance from the self-teacher.
 
@@ -205,15 +211,16 @@ class Objective(ABC):
         value = self.aggregate(self.surrogate(ratio, logprobs, micro), mask, total)
         count = mask.sum()
         with torch.no_grad():
-            clipped = clipped_tokens(ratio, micro.advantages, self.clip) & mask
+            clipped = self.clipped(ratio, micro) & mask
             metrics = {
                 "clip_fraction": (clipped.sum(), count),
                 "kl_old": ((kl_k3(logprobs, micro.old_logprobs) * mask).sum(), count),
                 "entropy": (-(logprobs * mask).sum(), count),
             }
-        if micro.ref_logprobs is not None and micro.kl_coef != 0:
+        if micro.ref_logprobs is not None:
             penalty = kl_k3(logprobs, micro.ref_logprobs)
-            value = value + micro.kl_coef * self.aggregate(penalty, mask, total)
+            if micro.kl_coef != 0:
+                value = value + micro.kl_coef * self.aggregate(penalty, mask, total)
             metrics["kl_ref"] = ((penalty.detach() * mask).sum(), count)
         return Loss(value=value, metrics=metrics)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from pipo.modules.objectives.base import MicroBatch
@@ -9,7 +11,20 @@ from pipo.modules.objectives.grpo import GRPO
 
 
 class CISPO(GRPO):
-    """Clipped importance-sampling policy optimisation (arXiv 2506.13585)."""
+    """Clipped importance-sampling policy optimisation (arXiv 2506.13585).
+
+    Args:
+        **group_options: see :class:`~pipo.modules.objectives.grpo.GRPO`.
+    """
+
+    def __init__(self, **group_options: Any) -> None:
+        super().__init__(**group_options)
+        if self.clip.dual is not None:
+            raise ValueError("dual_clip must be null: no loss of CISPO grows with the ratio")
+
+    def clipped(self, ratio: Tensor, micro: MicroBatch) -> Tensor:
+        """Tokens whose weight was clipped; they keep their gradient."""
+        return (ratio < 1 - self.clip.low) | (ratio > 1 + self.clip.high)
 
     def surrogate(self, ratio: Tensor, logprobs: Tensor, micro: MicroBatch) -> Tensor:
         """-stop_gradient(clip(ratio)) * A * log pi."""

@@ -22,6 +22,8 @@ class DrGRPO(GroupObjective):
         super().__init__(**clip_and_loss)
         if self.aggregation != "token-mean":
             raise ValueError("Dr. GRPO sums over tokens, so aggregation must be token-mean")
+        if max_response_tokens < 1:
+            raise ValueError(f"max_response_tokens must be >= 1, got {max_response_tokens}")
         self.max_response_tokens = max_response_tokens
 
     def advantages(self, rewards: Tensor, group_size: int) -> Tensor:

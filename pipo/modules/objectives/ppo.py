@@ -40,6 +40,8 @@ class PPO(Objective):
         if kl_reward_coef < 0:
             raise ValueError(f"kl_reward_coef must be >= 0, got {kl_reward_coef}")
         self.gamma, self.gae_lambda, self.kl_reward_coef = gamma, gae_lambda, kl_reward_coef
+        if not isinstance(critic, CriticConfig):
+            raise ValueError(f"critic is required, got {critic!r}")
         self.critic = critic
 
     @property

@@ -31,6 +31,8 @@ class SDPO(Objective):
         super().__init__(**clip_and_loss)
         if self.kl_coef != 0:
             raise ValueError("kl_coef must be 0: the distillation loss has no penalty against a reference")
+        if not isinstance(distillation, Distillation):
+            raise ValueError(f"distillation is required, got {distillation!r}")
         self.distillation = distillation
 
     def prepare(
