@@ -13,6 +13,7 @@ import argparse
 import csv
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -20,21 +21,25 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 ROOT = Path(__file__).parent.parent
 ALGORITHMS = ("ppo", "grpo", "gspo", "dapo", "sdpo", "rloo", "dr_grpo", "cispo")
 ARMS = ("none", "default")
-# Rounds of sampling per iteration that dynamic sampling needs on this task.
+# Rounds of sampling per iteration that dynamic sampling needs at least here; the table says what it took.
 ROUNDS = {"dapo": 2}
-# 97.5 % quantiles of Student's t for 1 to 9 degrees of freedom.
+# 97.5 % quantiles of Student's t for 1 to 9 degrees of freedom, which bounds the number of seeds.
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 def run(algorithm: str, arm: str, seed: int, iterations: int, out: Path) -> Path:
     """One run, unless it is there already; its folder."""
-    folder = out / f"{algorithm}-{arm}-{seed}"
+    iterations //= ROUNDS.get(algorithm, 1)
+    folder = out / f"{algorithm}-{arm}-{seed}-{iterations}"
     if not (folder / "summary.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)  # what an interrupted benchmark left behind
         command = [sys.executable, str(ROOT / "train.py"), f"algo={algorithm}", f"pipo={arm}", f"seed={seed}"]
-        budget = [f"iterations={iterations // ROUNDS.get(algorithm, 1)}", f"output_dir={folder}"]
+        budget = [f"iterations={iterations}", f"output_dir={folder}"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         subprocess.run([*command, *budget], check=True, stdout=subprocess.DEVNULL, env=environment, cwd=ROOT)
         print("finished", folder.name, flush=True)
@@ -57,7 +62,8 @@ def cell(folders: list[Path]) -> dict[str, Any]:
         json.loads(line) for folder in folders for line in (folder / "metrics.jsonl").read_text().splitlines()
     ]
     coefficients = [abs(row["pipo/coefficient"]) for row in rows if "pipo/coefficient" in row]
-    sampled = sum(128 * row.get("rollout/rounds", 1.0) for row in rows) / len(folders)
+    responses = OmegaConf.load(folders[0] / "config.yaml").recipe.responses
+    sampled = sum(responses * row.get("rollout/rounds", 1.0) for row in rows) / len(folders)
     return {
         "sampled responses": round(sampled),
         "before": interval([s["before"]["pass@1"] for s in summaries]),
@@ -77,6 +83,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--out", type=Path, default=Path("outputs/algorithms"))
     options = parser.parse_args()
+    if len(options.seeds) > len(T_QUANTILES) + 1:
+        parser.error(f"at most {len(T_QUANTILES) + 1} seeds")
     out = options.out.resolve()
     cells = [(algorithm, arm) for algorithm in ALGORITHMS for arm in ARMS]
     with ThreadPoolExecutor(options.jobs) as pool:

@@ -55,6 +55,13 @@ from pipo.training import train
         (["algo=ppo", "algo.dynamic_sampling_rounds=2"], r"group_size >= 2"),
         (["algo=ppo", "algo.objective.gamma=1.5"], r"gamma must lie in \[0, 1\]"),
         (["algo=sdpo", "algo.group_size=1"], r"algo\.group_size=1"),
+        (["algo=sdpo", "algo.objective.kl_coef=0.1"], r"kl_coef must be 0"),
+        (["algo=sdpo", "algo.objective.distillation.success_threshold=5.0"], r"success_threshold must lie"),
+        (["algo=dr_grpo", "algo.objective.max_response_tokens=0"], r"max_response_tokens must be >= 1"),
+        (["algo.objective.advantage_eps=-1.0"], r"advantage_eps must be >= 0"),
+        (["algo=cispo", "algo.objective.dual_clip=3.0"], r"dual_clip must be null"),
+        (["algo=ppo", "algo.objective.critic=null"], r"critic"),
+        (["strategy.trainer.precision=bf16-true"], r"strategy\.trainer\.precision"),
         (["algo=sdpo", "algo.objective.distillation.form.alpha=0.5"], r"alpha must be null"),
         (["task.max_prompt_tokens=3"], r"arithmetic/train/\d+: its prompt has \d+ tokens.*max_prompt_tokens"),
         (["task.max_response_tokens=0"], r"max_response_tokens must be >= 1"),
@@ -77,6 +84,13 @@ def test_bad_values(compose_config, tmp_path, capsys, overrides, message):
     assert said.err.count("\n") == 1
     assert len(said.err) < 400
     # Nothing was begun, so the same command with the mistake mended may use the same folder.
+    assert not list((tmp_path / "run").glob("*"))
+
+
+def test_a_failed_start_with_wandb_leaves_the_folder_free(compose_config, tmp_path):
+    cfg = compose_config("logger=wandb", "pipo.kl_coef=0.1", f"output_dir={tmp_path / 'run'}")
+    with pytest.raises(ConfigError, match="needs a reference model"):
+        train(cfg, [])
     assert not list((tmp_path / "run").glob("*"))
 
 
