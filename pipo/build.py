@@ -27,7 +27,14 @@ from pipo.evaluation.results import EvaluationPlan
 from pipo.instantiate import construct, instantiate
 from pipo.loggers import MetricsFileLogger
 from pipo.modules.objectives.base import Distillation, Objective
-from pipo.modules.policy import Policy, load_policy, load_tokenizer, load_weights, stop_token_ids
+from pipo.modules.policy import (
+    Policy,
+    load_policy,
+    load_tokenizer,
+    load_weights,
+    read_checkpoint,
+    stop_token_ids,
+)
 from pipo.modules.policy_module import PolicyModule
 from pipo.records import Rollouts, TokenIds
 from pipo.rollout.collector import CollectionConfig, Collector
@@ -74,7 +81,7 @@ class ModelSpec:
         """Read the weights."""
         policy = load_policy(self.path, self.dtype, self.gradient_checkpointing)
         if self.checkpoint is not None:
-            load_weights(policy, self.checkpoint)
+            load_weights(policy, read_checkpoint(self.checkpoint))
         return policy
 
 

@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,21 @@ def claim(folder: Path, cfg: DictConfig) -> None:
             file.write(OmegaConf.to_yaml(cfg))
     except FileExistsError as error:
         raise ConfigError(f"output_dir={folder}: another run has just taken this folder") from error
+
+
+@contextmanager
+def claimed(folder: Path, cfg: DictConfig) -> Iterator[None]:
+    """Hold a folder for a run; it is given back when nothing was sampled, so the command may be repeated.
+
+    Raises:
+        ConfigError: see :func:`claim`.
+    """
+    claim(folder, cfg)
+    try:
+        yield
+    finally:
+        if not (folder / "samples.jsonl").exists():
+            release(folder)
 
 
 def release(folder: Path) -> None:

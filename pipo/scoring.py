@@ -25,13 +25,8 @@ def score(cfg: DictConfig) -> Summary:
     """
     quiet()
     folder = Path(str(cfg.output_dir))
-    run_folder.claim(folder, cfg)
-    try:
+    with run_folder.claimed(folder, cfg):
         return _score(cfg, folder)
-    except BaseException:
-        if not (folder / "samples.jsonl").exists():
-            run_folder.release(folder)  # the same command may be given again
-        raise
 
 
 def _score(cfg: DictConfig, folder: Path) -> Summary:

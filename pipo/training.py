@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -19,11 +19,11 @@ from pipo.callbacks.interrupt import GracefulStop
 from pipo.callbacks.progress import RunProgress
 from pipo.errors import ConfigError, RunStopped
 from pipo.evaluation.report import before_after_table
-from pipo.modules.policy import load_weights
+from pipo.modules.policy import load_weights, read_checkpoint
 from pipo.modules.policy_module import PolicyModule
 from pipo.plot import plot_curves
 from pipo.quiet import quiet
-from pipo.run_log import METRICS_FILE, read_metrics
+from pipo.run_log import METRICS_FILE
 from pipo.tasks.datamodule import PromptDataModule
 
 CallbackType = TypeVar("CallbackType", bound=pl.Callback)
@@ -45,20 +45,13 @@ def train(cfg: DictConfig, overrides: list[str]) -> float:
     if cfg.resume is not None:
         cfg, checkpoint = run_folder.resumed(Path(str(cfg.resume)), overrides)
     run = build.build_run_config(cfg)
-    folder = Path(run.output_dir)
-    leader = _leads()
-    if checkpoint is None and leader:
-        cfg = cfg.copy()
-        cfg.output_dir = run.output_dir  # the saved configuration names the folder, not the time of day
-        run_folder.claim(folder, cfg)
-    if leader:
-        run_folder.open_log(folder)
-    try:
+    cfg = cfg.copy()
+    cfg.output_dir = run.output_dir  # the saved configuration names the folder, not the time of day
+    folder, fresh = Path(run.output_dir), checkpoint is None
+    with run_folder.claimed(folder, cfg) if fresh and _leads() else nullcontext():
+        if _leads():
+            run_folder.open_log(folder)
         callbacks = _run(cfg, run, checkpoint)
-    except BaseException:
-        if checkpoint is None and leader and not (folder / "samples.jsonl").exists():
-            run_folder.release(folder)  # no iteration was made: the same command may be given again
-        raise
     return _finish(cfg, run, callbacks)
 
 
@@ -99,8 +92,8 @@ def _score_finished(
             f"resume={folder}: its {finished} iterations are finished; iterations= above that goes on"
         )
     module.configure_model()
-    load_weights(module.policy, checkpoint)
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    state = read_checkpoint(checkpoint)
+    load_weights(module.policy, state)
     evaluation.load_state_dict(state["callbacks"][evaluation.state_key])
     evaluation.measure_after(module)
 
@@ -136,17 +129,17 @@ def _finish(cfg: DictConfig, run: build.RunConfig, callbacks: list[pl.Callback])
     folder = Path(run.output_dir)
     stop, evaluation = _only(callbacks, GracefulStop), _only(callbacks, HeldOutEvaluation)
     before, after = evaluation.before, evaluation.after
-    leader = _leads()
+    leader, seconds = _leads(), _only(callbacks, RunProgress).seconds
     if leader and before is not None and after is not None:
         summary = {
             "iterations": run.iterations,
-            "seconds": round(_only(callbacks, RunProgress).seconds, 1),
+            "seconds": round(seconds, 1),
             "before": before,
             "after": after,
         }
         run_folder.write_json(folder / "summary.json", summary)
     metrics = folder / METRICS_FILE
-    if leader and metrics.exists() and read_metrics(metrics):
+    if leader and metrics.exists() and metrics.stat().st_size:
         plot_curves(metrics, folder / "curves.png")
     if after is None:
         raise RunStopped(
@@ -156,7 +149,6 @@ def _finish(cfg: DictConfig, run: build.RunConfig, callbacks: list[pl.Callback])
     if leader:
         console = Console()
         console.print(before_after_table(before, after))
-        seconds = _only(callbacks, RunProgress).seconds
         console.print(_where(folder, cfg.task.name, seconds), highlight=False, soft_wrap=True)
     return float(after["pass@1"])
 

@@ -78,19 +78,18 @@ def micro_batches(batch: PolicyBatch, rows: Tensor, token_budget: int) -> list[M
         token_budget: most padded tokens (prompt and response) of one micro-batch.
     """
     lengths = batch.response_mask.sum(dim=1)
-    prompts, group_size = batch.prompt_ids, batch.group_size
-    if batch.teacher_prompt_ids is not None:
+    prompts, group_size, teacher = batch.prompt_ids, batch.group_size, _teacher_prompts(batch)
+    if teacher is not None:
         # The teacher's forward pass shares the budget, and its prompts are the longer ones.
-        plain = [prompts[i // group_size] for i in range(len(batch))]
-        both = zip(plain, batch.teacher_prompt_ids, strict=True)
-        prompts, group_size = tuple(max(a, b or (), key=len) for a, b in both), 1
+        prompts = [max(prompts[i // group_size], ids, key=len) for i, ids in enumerate(teacher)]
+        group_size = 1
     groups = row_groups(prompts, group_size, lengths, rows, token_budget)
-    return [_micro_batch(batch, group, lengths) for group in groups]
+    return [_micro_batch(batch, group, lengths, teacher) for group in groups]
 
 
 def idle_micro_batch(batch: PolicyBatch) -> MicroBatch:
     """A micro-batch without response tokens: its gradient is zero, but every rank runs it."""
-    micro = _micro_batch(batch, [0], batch.response_mask.sum(dim=1))
+    micro = _micro_batch(batch, [0], batch.response_mask.sum(dim=1), _teacher_prompts(batch))
     return replace(
         micro,
         sequence_mask=torch.zeros_like(micro.sequence_mask),
@@ -103,18 +102,25 @@ def idle_micro_batch(batch: PolicyBatch) -> MicroBatch:
     )
 
 
-def _micro_batch(batch: PolicyBatch, rows: list[int], lengths: Tensor) -> MicroBatch:
+def _teacher_prompts(batch: PolicyBatch) -> list[TokenIds] | None:
+    """The teacher's prompt of each row; None without a teacher.
+
+    A row that has none is never trained on, but may be padding for an idle pass: it keeps its own prompt.
+    """
+    if batch.teacher_prompt_ids is None:
+        return None
+    return [ids or batch.prompt_ids[i // batch.group_size] for i, ids in enumerate(batch.teacher_prompt_ids)]
+
+
+def _micro_batch(
+    batch: PolicyBatch, rows: list[int], lengths: Tensor, teacher: list[TokenIds] | None
+) -> MicroBatch:
     input_ids, sequence_mask = pack(batch.prompt_ids, batch.group_size, batch.response_ids, lengths, rows)
     select = torch.tensor(rows)
     width = int(lengths[select].max())
     teacher_input_ids = teacher_sequence_mask = None
-    if batch.teacher_prompt_ids is not None:
-        # Rows without a teacher are never trained on; one may still be padding for an idle pass.
-        prompts = [
-            batch.teacher_prompt_ids[i] or batch.prompt_ids[i // batch.group_size]
-            for i in range(len(batch.teacher_prompt_ids))
-        ]
-        teacher_input_ids, teacher_sequence_mask = pack(prompts, 1, batch.response_ids, lengths, rows)
+    if teacher is not None:
+        teacher_input_ids, teacher_sequence_mask = pack(teacher, 1, batch.response_ids, lengths, rows)
     return MicroBatch(
         input_ids=input_ids,
         sequence_mask=sequence_mask,

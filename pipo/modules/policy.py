@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -194,11 +195,16 @@ def load_policy(path: str, dtype: str, gradient_checkpointing: bool = False) -> 
     return Policy(model).train()
 
 
-def load_weights(policy: Policy, checkpoint: Path) -> None:
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A training checkpoint on the CPU; it holds plain data only, so no code is unpickled."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load_weights(policy: Policy, checkpoint: Mapping[str, Any]) -> None:
     """Replace a policy's weights by those in a training checkpoint."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     prefix = "policy."
-    policy.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    state = checkpoint["state_dict"].items()
+    policy.load_state_dict({k.removeprefix(prefix): v for k, v in state if k.startswith(prefix)})
 
 
 def stop_token_ids(path: str, tokenizer: Tokenizer) -> frozenset[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -87,7 +88,7 @@ class PolicyModule(pl.LightningModule):
         self.policy = self._load_policy()
         self.engine = self._make_engine(self.policy)
         if self.objective.critic is not None:
-            self.critic = Critic(self._load_policy())
+            self.critic = Critic(copy.deepcopy(self.policy))
         # Not registered as submodules: neither checkpoints nor the optimiser should see them.
         reference = frozen_copy(self.policy) if self.objective.needs_reference else None
         self.__dict__["reference"] = reference
@@ -182,10 +183,9 @@ class PolicyModule(pl.LightningModule):
         size = self.own_mini_batch(mini_batch or self.batching.mini_batch)
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate * lr_scale
+        contributing = batch.contributing_rows()
         for rows in self._mini_batches(len(batch), size):
-            self._optimizer_step(
-                optimizer, batch, rows, batch.contributing_rows()[rows], prefix, self._policy_loss
-            )
+            self._optimizer_step(optimizer, batch, rows, contributing[rows], prefix, self._policy_loss)
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
 
@@ -200,9 +200,9 @@ class PolicyModule(pl.LightningModule):
         if not math.isnan(explained):
             self.metrics.add("value/explained_variance", explained)
         size = self.own_mini_batch(self.batching.mini_batch)
+        loss = partial(self._value_loss, value_clip)
         for rows in self._mini_batches(len(batch), size):
             everything = torch.ones(len(rows), dtype=torch.bool)
-            loss = partial(self._value_loss, value_clip)
             self._optimizer_step(self._optimizer(1), batch, rows, everything, "value", loss)
 
     def own_mini_batch(self, size: int) -> int:
