@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -26,63 +27,19 @@ from pipo.errors import ConfigError
 from pipo.evaluation.results import EvaluationPlan
 from pipo.instantiate import construct, instantiate
 from pipo.loggers import MetricsFileLogger
+from pipo.model_spec import ModelSpec, build_model
 from pipo.modules.objectives.base import Distillation, Objective
-from pipo.modules.policy import (
-    Policy,
-    load_policy,
-    load_tokenizer,
-    load_weights,
-    read_checkpoint,
-    stop_token_ids,
-)
+from pipo.modules.policy import load_tokenizer, stop_token_ids
 from pipo.modules.policy_module import PolicyModule
 from pipo.records import Rollouts, TokenIds
 from pipo.rollout.collector import CollectionConfig, Collector
 from pipo.rollout.engine import SamplingParams
 from pipo.rollout.privileged import teacher_prompts
-from pipo.tasks.base import Example, Split, Task
+from pipo.tasks.base import Dropped, Example, Split, Task, TaskError
 from pipo.tasks.datamodule import IterationDataset, PromptDataModule
-from pipo.tasks.prompts import encode_examples, encode_prompt, response_decoder
+from pipo.tasks.prompts import check_lengths, encode_examples, encode_prompt, response_decoder, trainable
 
-
-def embedded_model(name: str) -> str:
-    """Folder of a model that ships with the package."""
-    folder = Path(__file__).parent / "assets" / name
-    if not (folder / "config.json").is_file():
-        raise ConfigError(
-            f"model.path: the embedded model {name!r} is missing; make it with python -m pipo.tiny"
-        )
-    return str(folder)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSpec:
-    """Which model, and how it is held.
-
-    Attributes:
-        name: short name, for reports.
-        path: a Hugging Face folder or a hub id.
-        dtype: of the weights, ``float32`` or ``bfloat16``.
-        gradient_checkpointing: trade compute for activation memory.
-        checkpoint: a checkpoint whose weights replace those at ``path``; None for none.
-    """
-
-    name: str
-    path: str
-    dtype: str
-    gradient_checkpointing: bool
-    checkpoint: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"model.dtype must be float32 or bfloat16, got {self.dtype!r}")
-
-    def load(self) -> Policy:
-        """Read the weights."""
-        policy = load_policy(self.path, self.dtype, self.gradient_checkpointing)
-        if self.checkpoint is not None:
-            load_weights(policy, read_checkpoint(self.checkpoint))
-        return policy
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,69 +78,106 @@ class Problems:
     Attributes:
         examples: the problems.
         prompt_ids: one tokenised prompt each.
+        dropped: the rows that were left out.
     """
 
     examples: Sequence[Example]
     prompt_ids: Sequence[TokenIds]
+    dropped: Sequence[Dropped]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workbench:
-    """What training and evaluation both need.
+    """A model at a task: what training and evaluation both need.
 
     Attributes:
         model: the model.
         tokenizer: its tokenizer.
+        key: where the task stands in the configuration: ``task``, or a part of a benchmark.
         task: problems and grader.
         sampling: how tokens are drawn.
+        max_prompt_tokens: longest prompt.
     """
 
     model: ModelSpec
     tokenizer: PreTrainedTokenizerBase
+    key: str
     task: Task
     sampling: SamplingParams
+    max_prompt_tokens: int
 
-    def problems(self, cfg: DictConfig, split: Split, limit: int | None = None) -> Problems:
-        """A split of the task, tokenised; the first ``limit`` problems, None for all."""
+    def problems(self, split: Split, limit: int | None = None) -> Problems:
+        """A split of the task, tokenised; the first ``limit`` problems, None for all.
+
+        Rows without a problem are left out. So are, for training, those that are held out too or whose
+        prompt is too long; the held-out problems define the result, so there a long prompt is an error.
+
+        Raises:
+            ConfigError: the split cannot be read, a held-out prompt is too long, or nothing is left.
+        """
         if limit is not None and (not isinstance(limit, int) or limit < 1):
             raise ConfigError(f"evaluation.problems must be a whole number above 0 or null, got {limit!r}")
-        examples = list(self.task.examples(split))[:limit]
-        encode = partial(encode_examples, self.tokenizer, self.task, examples)
-        prompt_ids = construct(encode, cfg, {"max_prompt_tokens": "task.max_prompt_tokens"})
-        return Problems(examples=examples, prompt_ids=prompt_ids)
-
-
-def build_model(cfg: DictConfig) -> ModelSpec:
-    """Which model: an option of ``conf/model``, a Hugging Face folder or id, a run folder, a checkpoint."""
-    if not OmegaConf.is_missing(cfg.model, "path") and OmegaConf.is_config(cfg.model.path):
-        cfg = cfg.copy()
-        cfg.model.path = str(instantiate(cfg, "model.path"))
-    names = ("name", "path", "dtype", "gradient_checkpointing")
-    spec: ModelSpec = construct(ModelSpec, cfg, {name: f"model.{name}" for name in names})
-    path = Path(spec.path).expanduser()
-    if spec.path.startswith("~"):
-        spec = replace(spec, path=str(path))
-    if path.suffix == ".ckpt":
-        path = path.resolve()
-        saved = path.parent.parent / "config.yaml"
-        if not path.is_file() or not saved.is_file():
-            raise ConfigError(f"model.path={path}: not a checkpoint inside a run folder")
-        # The run's own configuration says what kind of model the weights belong to.
-        return replace(build_model(OmegaConf.load(saved)), checkpoint=path)  # type: ignore[arg-type]
-    if (path / "config.yaml").is_file():
-        if not (path / "model").is_dir():
+        try:
+            all_examples = self.task.examples(split)
+            examples = list(all_examples)[:limit]
+            prompt_ids = encode_examples(self.tokenizer, self.task, examples)
+            dropped = list(self.task.dropped(split))
+            if split == "test":
+                check_lengths(examples, prompt_ids, self.max_prompt_tokens)
+                self._report(split, dropped, len(all_examples))
+                return Problems(examples=examples, prompt_ids=prompt_ids, dropped=dropped)
+            held_out = self.task.examples("test")
+        except TaskError as error:
+            raise ConfigError(f"{self.key}: {error}") from error
+        fit = trainable(examples, prompt_ids, held_out, self.max_prompt_tokens)
+        kept = [i for i, problem in enumerate(fit) if problem is None]
+        dropped += [
+            Dropped(place=e.uid, reason=problem) for e, problem in zip(examples, fit, strict=True) if problem
+        ]
+        if not kept:
             raise ConfigError(
-                f"model.path={path}: this run has not exported its model yet; name a checkpoint"
+                f"{self.key}: no training problem is left; {dropped[0].place}: {dropped[0].reason}"
             )
-        return replace(spec, path=str(path / "model"))
-    return spec
+        self._report(split, dropped, len(kept))
+        return Problems(
+            examples=[examples[i] for i in kept], prompt_ids=[prompt_ids[i] for i in kept], dropped=dropped
+        )
+
+    def _report(self, split: Split, dropped: Sequence[Dropped], used: int) -> None:
+        """Count and name what was left out: a few on the terminal, all in the log file."""
+        for row in dropped:
+            _LOG.info("%s %s: left out %s: %s", self.task.name, split, row.place, row.reason)
+        if dropped:
+            named = "; ".join(f"{row.place}: {row.reason}" for row in dropped[:3])
+            more = f"; {len(dropped) - 3} more are in the log" if len(dropped) > 3 else ""
+            _LOG.warning(
+                "%s %s: %d of %d rows left out (%s%s)",
+                self.task.name,
+                split,
+                len(dropped),
+                used + len(dropped),
+                named,
+                more,
+            )
 
 
-def build_workbench(cfg: DictConfig) -> Workbench:
-    """Model, tokenizer, task and sampling."""
-    model = build_model(cfg)
-    tokenizer = load_tokenizer(model.path)
-    task = instantiate(cfg, "task.source")
+def build_workbench(
+    cfg: DictConfig,
+    key: str = "task",
+    model: ModelSpec | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Workbench:
+    """Model, tokenizer, task and sampling.
+
+    Args:
+        cfg: the whole configuration.
+        key: where the task stands.
+        model: the model, if it is known already.
+        tokenizer: its tokenizer, likewise.
+    """
+    model = model or build_model(cfg)
+    tokenizer = tokenizer or load_tokenizer(model.path)
+    task = instantiate(cfg, f"{key}.source")
     sampling = construct(
         SamplingParams,
         cfg,
@@ -191,11 +185,20 @@ def build_workbench(cfg: DictConfig) -> Workbench:
             "temperature": "rollout.temperature",
             "top_p": "rollout.top_p",
             "top_k": "rollout.top_k",
-            "max_response_tokens": "task.max_response_tokens",
+            "max_response_tokens": f"{key}.max_response_tokens",
         },
         stop_token_ids=stop_token_ids(model.path, tokenizer),
     )
-    return Workbench(model=model, tokenizer=tokenizer, task=task, sampling=sampling)
+    return construct(
+        Workbench,
+        cfg,
+        {"max_prompt_tokens": f"{key}.max_prompt_tokens"},
+        model=model,
+        tokenizer=tokenizer,
+        key=key,
+        task=task,
+        sampling=sampling,
+    )
 
 
 def build_run_config(cfg: DictConfig) -> RunConfig:
@@ -259,7 +262,7 @@ def _privileged(
 
 def build_data(cfg: DictConfig, run: RunConfig, bench: Workbench) -> PromptDataModule:
     """Training prompts."""
-    problems = bench.problems(cfg, "train")
+    problems = bench.problems("train")
     dataset = IterationDataset(
         problems.examples,
         problems.prompt_ids,
@@ -273,7 +276,7 @@ def build_data(cfg: DictConfig, run: RunConfig, bench: Workbench) -> PromptDataM
 def build_evaluation(cfg: DictConfig, bench: Workbench) -> HeldOutEvaluation:
     """The held-out evaluation around and during a run."""
     plan = build_plan(cfg)
-    problems = bench.problems(cfg, "test", cfg.evaluation.problems)
+    problems = bench.problems("test", cfg.evaluation.problems)
     return construct(
         HeldOutEvaluation,
         cfg,

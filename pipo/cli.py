@@ -37,7 +37,14 @@ def register_resolvers() -> None:
     def sweep_group() -> str | None:
         return os.environ.get("PIPO_SWEEP_GROUP")
 
-    for function in (divide, run_folder, wandb_offline, sweep_group, job_name):
+    def data_file(folder: str | None, stem: str) -> str | None:
+        if folder is None:
+            return None
+        found = [Path(folder).expanduser() / f"{stem}{suffix}" for suffix in (".jsonl", ".json", ".parquet")]
+        # Of none, the first name goes on, so that whoever reads it says that there is no such file.
+        return str(next((file for file in found if file.is_file()), found[0]))
+
+    for function in (data_file, divide, run_folder, wandb_offline, sweep_group, job_name):
         OmegaConf.register_new_resolver(f"pipo.{function.__name__}", function, replace=True)
 
 

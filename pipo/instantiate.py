@@ -101,7 +101,7 @@ def _check_value(node: DictConfig, key: str, name: str, hint: Any) -> None:
     assert isinstance(source, dict)
     written = source[name]
     match = _INTERPOLATION.fullmatch(written) if isinstance(written, str) else None
-    shown = match.group(1) if match else f"{key}.{name}"
+    shown = _absolute(match.group(1), key) if match else f"{key}.{name}"
     if OmegaConf.is_missing(node, name):
         raise ConfigError(f"{shown} has no value; set it, for example {shown}=...")
     value = node[name]
@@ -111,6 +111,16 @@ def _check_value(node: DictConfig, key: str, name: str, hint: Any) -> None:
     if isinstance(value, DictConfig | ListConfig):
         value = OmegaConf.to_container(value, resolve=True)
     _validated(shown, value, hint)
+
+
+def _absolute(reference: str, key: str) -> str:
+    """The key that an interpolation inside the node at ``key`` refers to; leading dots are relative."""
+    path = reference.lstrip(".")
+    levels = len(reference) - len(path)
+    if not levels:
+        return reference
+    parents = key.split(".")
+    return ".".join([*parents[: len(parents) - levels + 1], path])
 
 
 def _validated(key: str, value: Any, hint: Any) -> Any:

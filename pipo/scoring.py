@@ -33,9 +33,10 @@ def _score(cfg: DictConfig, folder: Path) -> Summary:
     """Evaluate into a folder that is ours."""
     device = construct(_device, cfg, {"name": "device"})
     plan = build.build_plan(cfg)
-    bench = build.build_workbench(cfg)
+    (part,) = cfg.benchmark.parts
+    bench = build.build_workbench(cfg, f"benchmark.parts.{part}")
     try:
-        problems = bench.problems(cfg, cfg.benchmark.split, cfg.evaluation.problems)
+        problems = bench.problems("test", cfg.evaluation.problems)
         engine = instantiate(cfg, "rollout.engine")(policy=bench.model.load().to(device))
         result = evaluate(
             engine,

@@ -27,11 +27,12 @@ STOP = 1
 ENGINE = LocalEngineConfig(max_rows=64, compact_below=0.75)
 
 
-class ToyTask(Task):
+class ToyTask(Task[Example]):
     """Reward 1 when the first token of the response is even."""
 
     name = "toy"
     version = "1"
+    template = "toy/1"
 
     def examples(self, split: Split) -> Sequence[Example]:
         return [Example(uid=f"toy/{split}/{i}", question=str(i), answer="even") for i in range(24)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from pipo.errors import ConfigError
 
@@ -43,7 +43,7 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One problem with its reference answer.
+    """One problem with its reference answer. Tasks whose grader needs more add fields in a subclass.
 
     Attributes:
         uid: stable name, unique within the task (``gsm8k/train/17``).
@@ -56,6 +56,22 @@ class Example:
     question: str
     answer: str
     level: str = ""
+
+
+E = TypeVar("E", bound=Example)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropped:
+    """A row that gave no problem.
+
+    Attributes:
+        place: where it stands (``data/train.jsonl, line 3``).
+        reason: why it cannot be used.
+    """
+
+    place: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,26 +95,36 @@ class Reward:
             raise ValueError(f"Reward.score must lie in [0, 1], got {self.score}")
 
 
-class Task(ABC):
+class Task(ABC, Generic[E]):
     """A set of problems with a grader. Subclass it and name the class in ``conf/task/*.yaml``.
 
     Attributes:
         name: short name, used in metric names and file names.
-        version: raised whenever problems, prompt or grading change, so results can be compared.
+        version: raised whenever problems or grading change, so results can be compared.
+        template: name and version of the prompt (``math/1``), for the same reason.
     """
 
     name: str
     version: str
+    template: str
 
     @abstractmethod
-    def examples(self, split: Split) -> Sequence[Example]:
-        """All problems of a split, in a fixed order."""
+    def examples(self, split: Split) -> Sequence[E]:
+        """All problems of a split, in a fixed order.
+
+        Raises:
+            TaskError: they cannot be read, or the task has no such split.
+        """
+
+    def dropped(self, split: Split) -> Sequence[Dropped]:
+        """Rows of a split that gave no problem."""
+        return ()
 
     @abstractmethod
-    def render(self, example: Example) -> Prompt:
+    def render(self, example: E) -> Prompt:
         """The problem as a prompt."""
 
-    def render_with_hint(self, example: Example, *, solution: str | None, feedback: str | None) -> Prompt:
+    def render_with_hint(self, example: E, *, solution: str | None, feedback: str | None) -> Prompt:
         """The problem again, with privileged information for a self-teacher.
 
         Args:
@@ -118,12 +144,12 @@ class Task(ABC):
         return Prompt(messages=(*earlier, asked), text=f"{hint}\n\n{prompt.text}")
 
     @abstractmethod
-    def score(self, example: Example, response: str) -> Reward:
+    def score(self, example: E, response: str) -> Reward:
         """Grade one decoded response. Never raises for anything the response contains."""
 
-    def score_batch(self, examples: Sequence[Example], responses: Sequence[str]) -> list[Reward]:
+    def score_batch(self, examples: Sequence[E], responses: Sequence[str]) -> list[Reward]:
         """Grade many responses; ``examples[i]`` belongs to ``responses[i]``. Override to run in parallel."""
         return [self.score(e, r) for e, r in zip(examples, responses, strict=True)]
 
-    def close(self) -> None:  # noqa: B027 - optional: most graders hold nothing
+    def close(self) -> None:
         """Release worker processes, if any."""

@@ -8,7 +8,7 @@ from pipo.tasks.base import Example, Reward, Task
 from pipo.tasks.graders.math import MathGrader
 
 
-class BoxedTask(Task):
+class BoxedTask(Task[Example]):
     """Grades the last box with the mathematics grader; subclasses bring problems and prompts.
 
     Args:

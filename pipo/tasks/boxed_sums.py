@@ -36,6 +36,7 @@ class BoxedSumsTask(BoxedTask):
 
     name = "boxed_sums"
     version = "1"
+    template = "boxed_sums/1"
 
     def __init__(
         self,

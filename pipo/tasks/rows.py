@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pipo.tasks.base import Split, TaskError
+from pipo.tasks.base import Dropped, Example, TaskError
+
+E = TypeVar("E", bound=Example)
+
+
+class UnusableRow(TaskError):
+    """One row cannot become a problem. It is left out, counted and named; the others go on."""
 
 
 @dataclass(frozen=True)
@@ -23,74 +29,131 @@ class Row:
     place: str
     fields: Mapping[str, Any]
 
+    def value(self, field: str) -> Any:
+        """A field that must be there, of whatever type.
+
+        Raises:
+            UnusableRow: it is missing.
+        """
+        if field not in self.fields:
+            raise UnusableRow(f"{self.place}: no field {field!r}; there are {sorted(self.fields)}")
+        return self.fields[field]
+
     def text(self, field: str) -> str:
         """A field that must hold text.
 
         Raises:
-            TaskError: the field is missing, not a string, or blank.
+            UnusableRow: it is missing, not a string, or blank.
         """
-        if field not in self.fields:
-            raise TaskError(f"{self.place}: no field {field!r}; there are {sorted(self.fields)}")
-        value = self.fields[field]
+        value = self.value(field)
         if not isinstance(value, str) or not value.strip():
-            raise TaskError(f"{self.place}: field {field!r} must be a text that is not blank, got {value!r}")
+            raise UnusableRow(
+                f"{self.place}: field {field!r} must be a text that is not blank, got {value!r:.80}"
+            )
         return value
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalFiles:
-    """Local files in place of a hub: JSON Lines, a JSON list, or Parquet.
+class Source:
+    """Where the rows of one split come from.
 
     Attributes:
-        path: the training rows (``task.path``).
-        test_path: the held-out rows (``task.test_path``).
+        path: a local file (JSON Lines, a JSON list, or Parquet) in place of the hub; None for the hub.
+        hub_id: name of the data set on the Hugging Face hub.
+        configs: its configurations there, read one after another; ``default`` where it has none.
+        split: which split there.
+        revision: branch, tag or commit there.
+        data_files: files inside the data set's repository, for one that is read by file name; None otherwise.
     """
 
     path: str | None
-    test_path: str | None
+    hub_id: str
+    configs: tuple[str, ...]
+    split: str
+    revision: str
+    data_files: tuple[str, ...] | None = None
 
-    def of(self, split: Split) -> Path | None:
-        """The file of a split; None when neither file is given, so that the hub is meant.
+    def __post_init__(self) -> None:
+        # Hydra hands over lists.
+        object.__setattr__(self, "configs", tuple(self.configs))
+        if self.data_files is not None:
+            object.__setattr__(self, "data_files", tuple(self.data_files))
+        if not self.configs:
+            raise ValueError("configs must name at least one configuration of the data set")
+
+    @property
+    def name(self) -> str:
+        """The local file, or the hub's name of the rows."""
+        return self.path if self.path is not None else f"{self.hub_id} ({self.split})"
+
+    def rows(self) -> list[Row]:
+        """All rows, in the order of the source.
 
         Raises:
-            TaskError: only the other split's file is given, or the file does not exist.
+            TaskError: no such file, no rows, a broken file, or no access to the hub.
         """
-        if self.path is None and self.test_path is None:
-            return None
-        key, value = ("task.path", self.path) if split == "train" else ("task.test_path", self.test_path)
-        if value is None:
-            raise TaskError(f"{key} is needed too: the {split} rows must come from a local file as well")
-        file = Path(value).expanduser()
-        if not file.is_file():
-            raise TaskError(f"{key}={value}: no such file")
-        return file
+        rows = self._from_hub() if self.path is None else read_file(Path(self.path).expanduser())
+        if not rows:
+            raise TaskError(f"{self.name}: no rows")
+        return rows
+
+    def _from_hub(self) -> list[Row]:
+        from datasets import load_dataset
+
+        rows: list[Row] = []
+        for config in self.configs:
+            try:
+                files = list(self.data_files) if self.data_files is not None else None
+                table = load_dataset(
+                    self.hub_id, config, split=self.split, revision=self.revision, data_files=files
+                )
+            except Exception as error:  # network, hub and cache have many error types and one remedy
+                reason = str(error).strip().split("\n")[0][:200]
+                raise TaskError(
+                    f"cannot load {self.hub_id}@{self.revision} ({config}, {self.split}) from the Hugging "
+                    f"Face hub ({type(error).__name__}: {reason}); without access to it, name a local file: "
+                    "path or test_path of the task, or a folder in data_dir"
+                ) from error
+            place = f"{self.hub_id} ({config}, {self.split})"
+            rows += [Row(f"{place}, row {i}", fields) for i, fields in enumerate(table, start=1)]  # pyright: ignore[reportArgumentType]
+        return rows
 
 
-def read_rows(split: Split, *, files: LocalFiles, hub_id: str, hub_config: str, revision: str) -> list[Row]:
-    """All rows of a split, in the order of the source.
+def read_examples(source: Source, make: Callable[[int, Row], E]) -> tuple[tuple[E, ...], tuple[Dropped, ...]]:
+    """All problems that the rows of a source give.
 
     Args:
-        split: which part.
-        files: local files; the hub when there are none.
-        hub_id: name of the data set on the hub.
-        hub_config: its configuration there.
-        revision: branch, tag or commit there.
+        source: where the rows are.
+        make: the problem of a row, given its number from 0; raises :class:`UnusableRow` for one without.
+
+    Returns:
+        The problems in the order of the rows, and the rows that gave none.
 
     Raises:
-        TaskError: nothing usable: no such file, no rows, a broken row, or no access to the hub.
+        TaskError: the source cannot be read, or not one row is usable; the first reason is in the message.
     """
-    file = files.of(split)
-    if file is None:
-        source, rows = f"{hub_id} ({split})", _from_hub(split, hub_id, hub_config, revision)
-    else:
-        source, rows = str(file), _from_file(file)
-    if not rows:
-        raise TaskError(f"{source}: no rows")
-    return rows
+    examples: list[E] = []
+    dropped: list[Dropped] = []
+    for number, row in enumerate(source.rows()):
+        try:
+            examples.append(make(number, row))
+        except UnusableRow as problem:
+            dropped.append(Dropped(place=row.place, reason=str(problem).removeprefix(f"{row.place}: ")))
+    if not examples:
+        first = dropped[0]
+        raise TaskError(f"none of the {len(dropped)} rows can be used; {first.place}: {first.reason}")
+    return tuple(examples), tuple(dropped)
 
 
-def _from_file(file: Path) -> list[Row]:
-    readers = {".jsonl": _json_lines, ".json": _json_list, ".parquet": _parquet}
+def read_file(file: Path) -> list[Row]:
+    """All rows of a local file.
+
+    Raises:
+        TaskError: no such file, or it is broken; the message names the line.
+    """
+    readers = {".jsonl": _json_lines, ".json": _json, ".parquet": _parquet}
+    if not file.is_file():
+        raise TaskError(f"{file}: no such file")
     if file.suffix not in readers:
         raise TaskError(f"{file}: the name must end in one of {sorted(readers)}")
     rows: list[Row] = []
@@ -108,18 +171,23 @@ def _json_lines(file: Path) -> Iterator[tuple[str, Any]]:
     # By bytes: text mode would end lines at U+2028 too when split, which JSON allows in strings.
     for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
         if line.strip():
-            yield f"{file}, line {number}", _json(line.decode(), file, number)
+            yield f"{file}, line {number}", _parsed(line.decode(), file, number)
 
 
-def _json_list(file: Path) -> Iterator[tuple[str, Any]]:
-    rows = _json(file.read_text(encoding="utf-8"), file, 1)
+def _json(file: Path) -> Iterator[tuple[str, Any]]:
+    """A list of rows; some data sets name files of JSON Lines ``.json`` too."""
+    text = file.read_text(encoding="utf-8")
+    if text.lstrip().startswith("{"):
+        yield from _json_lines(file)
+        return
+    rows = _parsed(text, file, 1)
     if not isinstance(rows, list):
-        raise TaskError(f"{file}: must hold a JSON list of rows")
+        raise TaskError(f"{file}: must hold a JSON list of rows, or one row a line")
     for number, fields in enumerate(rows, start=1):
         yield f"{file}, row {number}", fields
 
 
-def _json(text: str, file: Path, first_line: int) -> Any:
+def _parsed(text: str, file: Path, first_line: int) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -138,17 +206,3 @@ def _parquet(file: Path) -> Iterator[tuple[str, Any]]:
         raise TaskError(f"{file}: not a Parquet file ({error})") from error
     for number, fields in enumerate(table, start=1):
         yield f"{file}, row {number}", fields
-
-
-def _from_hub(split: Split, hub_id: str, hub_config: str, revision: str) -> list[Row]:
-    from datasets import load_dataset
-
-    try:
-        table = load_dataset(hub_id, hub_config, split=split, revision=revision)
-    except Exception as error:  # network, hub and cache have many error types and one remedy
-        reason = str(error).strip().split("\n")[0][:200]
-        raise TaskError(
-            f"cannot load {hub_id}@{revision} from the Hugging Face hub ({type(error).__name__}: {reason}); "
-            "without access to it, name local files in task.path and task.test_path"
-        ) from error
-    return [Row(f"{hub_id} ({split}), row {i}", fields) for i, fields in enumerate(table, start=1)]  # pyright: ignore[reportArgumentType]

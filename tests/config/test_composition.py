@@ -38,7 +38,8 @@ def test_every_option_composes_and_resolves(compose_config, group, option):
 def test_every_benchmark_composes_for_eval(compose_config, option):
     cfg = compose_config(f"benchmark={option}", "output_dir=somewhere", name="eval")
     OmegaConf.to_container(cfg, resolve=True)
-    assert cfg.benchmark.name == cfg.task.name == option
+    assert cfg.benchmark.name == option
+    assert all(part.name == name for name, part in cfg.benchmark.parts.items())
 
 
 def test_a_model_brings_its_recipe_and_another_can_be_chosen(compose_config):

@@ -67,9 +67,10 @@ class ScriptedEngine:
     def wake(self) -> None: ...
 
 
-class FirstTokenTask(Task):
+class FirstTokenTask(Task[Example]):
     name = "first-token"
     version = "1"
+    template = "first-token/1"
 
     def examples(self, split: Split) -> Sequence[Example]:
         return EXAMPLES

@@ -16,22 +16,27 @@ import pytest
 from pyarrow import parquet
 
 from pipo.tasks.base import TaskError
-from pipo.tasks.gsm8k import WORKED, Gsm8kTask
+from pipo.tasks.gsm8k import Gsm8kTask
+from pipo.tasks.rows import Source
+from pipo.tasks.template import load_template
 
 SMALL = Path(__file__).parents[1] / "data" / "gsm8k_small.jsonl"
-INSTRUCTION = "Reason step by step and put the final answer in \\boxed{}."
+INSTRUCTION = "Think step by step, then give the final answer in \\boxed{}."
 
 
 def make(files: dict[str, str], **changes: Any) -> Gsm8kTask:
     options: dict[str, Any] = {
-        "hub_id": "openai/gsm8k",
-        "revision": "main",
+        "template": "gsm8k",
         "fewshot": 0,
-        "instruction": INSTRUCTION,
         "grader_workers": 1,
         "grader_timeout_s": 30.0,
     }
-    return Gsm8kTask(path=files.get("train"), test_path=files.get("test"), **{**options, **changes})
+    sources = {split: source(path) for split, path in files.items()}
+    return Gsm8kTask(train=sources.get("train"), test=sources.get("test"), **{**options, **changes})
+
+
+def source(path: str | None) -> Source:
+    return Source(path=path, hub_id="openai/gsm8k", configs=("main",), split="train", revision="main")
 
 
 @pytest.fixture(params=["jsonl", "json", "parquet"])
@@ -70,9 +75,9 @@ def test_plain_form() -> None:
 
 
 def test_worked_problems_are_right() -> None:
-    for _, working, answer in WORKED:
-        steps = re.findall(r"(\d[\d+*/ -]+) = (\d+)", working)
-        assert steps[-1][1] == answer
+    for worked in load_template("gsm8k").worked:
+        steps = re.findall(r"(\d[\d+*/ -]+) = (\d+)", worked.response)
+        assert worked.response.endswith(f"\\boxed{{{steps[-1][1]}}}.")
         assert [eval(left) for left, _ in steps] == [int(right) for _, right in steps]
 
 
@@ -125,11 +130,11 @@ def test_bad_rows_name_file_and_line(tmp_path: Path, content: str, message: str)
     ("name", "content", "message"),
     [
         ("bad.json", b'[\n{"question": "q",\n"answer" "#### 1"}]', r"bad.json, line 3: malformed JSON"),
-        ("bad.json", b'{"question": "q"}', r"must hold a JSON list"),
+        ("bad.json", b'"question"', r"must hold a JSON list"),
         (
             "bad.json",
-            b'[{"question": "q", "answer": "#### 1"}, {"question": "q"}]',
-            r"bad.json, row 2: no field",
+            b'[{"question": "q"}, {"question": "q"}]',
+            r"none of the 2 rows can be used; .*bad.json, row 1: no field 'answer'",
         ),
         ("bad.jsonl", b'{"question": "\xff"}', r"not UTF-8"),
         ("bad.csv", b"question,answer", r"must end in one of"),
@@ -151,14 +156,24 @@ def test_line_separator_inside_a_string_does_not_end_a_row(tmp_path: Path) -> No
 
 
 def test_bad_options_are_named(tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match=r"task.test_path=.*nowhere.jsonl: no such file"):
+    with pytest.raises(TaskError, match=r"nowhere.jsonl: no such file"):
         make({"test": str(tmp_path / "nowhere.jsonl")}).examples("test")
-    with pytest.raises(TaskError, match=r"task.test_path is needed too"):
+    with pytest.raises(TaskError, match=r"gsm8k has no test split"):
         make({"train": str(SMALL)}).examples("test")
-    with pytest.raises(TaskError, match=r"task.fewshot must be in 0..4, got 5"):
+    with pytest.raises(TaskError, match=r"5 worked problems were asked for, it has 4"):
         make({"train": str(SMALL)}, fewshot=5)
-    with pytest.raises(TaskError, match=r"task.instruction must ask for"):
-        make({"train": str(SMALL)}, instruction="Think.")
+    with pytest.raises(TaskError, match=r"template 'none': there is no such file; .*gsm8k"):
+        make({"train": str(SMALL)}, template="none")
+
+
+def test_rows_without_an_answer_are_left_out_and_named(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    good, bad = {"question": "q", "answer": "#### 1"}, {"question": "q", "answer": "no mark"}
+    file.write_text("\n".join(json.dumps(row) for row in (bad, good, {**good, "answer": 3}, good)))
+    task = make({"train": str(file)})
+    assert [e.uid for e in task.examples("train")] == ["gsm8k/train/1", "gsm8k/train/3"]
+    assert [row.place for row in task.dropped("train")] == [f"{file}, line 1", f"{file}, line 3"]
+    assert task.dropped("train")[0].reason == "field 'answer' has no final answer after '####'"
 
 
 def test_hub_without_network_is_one_clear_error(tmp_path: Path) -> None:
@@ -166,8 +181,9 @@ def test_hub_without_network_is_one_clear_error(tmp_path: Path) -> None:
     script = """
 from pipo.tasks.base import TaskError
 from pipo.tasks.gsm8k import Gsm8kTask
-task = Gsm8kTask(path=None, test_path=None, hub_id="openai/gsm8k", revision="main", fewshot=0,
-                 instruction="\\\\boxed{}",
+from pipo.tasks.rows import Source
+source = Source(path=None, hub_id="openai/gsm8k", configs=("main",), split="test", revision="main")
+task = Gsm8kTask(train=None, test=source, template="gsm8k", fewshot=0,
                  grader_workers=1, grader_timeout_s=1.0)
 try:
     task.examples("test")
@@ -178,8 +194,8 @@ except TaskError as error:
     run = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env=env, timeout=300, check=True
     )
-    assert "cannot load openai/gsm8k@main from the Hugging Face hub" in run.stdout
-    assert "task.path" in run.stdout
+    assert "cannot load openai/gsm8k@main (main, test) from the Hugging Face hub" in run.stdout
+    assert "test_path" in run.stdout
     assert run.stdout.count("\n") == 1
 
 
