@@ -83,6 +83,8 @@ def pipo(**changes: Any) -> PIPOCallback:
         "kl_coef": 0.0,
         "mini_batch": None,
         "max_progress": None,
+        "feedback": "progress",
+        "constant": 1.0,
     }
     return PIPOCallback(**{**options, **changes})
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from dataclasses import fields
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -18,11 +18,13 @@ import torch.distributed as dist
 
 from pipo.callbacks.base import IterationStats, RolloutCallback
 from pipo.errors import ConfigError
-from pipo.modules.distributed import world
+from pipo.modules.distributed import derive_seed, world
 from pipo.modules.functional.progress import (
     Feedback,
     policy_improvement_feedback,
     policy_improvement_reward,
+    with_random_sign,
+    without_feedback,
 )
 from pipo.modules.policy_module import PolicyModule
 from pipo.records import PolicyBatch, Rollouts
@@ -31,6 +33,12 @@ log = logging.getLogger(__name__)
 
 # Beyond this many standard deviations the window is suspiciously quiet; said once.
 UNUSUAL_PROGRESS = 10.0
+
+
+FeedbackKind = Literal["progress", "constant", "random_sign"]
+
+# Distinguishes this use of the run's seed from the others.
+_SIGN = 5
 
 
 class PIPOCallback(RolloutCallback):
@@ -44,6 +52,9 @@ class PIPOCallback(RolloutCallback):
         kl_coef: weight of a KL penalty in the retrospective update.
         mini_batch: responses per retrospective optimiser step; None for the base update's.
         max_progress: clamp on the feedback in standard deviations; None for none.
+        feedback: what the coefficient follows: ``progress`` is the method; ``constant`` and ``random_sign``
+            are controls, the same extra update without what the feedback knows.
+        constant: the coefficient of ``constant``.
     """
 
     def __init__(
@@ -55,6 +66,8 @@ class PIPOCallback(RolloutCallback):
         kl_coef: float,
         mini_batch: int | None,
         max_progress: float | None,
+        feedback: FeedbackKind,
+        constant: float,
     ) -> None:
         super().__init__()
         if window < 2:
@@ -70,6 +83,7 @@ class PIPOCallback(RolloutCallback):
         if max_progress is not None and not max_progress > 0:
             raise ValueError(f"pipo.max_progress must be positive or null, got {max_progress}")
         self.negative_scale, self.max_progress = negative_scale, max_progress
+        self.feedback_kind, self.constant = feedback, constant
         self.lr_scale, self.kl_coef, self.mini_batch = lr_scale, kl_coef, mini_batch
         self.history: deque[float] = deque(maxlen=window)
         self.previous: PolicyBatch | None = None
@@ -98,15 +112,25 @@ class PIPOCallback(RolloutCallback):
             return  # the policy stands still, so there is no improvement to look for
         applied = False
         if self.previous is not None and len(self.history) == self.history.maxlen:
-            feedback = policy_improvement_feedback(
-                stats.mean_reward, self.history, self.negative_scale, self.max_progress
-            )
+            feedback = self._feedback(stats, module.seed)
             self._report(module, feedback)
             applied = self._retrospective_update(module, self.previous, feedback, stats.iteration)
         module.metrics.add("pipo/applied", float(applied))
         self.history.append(stats.mean_reward)
         # Kept with the attribution in place of the advantages, and without what only a base update needs.
         self.previous = batch.reweighted(batch.attribution, kl_coef=self.kl_coef)
+
+    def _feedback(self, stats: IterationStats, seed: int) -> Feedback:
+        """The method's feedback, or a control made from it."""
+        feedback = policy_improvement_feedback(
+            stats.mean_reward, self.history, self.negative_scale, self.max_progress
+        )
+        if self.feedback_kind == "constant":
+            return without_feedback(feedback, self.constant)
+        if self.feedback_kind == "random_sign":
+            coin = derive_seed(seed, _SIGN, stats.iteration)
+            return with_random_sign(feedback, self.negative_scale, self.max_progress, coin)
+        return feedback
 
     def _retrospective_update(
         self, module: PolicyModule, previous: PolicyBatch, feedback: Feedback, iteration: int

@@ -20,6 +20,7 @@ from pipo.training import train
         (["pipo.lambda=abc"], r"pipo\.lambda: expected float, got 'abc'"),
         (["pipo.window=1"], r"pipo\.window must be >= 2"),
         (["pipo.window=2.5"], r"pipo\.window: expected int, got 2\.5"),
+        (["pipo.feedback=luck"], r"pipo\.feedback: expected .*progress.*constant.*random_sign.*got 'luck'"),
         (["pipo.max_progress=0"], r"pipo\.max_progress must be positive"),
         (["pipo.lr_scale=0"], r"pipo\.lr_scale must be positive"),
         (["algo.group_size=1"], r"algo\.group_size=1.*at least 2"),

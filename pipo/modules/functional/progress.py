@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -61,11 +62,42 @@ def policy_improvement_feedback(
     if std < MIN_HISTORY_STD:
         return Feedback(history_mean=mean, history_std=std, progress=math.nan, coefficient=0.0, defined=False)
     progress = (mean_reward - mean) / std
-    bounded = progress if max_progress is None else max(-max_progress, min(max_progress, progress))
-    coefficient = bounded if bounded >= 0 else negative_scale * bounded
     return Feedback(
-        history_mean=mean, history_std=std, progress=progress, coefficient=coefficient, defined=True
+        history_mean=mean,
+        history_std=std,
+        progress=progress,
+        coefficient=feedback_coefficient(progress, negative_scale, max_progress),
+        defined=True,
     )
+
+
+def feedback_coefficient(progress: float, negative_scale: float, max_progress: float | None) -> float:
+    """phi(xi): xi itself, lambda * xi below zero, after bounding xi by +- ``max_progress``."""
+    bounded = progress if max_progress is None else max(-max_progress, min(max_progress, progress))
+    return bounded if bounded >= 0 else negative_scale * bounded
+
+
+def without_feedback(feedback: Feedback, coefficient: float) -> Feedback:
+    """A control: the retrospective update as often as with feedback, but always with the same coefficient."""
+    return replace(feedback, coefficient=coefficient) if feedback.defined else feedback
+
+
+def with_random_sign(
+    feedback: Feedback, negative_scale: float, max_progress: float | None, seed: int
+) -> Feedback:
+    """A control: phi(+|xi|) or phi(-|xi|) by the toss of a coin, so that only the direction is uninformed.
+
+    Args:
+        feedback: the real one; its ``progress`` is kept as measured.
+        negative_scale: lambda.
+        max_progress: as for the real feedback.
+        seed: of the coin; must be the same on every rank.
+    """
+    if not feedback.defined:
+        return feedback
+    sign = 1 if random.Random(seed).random() < 0.5 else -1
+    drawn = feedback_coefficient(sign * abs(feedback.progress), negative_scale, max_progress)
+    return replace(feedback, coefficient=drawn)
 
 
 def policy_improvement_reward(attribution: Tensor, coefficient: float) -> Tensor:
