@@ -20,6 +20,7 @@ from pipo.callbacks.evaluation import HeldOutEvaluation
 from pipo.callbacks.export import ModelExport
 from pipo.callbacks.interrupt import GracefulStop
 from pipo.callbacks.iteration_log import IterationLog
+from pipo.callbacks.probe import Probe
 from pipo.callbacks.progress import RunProgress
 from pipo.callbacks.samples import SampleLog
 from pipo.callbacks.teacher import TeacherAverage
@@ -290,6 +291,25 @@ def build_evaluation(cfg: DictConfig, bench: Workbench) -> HeldOutEvaluation:
     )
 
 
+def build_probe(cfg: DictConfig, bench: Workbench, start: int) -> Probe:
+    """The probe that measures what the feedback guesses."""
+    if not isinstance(cfg.probe.prompts, int) or cfg.probe.prompts < 2:
+        raise ConfigError(f"probe.prompts must be 0 or a whole number above 1, got {cfg.probe.prompts!r}")
+    problems = bench.problems("test", cfg.probe.prompts)
+    return construct(
+        Probe,
+        cfg,
+        {"samples": "probe.samples", "folder": "output_dir"},
+        task=bench.task,
+        examples=problems.examples,
+        prompt_ids=problems.prompt_ids,
+        decode=response_decoder(bench.tokenizer),
+        sampling=bench.sampling,
+        plan=build_plan(cfg),
+        start=start,
+    )
+
+
 def build_plan(cfg: DictConfig) -> EvaluationPlan:
     """How an evaluation measures."""
     names = ("samples", "ks", "prompts_per_batch", "confidence", "resamples", "seed")
@@ -317,6 +337,7 @@ def build_callbacks(
         # Before the last evaluation, so that interrupting that loses nothing.
         ModelExport(folder=str(folder / "model"), tokenizer=bench.tokenizer),
         build_evaluation(cfg, bench),
+        *([build_probe(cfg, bench, start)] if cfg.probe.prompts else []),
         IterationLog(),
         RunProgress(),
         construct(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 METRICS_FILE = "metrics.jsonl"
+PROBE_FILE = "probe.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The controls: as many retrospective updates as with feedback, whose coefficient does not know the progress."""
+"""The controls: retrospective updates as often as with feedback, but their coefficient does not know it."""
 
 from __future__ import annotations
 

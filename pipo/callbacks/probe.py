@@ -1,0 +1,119 @@
+"""Was the feedback right? Held-out prompts that are scored every iteration measure what it guesses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+
+from pipo.evaluation.results import EvaluationPlan
+from pipo.evaluation.runner import evaluate, gather_problems
+from pipo.modules.distributed import world
+from pipo.modules.policy_module import PolicyModule
+from pipo.records import TokenIds
+from pipo.rollout.engine import SamplingParams
+from pipo.run_log import PROBE_FILE, read_metrics
+from pipo.tasks.base import Example, Task
+
+
+class Probe(pl.Callback):
+    """Scores the same prompts with the same random numbers under the weights of every iteration.
+
+    ``probe/change`` of iteration t is the reward under the weights that sampled it minus that under the
+    weights before: what the updates of iteration t - 1 did. ``pipo/sign_agreement`` is 1 when the progress of
+    iteration t has the same sign. Rewards per prompt go to ``probe.jsonl`` for ``pipo.evaluation.agreement``.
+
+    Args:
+        task: grades the responses.
+        examples: the held-out problems of the probe.
+        prompt_ids: their tokenised prompts.
+        decode: response token ids to text.
+        sampling: how tokens are drawn.
+        plan: of the held-out evaluation, for batches and seed.
+        samples: responses per prompt.
+        folder: the run folder.
+        start: first iteration of this program; what was written from there on is lost work.
+    """
+
+    def __init__(
+        self,
+        *,
+        task: Task,
+        examples: Sequence[Example],
+        prompt_ids: Sequence[TokenIds],
+        decode: Callable[[Sequence[int]], str],
+        sampling: SamplingParams,
+        plan: EvaluationPlan,
+        samples: int,
+        folder: str,
+        start: int,
+    ) -> None:
+        super().__init__()
+        if samples < 1:
+            raise ValueError(f"probe.samples must be >= 1, got {samples}")
+        self.task, self.examples, self.prompt_ids = task, examples, prompt_ids
+        self.decode, self.sampling = decode, sampling
+        self.plan = replace(plan, samples=samples, ks=(1,), resamples=1)
+        self.path, self.start = Path(folder) / PROBE_FILE, start
+        self.before: list[float] | None = None
+        self.current: list[float] | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The weights as they came; a resumed run has their rewards from its checkpoint."""
+        assert isinstance(pl_module, PolicyModule)
+        if trainer.is_global_zero and self.path.exists():
+            kept = [row for row in read_metrics(self.path) if row["iteration"] < self.start]
+            self.path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        if self.current is None:
+            self.current = self._score(pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Report on the weights that sampled this iteration, then score those that it left behind."""
+        assert isinstance(pl_module, PolicyModule)
+        assert self.current is not None
+        row = pl_module.row
+        row["probe/reward"] = float(np.mean(self.current))
+        if self.before is not None:
+            change = row["probe/reward"] - float(np.mean(self.before))
+            row["probe/change"] = change
+            progress = row.get("pipo/progress", 0.0)
+            if progress and change:
+                row["pipo/sign_agreement"] = float((progress > 0) == (change > 0))
+        if trainer.is_global_zero:
+            entry = {"iteration": batch_idx, "progress": row.get("pipo/progress"), "rewards": self.current}
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        self.before, self.current = self.current, self._score(pl_module)
+
+    def _score(self, module: PolicyModule) -> list[float]:
+        """Mean reward of each prompt, on every rank."""
+        rank, ranks = world()
+        result = evaluate(
+            module.engine,
+            self.task,
+            self.examples,
+            self.prompt_ids,
+            self.decode,
+            self.sampling,
+            self.plan,
+            rank=rank,
+            world_size=ranks,
+            device=module.device,
+        )
+        problems = gather_problems(result.problems)
+        return [float(np.mean([sample.score for sample in problem.samples])) for problem in problems]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The two newest measurements cannot be made again."""
+        return {"before": self.before, "current": self.current}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them over."""
+        self.before, self.current = state_dict["before"], state_dict["current"]

@@ -1,0 +1,155 @@
+"""Does the sign of the progress say what the update did? Pure functions of a run's probe.
+
+The method assumes phi(xi_t) * dJ_t >= 0: the progress, which is computed from different prompts every
+iteration, has the sign of the change that the last update really made. The probe measures that change on
+the same prompts every time, and it is noisy too. So the interval here resamples both what differs between
+iterations and what differs between the probe's prompts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pipo.evaluation.statistics import Estimate
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How the progress and the realised change go together.
+
+    Attributes:
+        sign: share of comparable iterations with equal signs; chance gives about one half.
+        correlation: Pearson's, of progress and realised change.
+        reliability: share of the measured change's variance that is not the probe's own noise, at most 1;
+            near 0 the probe is too small to say anything, and ``sign`` is pulled towards one half.
+        iterations: comparable iterations: progress and change defined and not zero.
+    """
+
+    sign: Estimate
+    correlation: Estimate
+    reliability: float
+    iterations: int
+
+
+def realised_change(rewards: ArrayLike, window: int = 1) -> Floats:
+    """J(theta_t) minus the mean of J over the ``window`` iterations before.
+
+    Args:
+        rewards: [iterations, prompts], mean reward of each probe prompt under the weights that sampled the
+            iteration.
+        window: 1 for the effect of the last iteration's updates.
+
+    Returns:
+        [iterations, prompts]; nan in the first ``window`` rows.
+    """
+    table = _table(rewards)
+    if not 1 <= window < len(table):
+        raise ValueError(f"window must lie in 1..{len(table) - 1}, got {window}")
+    sums = np.cumsum(np.vstack([np.zeros_like(table[:1]), table]), axis=0)
+    change = np.full_like(table, np.nan)
+    change[window:] = table[window:] - (sums[window:-1] - sums[: -window - 1]) / window
+    return change
+
+
+def agreement(
+    progress: ArrayLike,
+    rewards: ArrayLike,
+    *,
+    window: int,
+    block: int,
+    confidence: float,
+    resamples: int,
+    seed: int,
+) -> Agreement:
+    """Sign agreement and correlation with bootstrap intervals.
+
+    Every resample draws prompts with replacement and, because neighbouring changes share a measurement and
+    neighbouring progress shares its window, blocks of consecutive iterations with replacement.
+
+    Args:
+        progress: [iterations], xi; nan where it is not defined.
+        rewards: [iterations, prompts], see :func:`realised_change`.
+        window: what the change is measured against; 1 is the last iteration.
+        block: iterations drawn together.
+        confidence: of the intervals.
+        resamples: bootstrap resamples.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: when fewer than three iterations are comparable.
+    """
+    xi = np.asarray(progress, dtype=np.float64)
+    change = realised_change(rewards, window)
+    if xi.shape != change.shape[:1]:
+        raise ValueError(f"{xi.shape} progress values for {change.shape[0]} iterations")
+    known = np.flatnonzero(np.isfinite(xi) & np.isfinite(change[:, 0]))
+    xi, change = xi[known], change[known]
+    sign, correlation = _measure(xi, change.mean(axis=1))
+    comparable = int(_comparable(xi, change.mean(axis=1)).sum())
+    if comparable < 3:
+        raise ValueError(f"only {comparable} iterations have a progress and a change; at least 3 are needed")
+    generator = np.random.default_rng(seed)
+    draws = np.array(
+        [
+            _measure(xi[rows], change[rows][:, columns].mean(axis=1))
+            for rows, columns in _resamples(generator, change.shape, block, resamples)
+        ]
+    )
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(draws, [tail, 1 - tail], axis=0)
+    return Agreement(
+        sign=Estimate(value=sign, low=float(low[0]), high=float(high[0])),
+        correlation=Estimate(value=correlation, low=float(low[1]), high=float(high[1])),
+        reliability=_reliability(change),
+        iterations=comparable,
+    )
+
+
+def _comparable(xi: Floats, change: Floats) -> NDArray[np.bool_]:
+    return (xi != 0) & (change != 0)
+
+
+def _measure(xi: Floats, change: Floats) -> tuple[float, float]:
+    """Share of equal signs and correlation; nan where a resample leaves nothing to compare."""
+    use = _comparable(xi, change)
+    sign = float((np.sign(xi[use]) == np.sign(change[use])).mean()) if use.any() else np.nan
+    if xi.std() == 0 or change.std() == 0:
+        return sign, np.nan
+    return sign, float(np.corrcoef(xi, change)[0, 1])
+
+
+def _reliability(change: Floats) -> float:
+    """1 - noise / variance: the noise of a mean over prompts is their variance over their number."""
+    if change.shape[1] < 2:
+        return 0.0
+    noise = float((change.var(axis=1, ddof=1) / change.shape[1]).mean())
+    total = float(change.mean(axis=1).var(ddof=1))
+    return 1 - noise / total if total > 0 else 0.0
+
+
+def _resamples(
+    generator: np.random.Generator, shape: tuple[int, ...], block: int, count: int
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Rows in blocks that wrap around, and columns, with replacement."""
+    iterations, prompts = shape
+    if not 1 <= block <= iterations:
+        raise ValueError(f"block must lie in 1..{iterations}, got {block}")
+    blocks = -(-iterations // block)
+    chosen = []
+    for _ in range(count):
+        starts = generator.integers(iterations, size=blocks)
+        rows = (starts[:, None] + np.arange(block)).reshape(-1)[:iterations] % iterations
+        chosen.append((rows, generator.integers(prompts, size=prompts)))
+    return chosen
+
+
+def _table(rewards: ArrayLike) -> Floats:
+    table = np.asarray(rewards, dtype=np.float64)
+    if table.ndim != 2 or 0 in table.shape:
+        raise ValueError(f"rewards: expected [iterations, prompts], got shape {table.shape}")
+    return table
