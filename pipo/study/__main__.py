@@ -1,0 +1,52 @@
+"""``python -m pipo.study NAME``: the paper's tables in small, on the embedded model, with further controls."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipo.errors import ConfigError
+from pipo.study.figures import draw_study
+from pipo.study.plan import known_studies, load_plan
+from pipo.study.runner import run_study
+from pipo.study.table import compare, lines, markdown, read_arm, write_csv
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is missing, then write table.csv, table.md and the figure."""
+    parser = argparse.ArgumentParser(prog="python -m pipo.study", description=__doc__)
+    parser.add_argument("study", help=f"{', '.join(known_studies())}, or a YAML file like theirs")
+    parser.add_argument("--seeds", type=int, nargs="+", help="in place of the study's own")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each"
+    )
+    parser.add_argument("--out", type=Path, help="folder; default outputs/study/NAME")
+    options = parser.parse_args(arguments)
+    try:
+        plan = load_plan(options.study)
+        seeds = options.seeds or list(plan.seeds)
+        if len(seeds) < 2 or options.jobs < 1:
+            raise ConfigError("--seeds: at least two are needed for an interval; --jobs: at least one")
+        out = (options.out or Path("outputs/study") / Path(options.study).stem).resolve()
+        run_study(plan, seeds, out, options.jobs)
+        arms = {name: read_arm(plan, name, seeds, out) for name in plan.arms}
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        sys.exit(130)
+    table, comparisons = lines(plan, arms), compare(plan, arms)
+    write_csv(out / "table.csv", table)
+    text = markdown(plan, table, comparisons)
+    (out / "table.md").write_text(text, encoding="utf-8")
+    print(text)
+    for path in draw_study(plan, arms, out, seeds):
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""What a study runs: a file in ``conf/study``, checked before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import pydantic
+import yaml
+
+from pipo.cli import CONF
+from pipo.errors import ConfigError
+
+STUDIES = CONF / "study"
+
+
+class Arm(pydantic.BaseModel):
+    """One line of the study's table.
+
+    Attributes:
+        overrides: what ``train.py`` gets on top of the study's common overrides.
+        label: how figures and tables name it.
+        against: arms that it is compared with, pair by pair of the same seed.
+        x: its place on the axis of a sweep; None outside of one.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    overrides: tuple[str, ...]
+    label: str
+    against: tuple[str, ...] = ()
+    x: float | None = None
+
+
+class StudyPlan(pydantic.BaseModel):
+    """A study.
+
+    Attributes:
+        question: what it asks, in one sentence.
+        figure: ``curves`` of every arm with bands over seeds, a ``sweep`` over x, or ``agreement``.
+        axis: name of a sweep's axis.
+        common: overrides of every run.
+        seeds: one run per arm and seed.
+        arms: name -> arm.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    question: str
+    figure: Literal["curves", "sweep", "agreement"]
+    axis: str = ""
+    common: tuple[str, ...]
+    seeds: tuple[int, ...]
+    arms: Mapping[str, Arm]
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> StudyPlan:
+        if len(self.seeds) < 2 or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds: at least two different ones are needed for an interval")
+        for name, arm in self.arms.items():
+            unknown = [other for other in arm.against if other not in self.arms]
+            if unknown:
+                raise ValueError(f"arms.{name}.against: there is no arm {unknown[0]!r}")
+            if self.figure == "sweep" and arm.x is None and arm.against:
+                raise ValueError(f"arms.{name}.x: a sweep needs it, except for the arm to compare with")
+        return self
+
+
+def known_studies() -> list[str]:
+    """Names that :func:`load_plan` takes."""
+    return sorted(path.stem for path in STUDIES.glob("*.yaml"))
+
+
+def load_plan(name: str) -> StudyPlan:
+    """Read a study by name, or from a YAML file of one's own.
+
+    Raises:
+        ConfigError: there is none, or it is not one; the message names the key.
+    """
+    path = Path(name) if name.endswith(".yaml") else STUDIES / f"{name}.yaml"
+    if not path.is_file():
+        raise ConfigError(f"study {name!r} does not exist; there are {', '.join(known_studies())}")
+    try:
+        return StudyPlan.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{path}: {where}: {first['msg']}") from error

@@ -1,0 +1,198 @@
+"""What the runs of a study say: one line per arm, and paired differences, with intervals over seeds."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+from scipy import stats
+
+from pipo.run_log import METRICS_FILE, Run, read_run
+from pipo.study.plan import StudyPlan
+from pipo.study.runner import run_folder
+
+Floats = NDArray[np.float64]
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mean:
+    """A mean over seeds with the half-width of its 95 % t-interval.
+
+    Attributes:
+        value: the mean.
+        half_width: of the interval.
+        seeds: how many values there are.
+    """
+
+    value: float
+    half_width: float
+    seeds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """An arm minus another, pair by pair of the same seed.
+
+    Attributes:
+        arm: the one.
+        other: the other.
+        difference: of held-out pass@1.
+        p_value: exact sign-flip test of "the pairs differ by chance", two-sided; with n seeds it cannot be
+            smaller than 2 / 2^n.
+    """
+
+    arm: str
+    other: str
+    difference: Mean
+    p_value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmResult:
+    """The runs of an arm.
+
+    Attributes:
+        name: of the arm.
+        before: held-out pass@1 before training, per seed.
+        after: the same afterwards.
+        runs: the metrics, per seed.
+        seconds: of a whole run without its held-out scoring, per seed.
+        responses: sampled for training, per seed.
+    """
+
+    name: str
+    before: Floats
+    after: Floats
+    runs: tuple[Run, ...]
+    seconds: Floats
+    responses: Floats
+
+    def metric(self, name: str) -> Floats:
+        """All values of a metric over seeds and iterations; empty when none was logged."""
+        return np.concatenate([run.series(name)[1] for run in self.runs])
+
+
+def read_arm(plan: StudyPlan, name: str, seeds: Sequence[int], out: Path) -> ArmResult:
+    """Read the finished runs of an arm."""
+    folders = [run_folder(out, name, seed) for seed in seeds]
+    summaries = [json.loads((folder / "summary.json").read_text(encoding="utf-8")) for folder in folders]
+    runs = tuple(read_run(folder.name, folder / METRICS_FILE) for folder in folders)
+    per_round = [int(OmegaConf.load(folder / "config.yaml").recipe.responses) for folder in folders]
+    rounds = [sum(row.get("rollout/rounds", 1.0) for row in run.rows.values()) for run in runs]
+    return ArmResult(
+        name=name,
+        before=np.array([summary["before"]["pass@1"] for summary in summaries]),
+        after=np.array([summary["after"]["pass@1"] for summary in summaries]),
+        runs=runs,
+        seconds=np.array([run.column("time/iteration").sum() for run in runs]),
+        responses=np.array(per_round) * np.array(rounds),
+    )
+
+
+def mean(values: Floats) -> Mean:
+    """Mean and t-interval over seeds.
+
+    Raises:
+        ValueError: with less than two values.
+    """
+    if len(values) < 2:
+        raise ValueError("at least two seeds are needed for an interval")
+    error = float(stats.sem(values))
+    width = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
+    return Mean(value=float(values.mean()), half_width=width, seeds=len(values))
+
+
+def sign_flip_p(differences: Floats) -> float:
+    """Two-sided p-value by enumerating all 2^n sign patterns of paired differences (n <= 16)."""
+    if not 1 <= len(differences) <= 16:
+        raise ValueError(f"1 to 16 pairs can be enumerated, got {len(differences)}")
+    signs = np.array(list(itertools.product((1.0, -1.0), repeat=len(differences))))
+    totals = np.abs(signs @ differences)
+    # Rounding must not make the observed pattern, which is among them, smaller than itself.
+    return float((totals >= abs(differences.sum()) - 1e-12).mean())
+
+
+def compare(plan: StudyPlan, arms: dict[str, ArmResult]) -> list[Comparison]:
+    """Every comparison that the plan asks for."""
+    found = []
+    for name, arm in plan.arms.items():
+        for other in arm.against:
+            difference = arms[name].after - arms[other].after
+            found.append(
+                Comparison(
+                    arm=name, other=other, difference=mean(difference), p_value=sign_flip_p(difference)
+                )
+            )
+    return found
+
+
+def lines(plan: StudyPlan, arms: dict[str, ArmResult]) -> list[dict[str, Any]]:
+    """One line per arm, numbers as they are; shares from 0 to 1."""
+    table = []
+    for name, arm in arms.items():
+        before, after = mean(arm.before), mean(arm.after)
+        coefficients = arm.metric("pipo/coefficient")
+        applied = arm.metric("pipo/applied")
+        table.append(
+            {
+                "arm": name,
+                "label": plan.arms[name].label,
+                "seeds": after.seeds,
+                "sampled_responses": float(arm.responses.mean()),
+                "pass@1_before": before.value,
+                "pass@1": after.value,
+                "pass@1_half_width": after.half_width,
+                "seconds": float(arm.seconds.mean()),
+                "applied": float(applied.mean()) if len(applied) else 0.0,
+                "mean_coefficient": float(coefficients.mean()) if len(coefficients) else None,
+                "mean_absolute_coefficient": float(np.abs(coefficients).mean())
+                if len(coefficients)
+                else None,
+            }
+        )
+    return table
+
+
+def write_csv(path: Path, table: list[dict[str, Any]]) -> None:
+    """The lines as a file for further use."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(table[0]))
+        writer.writeheader()
+        writer.writerows(table)
+
+
+def markdown(plan: StudyPlan, table: list[dict[str, Any]], comparisons: list[Comparison]) -> str:
+    """The study's answer as Markdown: arms, then paired differences."""
+    rows = [
+        "| arm | pass@1 before | after (95 % over seeds) | responses | s of loop | applied | mean coef. |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for line in table:
+        coefficient = "" if line["mean_coefficient"] is None else f"{line['mean_coefficient']:+.2f}"
+        rows.append(
+            f"| {line['label']} | {100 * line['pass@1_before']:.1f} | {100 * line['pass@1']:.1f} "
+            f"± {100 * line['pass@1_half_width']:.1f} | {line['sampled_responses']:,.0f} "
+            f"| {line['seconds']:.0f} | {line['applied']:.2f} | {coefficient} |"
+        )
+    if comparisons:
+        rows += [
+            "",
+            "| difference, points of pass@1 | mean (95 % over seeds) | p (sign flips) |",
+            "|---|---|---|",
+        ]
+        for each in comparisons:
+            value, width = 100 * each.difference.value, 100 * each.difference.half_width
+            one, other = plan.arms[each.arm].label, plan.arms[each.other].label
+            rows.append(f"| {one} minus {other} | {value:+.1f} ± {width:.1f} | {each.p_value:.3f} |")
+    seeds = table[0]["seeds"]
+    return "\n".join([plan.question, "", *rows, "", f"{seeds} seeds; pairs share a seed.", ""])
