@@ -1,4 +1,4 @@
-"""``python -m pipo.study NAME``: the paper's tables in small, on the embedded model, with further controls."""
+"""``python -m pipo.study NAME``: the tables of the paper in small, on the embedded model, and controls."""
 
 from __future__ import annotations
 
