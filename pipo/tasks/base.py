@@ -151,5 +151,12 @@ class Task(ABC, Generic[E]):
         """Grade many responses; ``examples[i]`` belongs to ``responses[i]``. Override to run in parallel."""
         return [self.score(e, r) for e, r in zip(examples, responses, strict=True)]
 
+    def same_answers(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Whether two final answers, as in ``Reward.answer``, mean the same; for each pair.
+
+        Here their texts decide. Override where the grader accepts more than one form of an answer.
+        """
+        return [a.strip() == b.strip() for a, b in pairs]
+
     def close(self) -> None:
         """Release worker processes, if any."""

@@ -28,6 +28,10 @@ class BoxedTask(Task[Example]):
         pairs = [(response, e.answer) for e, response in zip(examples, responses, strict=True)]
         return self._grader.grade_batch(pairs)
 
+    def same_answers(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Whether the grader takes one answer of a pair for the other."""
+        return self._grader.same(pairs)
+
     def close(self) -> None:
         """End the grader's processes."""
         self._grader.close()

@@ -104,6 +104,13 @@ def test_math_verify_verdict(grader: MathGrader, answer: str, reference: str, sc
     assert grader.grade(f"\\boxed{{{answer}}}", reference) == Reward(score=score, answer=answer)
 
 
+def test_same_answers_whichever_comes_first(grader: MathGrader) -> None:
+    same = [("1/2", "0.5"), (r"\frac{2}{4}", r"\frac12"), (" 5", "5.0"), ("x=5", "5"), ("", " "), ("?", "?")]
+    different = [("1/3", "0.5"), ("5", "6"), ("", "5"), (r"\text{yes}", r"\text{no}")]
+    for pairs in (same + different, [(b, a) for a, b in same + different]):
+        assert grader.same(pairs) == [True] * len(same) + [False] * len(different)
+
+
 def test_no_answer_scores_zero_without_error(grader: MathGrader) -> None:
     for response in ("no box: 5", r"\boxed{}", r"\boxed{  }", r"\boxed{5"):
         assert grader.grade(response, "5") == Reward(score=0.0)

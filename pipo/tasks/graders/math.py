@@ -104,11 +104,31 @@ class MathGrader:
         Equal pairs of answer and reference, frequent within a group of samples, are graded once.
         """
         read = [(last_boxed(response), reference.strip()) for response, reference in pairs]
+        verdicts = self._compare([(answer, reference) for answer, reference in read if answer])
+        return [verdicts[a, r] if a else Reward(score=0.0) for a, r in read]
+
+    def same(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Whether the two answers of each pair mean the same, in order.
+
+        Neither is a reference, so it is enough that one of them, taken as the reference, makes the
+        other right. A comparison that cannot be finished counts as a difference.
+        """
+        both = [(a.strip(), b.strip()) for a, b in pairs]
+        verdicts = self._compare([pair for a, b in both for pair in ((a, b), (b, a)) if a and b])
+        return [
+            a == b or bool(a and b and max(verdicts[a, b].score, verdicts[b, a].score) == 1.0)
+            for a, b in both
+        ]
+
+    def close(self) -> None:
+        """End the worker processes. They start again when they are needed."""
+        self._pool.close()
+
+    def _compare(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Reward]:
+        """The verdict on each pair of answer and reference; no answer is empty."""
         verdicts: dict[tuple[str, str], Reward] = {}
         hard: list[tuple[str, str]] = []
-        for answer, reference in dict.fromkeys(read):
-            if not answer:
-                continue
+        for answer, reference in dict.fromkeys(pairs):
             if len(answer) > MAX_ANSWER_CHARS:
                 error = f"answer of {len(answer)} characters, more than {MAX_ANSWER_CHARS}"
                 verdicts[answer, reference] = Reward(score=0.0, answer=answer[:100], error=error)
@@ -117,11 +137,7 @@ class MathGrader:
             else:
                 hard.append((answer, reference))
         verdicts.update(zip(hard, self._ask(hard), strict=True))
-        return [verdicts[a, r] if a else Reward(score=0.0) for a, r in read]
-
-    def close(self) -> None:
-        """End the worker processes. They start again when they are needed."""
-        self._pool.close()
+        return verdicts
 
     def _ask(self, pairs: list[tuple[str, str]]) -> list[Reward]:
         outcomes = self._pool.run([json.dumps(pair).encode() for pair in pairs])
