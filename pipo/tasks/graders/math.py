@@ -1,7 +1,8 @@
 r"""Grading of mathematical answers: the last ``\boxed{...}`` of a response against a reference.
 
-Two plain numbers are compared here, exactly. Everything else goes to math-verify in a worker
-process, because it can hang, crash or take all memory on what a model writes.
+What the writing alone decides, numbers and words above all, is decided here. The rest goes to
+math-verify in a worker process, because it can hang, crash or take all memory on what a model writes.
+``docs/tasks/mathematics.md`` says what counts as equal.
 """
 
 from __future__ import annotations
@@ -9,11 +10,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from pipo.tasks.base import Reward, TaskError
+from pipo.tasks.graders.answer_text import (
+    based,
+    drop_unit_words,
+    is_text_only,
+    listings_differ,
+    number,
+    readings,
+    same_text,
+    same_word,
+    tidy,
+    word,
+)
 from pipo.tasks.graders.worker_pool import WorkerPool
 
 MATH_WORKER = Path(__file__).with_name("math_worker.py")
@@ -22,12 +34,6 @@ MAX_ANSWER_CHARS = 2000
 
 # An escaped character is consumed as one token, so ``\{`` and ``\}`` never count as braces.
 _BRACE_TOKEN = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
-_NUMBER = re.compile(
-    r"(?:\\?\$ ?)?"  # a dollar sign, as currency or as the start of LaTeX mathematics
-    r"(?P<sign>[+-]?) ?(?:\\?\$ ?)?"
-    r"(?P<digits>(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)"
-    r" ?(?:\\?%)? ?\.?\$?\.?"
-)
 
 
 def last_boxed(response: str) -> str | None:
@@ -52,22 +58,25 @@ def last_boxed(response: str) -> str | None:
     return response[start:end].strip() if start >= 0 else None
 
 
-def plain_number(text: str) -> Decimal | None:
-    r"""The value of an integer or decimal as written; None for anything else.
-
-    Read past: ``$`` and ``\$``, commas between groups of three digits (also ``{,}`` and
-    ``,\!``), a percent sign and a full stop at the end. ``1,2`` is a pair, not a number.
-    """
-    match = _NUMBER.fullmatch(text.strip().replace("{,}", ",").replace(",\\!", ","))
-    return Decimal(match["sign"] + match["digits"].replace(",", "")) if match else None
-
-
 def quick_verdict(answer: str, reference: str) -> bool | None:
     """Whether the two are equal, if that is clear without algebra; None if it takes math-verify."""
     if answer == reference:
         return True
-    a, b = plain_number(answer), plain_number(reference)
-    return None if a is None or b is None else a == b
+    answer, reference = tidy(answer), tidy(reference)
+    if same_text(answer, reference):
+        return True
+    a, b = number(drop_unit_words(answer)), number(drop_unit_words(reference))
+    if a is not None and b is not None:
+        return a.equals(b)
+    if (of := word(reference)) is not None:
+        return same_word(answer, of)
+    if is_text_only(answer) or is_text_only(reference):
+        return False
+    (digits, base), (of_digits, of_base) = (based(t) or (t, None) for t in (answer, reference))
+    if base is not None or of_base is not None:
+        # The base may go without saying, since the question names it; another one is wrong.
+        return digits == of_digits and (base is None or of_base is None or base == of_base)
+    return False if listings_differ(answer, reference) else None
 
 
 class MathGrader:
@@ -120,6 +129,18 @@ class MathGrader:
             for a, b in both
         ]
 
+    def unreadable(self, references: Sequence[str]) -> list[str]:
+        """The references that algebra cannot read, so that only their own text is right."""
+        distinct = [r for r in dict.fromkeys(references) if number(tidy(r)) is None and word(tidy(r)) is None]
+        outcomes = self._pool.run([_request(r, r) for r in distinct])
+        return [
+            reference
+            for reference, outcome in zip(distinct, outcomes, strict=True)
+            if is_text_only(tidy(reference))
+            or outcome.reply is None
+            or not json.loads(outcome.reply)["readable"]
+        ]
+
     def close(self) -> None:
         """End the worker processes. They start again when they are needed."""
         self._pool.close()
@@ -140,7 +161,7 @@ class MathGrader:
         return verdicts
 
     def _ask(self, pairs: list[tuple[str, str]]) -> list[Reward]:
-        outcomes = self._pool.run([json.dumps(pair).encode() for pair in pairs])
+        outcomes = self._pool.run([_request(answer, reference) for answer, reference in pairs])
         rewards: list[Reward] = []
         for (answer, _), outcome in zip(pairs, outcomes, strict=True):
             if outcome.reply is None:
@@ -155,3 +176,12 @@ class MathGrader:
 
     def __setstate__(self, options: dict[str, Any]) -> None:
         self.__init__(**options)
+
+
+def _request(answer: str, reference: str) -> bytes:
+    answer, reference = tidy(answer), tidy(reference)
+    request = [
+        readings(answer, other_has_percent=reference.endswith("\\%")),
+        readings(reference, other_has_percent=answer.endswith("\\%")),
+    ]
+    return json.dumps(request).encode()
