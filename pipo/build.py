@@ -144,21 +144,20 @@ class Workbench:
         )
 
     def _report(self, split: Split, dropped: Sequence[Dropped], used: int) -> None:
-        """Count and name what was left out: a few on the terminal, all in the log file."""
-        for row in dropped:
-            _LOG.info("%s %s: left out %s: %s", self.task.name, split, row.place, row.reason)
-        if dropped:
-            named = "; ".join(f"{row.place}: {row.reason}" for row in dropped[:3])
-            more = f"; {len(dropped) - 3} more are in the log" if len(dropped) > 3 else ""
-            _LOG.warning(
-                "%s %s: %d of %d rows left out (%s%s)",
-                self.task.name,
-                split,
-                len(dropped),
-                used + len(dropped),
-                named,
-                more,
-            )
+        """Count and name what was left out or is doubtful: a few on the terminal, all in the log file."""
+        doubtful = self.task.doubtful(split)
+        for said, rows, total in (
+            ("rows left out", dropped, used + len(dropped)),
+            ("problems used although in doubt", doubtful, len(self.task.examples(split))),
+        ):
+            for row in rows:
+                _LOG.info("%s %s: %s: %s: %s", self.task.name, split, said, row.place, row.reason)
+            if rows:
+                named = "; ".join(f"{row.place}: {row.reason}" for row in rows[:3])
+                more = f"; {len(rows) - 3} more are in the log" if len(rows) > 3 else ""
+                _LOG.warning(
+                    "%s %s: %d of %d %s (%s%s)", self.task.name, split, len(rows), total, said, named, more
+                )
 
 
 def build_workbench(

@@ -63,11 +63,11 @@ E = TypeVar("E", bound=Example)
 
 @dataclass(frozen=True, kw_only=True)
 class Dropped:
-    """A row that gave no problem.
+    """A row that gave no problem, or a problem about which something is off.
 
     Attributes:
-        place: where it stands (``data/train.jsonl, line 3``).
-        reason: why it cannot be used.
+        place: where it stands (``data/train.jsonl, line 3``), or the problem's ``uid``.
+        reason: why it cannot be used, or what is off.
     """
 
     place: str
@@ -118,6 +118,10 @@ class Task(ABC, Generic[E]):
 
     def dropped(self, split: Split) -> Sequence[Dropped]:
         """Rows of a split that gave no problem."""
+        return ()
+
+    def doubtful(self, split: Split) -> Sequence[Dropped]:
+        """Problems of a split that are used although something about them is off; worth a warning."""
         return ()
 
     @abstractmethod
