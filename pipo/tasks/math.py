@@ -115,7 +115,9 @@ class MathTask(RowTask[Example], BoxedTask):
         examples = self.examples(split)
         texts = set(self._grader.unreadable([e.answer for e in examples]))
         return tuple(
-            Dropped(place=e.uid, reason=f"its answer is compared as text, algebra cannot read {e.answer!r:.100}")
+            Dropped(
+                place=e.uid, reason=f"its answer is compared as text, algebra cannot read {e.answer!r:.100}"
+            )
             for e in examples
             if e.answer in texts
         )
@@ -138,7 +140,8 @@ def _answer(row: Row, fields: MathFields) -> str:
 def _one_answer(row: Row, fields: MathFields, value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise UnusableRow(
-            f"{row.place}: field {fields.answer!r} must hold a text, a number or a list of them, got {value!r:.80}"
+            f"{row.place}: field {fields.answer!r} must hold a text, a number or a list of them, "
+            f"got {value!r:.80}"
         )
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # 27.0 in JSON is the integer 27
