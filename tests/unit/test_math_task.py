@@ -154,7 +154,8 @@ def test_gold_answers_are_right(compose_config: Compose, name: str) -> None:
         written = [row.fields["solution"] for row in read_file(real("minerva_math_qwen_form"))]
         responses = [s if last_boxed(s) else r for s, r in zip(written, responses, strict=True)]
     rewards = task.score_batch(examples, responses)
-    others = task.score_batch(examples, ["\\boxed{-9876.5}"] * len(examples))
+    some = examples[::5]  # algebra takes longest to find a difference
+    others = task.score_batch(some, ["\\boxed{-9876.5}"] * len(some))
     doubtful = [d.place for d in task.doubtful("test")]
     task.close()
     assert {(r.score, r.error) for r in rewards} == {(1.0, None)}
