@@ -20,7 +20,7 @@ _THOUGHT_END = "</think>"
 # A block opens with a fence that ends its line, whatever stands before it, and closes with a fence that begins or
 # ends a line; without one it goes on to the end, because the response was cut at the length limit.
 _BLOCK = re.compile(
-    r"```[ \t]*(?P<language>[\w.+#-]*)[ \t]*\r?\n(?P<body>.*?)(?:^[ \t]*```|```[ \t]*$|\Z)",
+    r"```[ \t]*(?P<language>[\w.+#-]*)[ \t]*\n(?P<body>.*?)(?:^[ \t]*```|```[ \t]*$|\Z)",
     re.DOTALL | re.MULTILINE,
 )
 _PYTHON = ("python", "python3", "py", "py3")
@@ -68,7 +68,7 @@ def complete_function(prompt: str, response: str, function: str) -> str | None:
         The source; None when there is none.
     """
     response = _answer_part(response)
-    first = next((line for line in response.splitlines() if line.strip()), "")
+    first = next((line for line in response.split("\n") if line.strip()), "")
     if first[:1] in (" ", "\t"):
         return f"{prompt.rstrip()}\n{_until_new_statement(response)}"
     code = _first_block(response)
@@ -89,7 +89,7 @@ def preamble(prompt: str, function: str) -> str:
 
 
 def _answer_part(response: str) -> str:
-    return response.rpartition(_THOUGHT_END)[2]
+    return response.rpartition(_THOUGHT_END)[2].replace("\r\n", "\n")
 
 
 def _first_block(response: str) -> str | None:
@@ -125,7 +125,7 @@ def _defines(code: str, function: str) -> bool:
 
 def _until_new_statement(text: str) -> str:
     lines: list[str] = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if line[:1] not in ("", " ", "\t", "#"):
             break
         lines.append(line)
@@ -134,7 +134,7 @@ def _until_new_statement(text: str) -> str:
 
 def _definitions(text: str, function: str) -> str | None:
     """The definitions in a text, up to the first other line in column 0 that follows the function."""
-    lines = text.splitlines()
+    lines = text.split("\n")
     start = next((i for i, line in enumerate(lines) if _DEFINITION.match(line) and line[0] != "#"), None)
     if start is None or not _defines(text, function):
         return None
