@@ -121,15 +121,14 @@ def unpacked(place: str, packed: str) -> str:
         raise UnusableRow(f"{where} is neither JSON nor base64 of compressed data ({error})") from error
     if not stream.eof:
         raise UnusableRow(f"{where} is cut, or has more than {MAX_TESTS_BYTES >> 20} MiB uncompressed")
-    texts: list[Any] = []
     try:
-        for opcode, argument, _ in pickletools.genops(pickled):
-            if opcode.name in _TEXT:
-                texts.append(argument)
-            elif opcode.name not in _AROUND_TEXT:
-                raise UnusableRow(f"{where} is the pickle of more than a text ({opcode.name}), which is not read")
+        opcodes = [(opcode.name, argument) for opcode, argument, _ in pickletools.genops(pickled)]
     except ValueError as error:
         raise UnusableRow(f"{where} is not a pickle ({error})") from error
+    others = [name for name, _ in opcodes if name not in _TEXT + _AROUND_TEXT]
+    if others:
+        raise UnusableRow(f"{where} is the pickle of more than a text ({others[0]}), which is not read")
+    texts = [argument for name, argument in opcodes if name in _TEXT]
     if len(texts) != 1:
         raise UnusableRow(f"{where} must be the pickle of one text, got {len(texts)}")
     return texts[0]

@@ -6,34 +6,46 @@ Three shapes occur, and :func:`find_program` and :func:`complete_function` say w
 * the continuation of a block that the prompt opened, where it ends at the closing fence;
 * the continuation of a function that the prompt began, where it ends with that function.
 
-What a reasoning model thinks (all up to the last ``</think>``) is never read.
+What a reasoning model thinks (all up to the last ``</think>``) is never read. Nothing is parsed here: a deeply
+nested expression, which a model that repeats itself does write, can crash Python's parser and the run with it.
 """
 
 from __future__ import annotations
 
-import ast
 import re
 import textwrap
-import warnings
 
 _THOUGHT_END = "</think>"
-# A block opens with a fence that ends its line, whatever stands before it, and closes with a fence that begins or
-# ends a line; without one it goes on to the end, because the response was cut at the length limit.
-_BLOCK = re.compile(
-    r"```[ \t]*(?P<language>[\w.+#-]*)[ \t]*\n(?P<body>.*?)(?:^[ \t]*```|```[ \t]*$|\Z)",
-    re.DOTALL | re.MULTILINE,
-)
+_FENCE = re.compile(r"```")
+# What may follow an opening fence on its line: the name of a language.
+_OPENING = re.compile(r"```[ \t]*(?P<language>[\w.+#-]*)[ \t]*\n")
+_CLOSING = re.compile(r"^[ \t]*```|```[ \t]*$", re.MULTILINE)
 _PYTHON = ("python", "python3", "py", "py3")
-_DEFINITION = re.compile(r"(?:async\s+def|def|class|from|import)\s|@|#")
+
+_TARGET = r"\*?[A-Za-z_][\w.]*(?:\[[^\n=]*\])?"
+# How the lines in column 0 of a program begin; few lines of prose do.
+_STATEMENT = re.compile(
+    rf"""
+    from\s+[\w.]+\s+import\b | import\s+\w | @\w
+    | (?:async\s+)?def\s+\w+\s*\( | class\s+\w+\s*[:(]
+    | (?:if|elif|for|while|with|match|except)\b.*: | (?:else|try|finally|except)\s*:
+    | (?:assert|del|global|raise)\s+\w
+    | \(?{_TARGET}(?:,\s*\(?{_TARGET})*\)?\s*(?::[^=\n]*)?(?:[-+*/%&|^@]|//|\*\*|<<|>>)?=(?!=)   # x, y[0] = ...
+    | [A-Za-z_][\w.]*\(
+    | [)\]}}] | \"\"\" | '''
+    """,
+    re.VERBOSE,
+)
+_DEFINITION = re.compile(r"(?:async\s+def|def|class|from|import)\s|@")
 
 
 def find_program(response: str) -> str | None:
     """A whole program.
 
-    Text in front of the first fence that is Python by itself continues a block which the prompt opened, and is
-    the program. Otherwise it is the first block labelled as Python, and if there is none the first block
-    without a label; blocks in other languages are passed over. A response without any fence must be Python
-    as a whole.
+    It is the first block labelled as Python, and if there is none the first block without a label; blocks in
+    other languages are passed over. Where every line in column 0 begins like a statement, up to a first fence
+    without a label or in a response without any, the response continues a block which the prompt opened:
+    then these lines are the program.
 
     Args:
         response: what the model wrote.
@@ -42,9 +54,10 @@ def find_program(response: str) -> str | None:
         The source; None when there is none.
     """
     response = _answer_part(response)
-    head = response.partition("```")[0]
-    if _does_something(head):
-        return head.strip("\r\n")
+    head, fence, tail = response.partition("```")
+    labelled = bool(fence) and bool(tail.partition("\n")[0].strip())
+    if not labelled and _reads_as_code(head):
+        return head.strip("\n")
     return _first_block(response)
 
 
@@ -53,9 +66,9 @@ def complete_function(prompt: str, response: str, function: str) -> str | None:
 
     * A response whose first line is indented continues the prompt. It ends before the first line that starts in
       column 0 and is no comment: a second function, a call, prose.
-    * Otherwise the first fenced block counts, chosen as :func:`find_program` does. If it defines the function,
-      what stands before the function in the prompt (imports, helpers) is put in front of it; else it is taken as
-      the body, and the whole prompt is put in front of it, indented if need be.
+    * Otherwise a fenced block counts, chosen as :func:`find_program` does. If it defines the function, what stands
+      before the function in the prompt (imports, helpers) is put in front of it; else it is taken as the body,
+      and the whole prompt is put in front of it, indented if need be.
     * A response without a fence may write the function again, after prose. It begins with the first definition or
       import and ends before the first line in column 0, after the function, that defines and imports nothing.
 
@@ -78,7 +91,7 @@ def complete_function(prompt: str, response: str, function: str) -> str | None:
         return None
     if _defines(code, function):
         return f"{preamble(prompt, function)}{code}"
-    body = code if code.lstrip("\r\n")[:1] in (" ", "\t") else textwrap.indent(code, "    ")
+    body = code if code[:1] in (" ", "\t") else textwrap.indent(code, "    ")
     return f"{prompt.rstrip()}\n{body}"
 
 
@@ -93,29 +106,39 @@ def _answer_part(response: str) -> str:
 
 
 def _first_block(response: str) -> str | None:
-    blocks = [(m["language"].lower(), textwrap.dedent(m["body"])) for m in _BLOCK.finditer(response)]
-    for wanted in (_PYTHON, ("",)):
-        for language, body in blocks:
-            if language in wanted and body.strip():
-                return body.strip("\r\n")
-    return None
+    """The body of the first block in Python, else of the first without a language; blank ones do not count."""
+    unlabelled: str | None = None
+    start = 0
+    while (opening := _FENCE.search(response, start)) is not None:
+        found = _OPENING.match(response, opening.start())
+        if found is None:  # a fence inside a line
+            start = opening.end()
+            continue
+        # Without a closing fence the block goes on to the end: the response was cut at the length limit.
+        closing = _CLOSING.search(response, found.end())
+        body, start = (
+            (response[found.end() : closing.start()], closing.end())
+            if closing
+            else (response[found.end() :], len(response))
+        )
+        language = found["language"].lower()
+        if not body.strip():
+            continue
+        if language in _PYTHON:
+            return _tidy(body)
+        if not language and unlabelled is None:
+            unlabelled = _tidy(body)
+    return unlabelled
 
 
-def _does_something(text: str) -> bool:
-    """Whether a text is Python that has an effect; a word of English is an expression without one."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)
-            tree = ast.parse(text)
-    # Zero bytes; nesting beyond what the parser can hold.
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    idle = (ast.Expr, ast.Pass, ast.AnnAssign)
-    return any(not isinstance(s, idle) or (isinstance(s, ast.Expr) and _calls(s)) for s in tree.body)
+def _tidy(body: str) -> str:
+    """A block without blank lines around it; in a list item, or as the body of a function, it is indented."""
+    return textwrap.dedent(body.strip("\n"))
 
 
-def _calls(statement: ast.Expr) -> bool:
-    return isinstance(statement.value, ast.Call)
+def _reads_as_code(text: str) -> bool:
+    lines = [line for line in text.split("\n") if line.strip() and line[0] not in " \t#"]
+    return bool(lines) and all(_STATEMENT.match(line) for line in lines)
 
 
 def _defines(code: str, function: str) -> bool:
@@ -129,20 +152,20 @@ def _until_new_statement(text: str) -> str:
         if line[:1] not in ("", " ", "\t", "#"):
             break
         lines.append(line)
-    return "\n".join(lines).strip("\r\n")
+    return "\n".join(lines).strip("\n")
 
 
 def _definitions(text: str, function: str) -> str | None:
     """The definitions in a text, up to the first other line in column 0 that follows the function."""
     lines = text.split("\n")
-    start = next((i for i, line in enumerate(lines) if _DEFINITION.match(line) and line[0] != "#"), None)
+    start = next((i for i, line in enumerate(lines) if _DEFINITION.match(line)), None)
     if start is None or not _defines(text, function):
         return None
     kept: list[str] = []
     seen = False
     for line in lines[start:]:
-        if seen and line[:1] not in ("", " ", "\t", ")", "]", "}") and not _DEFINITION.match(line):
+        if seen and line[:1] not in ("", " ", "\t", "#", ")", "]", "}") and not _DEFINITION.match(line):
             break
         seen = seen or _defines(line, function)
         kept.append(line)
-    return "\n".join(kept).strip("\r\n")
+    return "\n".join(kept).strip("\n")

@@ -43,20 +43,51 @@ def test_whole_programs(response: str) -> None:
         "yes, no",
         "x: int",
         "The answer is 3.",
-        "n = int(input())\nprint(n",  # cut, and never opened
+        "# only a comment",
+        "    print(1)",
+        "if n is 3 then stop",
+        f"The program:\n{CODE}",
         "```text\n3\n```",
         "```python\n\n```",
         "```python print(1)```",
         "<think>\n```python\nprint(0)\n```\n</think>",
-        "\0",
-        "(" * 5000,
-        "-" * 200_000 + "1",
-        "not " * 200_000 + "1",
-        "1" + "+1" * 200_000,
     ],
 )
 def test_no_program(response: str) -> None:
     assert find_program(response) is None
+
+
+# Parsing the last of these ends the process.
+@pytest.mark.parametrize("text", ["\0", "(" * 5000, "-" * 200_000 + "1", "not " * 200_000, "1" + "+1" * 200_000])
+def test_hostile_text_does_no_harm(text: str) -> None:
+    assert find_program(text) is None
+    assert find_program(f"x = {text}") == f"x = {text}"
+    assert complete_function(PROMPT, f"    return {text}", "quarter") == f"{PROMPT}    return {text}"
+
+
+@pytest.mark.parametrize("text", ["```" * 20_000, "```\n" * 20_000, "` " * 50_000, "x," * 50_000, "a[" * 50_000])
+def test_repetition_ends(text: str) -> None:
+    assert find_program(text) is None
+    assert complete_function(PROMPT, text, "quarter") is None
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import sys\nfrom math import gcd\n\na, b = map(int, sys.stdin.read().split())\nprint(gcd(a, b))",
+        "@cache\ndef f(\n    x,\n):\n    return x\n\n\nasync def g():\n    pass",
+        "x, *rest = 1, 2\n(a, b) = x\nd['k'][0] += 1\no.n: int = 2\nn //= 2\nm **= 2",
+        "while True:\n    try:\n        n = input()\n    except EOFError:\n        break\nelse:\n    print()",
+        "class Solution:\n    def f(self):\n        return 1",
+        'class A(B):\n    pass\n# comment\n"""text"""',
+        "for i in range(3): print(i)\nif x: y()\nassert x\nsys.stdout.write('')",
+        "f(\n    1,\n)",
+    ],
+)
+def test_what_reads_as_code(program: str) -> None:
+    assert find_program(program) == program
+    assert find_program(f"{program}\n```\nThat is all.") == program
+    assert find_program(f"{program}\n```python\n{CODE}\n```") == CODE
 
 
 HEAD = "import math\n\n\ndef half(x):\n    return x / 2\n\n\n"
