@@ -15,14 +15,15 @@ from pipo.tasks.rows import Source
 
 NO_PROGRAM = Reward(
     score=0.0,
-    feedback="The response holds no program. Put the whole program into one block that begins with ```python.",
+    feedback="The response holds no program. Put all of it into one block that begins with ```python.",
 )
 
 # The judges of programming contests let a program use these without an import and recurse deeper than Python
 # does by itself; so do the harnesses of TACO and LiveCodeBench. One line: later lines move by one only.
 CONTEST_PRELUDE = "; ".join(
     [
-        "import bisect, collections, copy, functools, heapq, itertools, math, operator, random, re, string, sys",
+        "import bisect, collections, copy, functools, heapq, itertools",
+        "import math, operator, random, re, string, sys",
         "from typing import *",
         "from collections import *",
         "from itertools import *",
@@ -65,14 +66,14 @@ class ProgramGrader(Protocol):
 class CodeTask(RowTask[CodeExample]):
     """Grades programs; subclasses say what a row means and how a program is read from a response.
 
-    The grader's ``reward`` decides what the score is: the fraction of the tests that pass, for training, or 1 only
-    when all do. The accuracy (pass@k) is the same for both, as it counts responses with the full score.
+    The grader's ``reward`` decides what the score is: the fraction of the tests that pass, for training,
+    or 1 only when all do. The accuracy (pass@k) is the same for both: it counts responses with the full score.
 
     Args:
         train: the training rows; None for a data set that only serves to evaluate.
         test: the held-out rows; None for a data set that only serves to train.
-        template: the prompt; it may use ``question``, ``starter_code``, ``function`` (the name that the tests call,
-            empty where there is none) and ``asserts`` (test statements, empty for other kinds of tests).
+        template: the prompt; it may use ``question``, ``starter_code``, ``function`` (the name that the tests
+            call, empty where there is none) and ``asserts`` (test statements, empty for other kinds of tests).
         grader: runs the programs.
 
     Raises:

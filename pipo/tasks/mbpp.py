@@ -1,4 +1,4 @@
-"""MBPP: short functions described in a sentence, with three asserts that the prompt shows (Austin et al., 2021)."""
+"""MBPP: short functions described in a sentence and by the asserts that test them (Austin et al., 2021)."""
 
 from __future__ import annotations
 

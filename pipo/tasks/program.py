@@ -6,8 +6,9 @@ Three shapes occur, and :func:`find_program` and :func:`complete_function` say w
 * the continuation of a block that the prompt opened, where it ends at the closing fence;
 * the continuation of a function that the prompt began, where it ends with that function.
 
-What a reasoning model thinks (all up to the last ``</think>``) is never read. Nothing is parsed here: a deeply
-nested expression, which a model that repeats itself does write, can crash Python's parser and the run with it.
+What a reasoning model thinks (all up to the last ``</think>``) is never read. Nothing is parsed here: a
+deeply nested expression, which a model that repeats itself does write, can crash Python's parser and the run
+with it.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ _CLOSING = re.compile(r"^[ \t]*```|```[ \t]*$", re.MULTILINE)
 _PYTHON = ("python", "python3", "py", "py3")
 
 _TARGET = r"\*?[A-Za-z_][\w.]*(?:\[[^\n=]*\])?"
-# How the lines in column 0 of a program begin; few lines of prose do.
+# How the lines in column 0 of a program begin; few lines of prose do. The fifth line is an assignment.
 _STATEMENT = re.compile(
     rf"""
     from\s+[\w.]+\s+import\b | import\s+\w | @\w
     | (?:async\s+)?def\s+\w+\s*\( | class\s+\w+\s*[:(]
     | (?:if|elif|for|while|with|match|except)\b.*: | (?:else|try|finally|except)\s*:
     | (?:assert|del|global|raise)\s+\w
-    | \(?{_TARGET}(?:,\s*\(?{_TARGET})*\)?\s*(?::[^=\n]*)?(?:[-+*/%&|^@]|//|\*\*|<<|>>)?=(?!=)   # x, y[0] = ...
+    | \(?{_TARGET}(?:,\s*\(?{_TARGET})*\)?\s*(?::[^=\n]*)?(?:[-+*/%&|^@]|//|\*\*|<<|>>)?=(?!=)
     | [A-Za-z_][\w.]*\(
     | [)\]}}] | \"\"\" | '''
     """,
@@ -64,13 +65,13 @@ def find_program(response: str) -> str | None:
 def complete_function(prompt: str, response: str, function: str) -> str | None:
     """A program with a function whose beginning the prompt shows.
 
-    * A response whose first line is indented continues the prompt. It ends before the first line that starts in
-      column 0 and is no comment: a second function, a call, prose.
-    * Otherwise a fenced block counts, chosen as :func:`find_program` does. If it defines the function, what stands
-      before the function in the prompt (imports, helpers) is put in front of it; else it is taken as the body,
-      and the whole prompt is put in front of it, indented if need be.
-    * A response without a fence may write the function again, after prose. It begins with the first definition or
-      import and ends before the first line in column 0, after the function, that defines and imports nothing.
+    * A response whose first line is indented continues the prompt. It ends before the first line that starts
+      in column 0 and is no comment: a second function, a call, prose.
+    * Otherwise a fenced block counts, chosen as :func:`find_program` does. If it defines the function, what
+      stands before the function in the prompt (imports, helpers) is put in front of it; else it is taken as
+      the body, indented if need be, and the whole prompt is put in front of it.
+    * A response without a fence may write the function again, after prose. It begins with the first definition
+      or import and ends before the first line in column 0, after the function, that does neither.
 
     Args:
         prompt: the code that was shown; it ends where the body of the function begins.
@@ -106,7 +107,7 @@ def _answer_part(response: str) -> str:
 
 
 def _first_block(response: str) -> str | None:
-    """The body of the first block in Python, else of the first without a language; blank ones do not count."""
+    """The body of the first block in Python, else of the first without a label; blank ones do not count."""
     unlabelled: str | None = None
     start = 0
     while (opening := _FENCE.search(response, start)) is not None:

@@ -65,9 +65,9 @@ class Source:
         configs: its configurations there, read one after another; ``default`` where it has none.
         split: which split there.
         revision: branch, tag or commit there.
-        data_files: files inside the data set's repository (patterns may stand for several), or whole addresses
-            (``https://...``), read as they are: for a data set that is published as a loading script, which
-            ``datasets`` no longer runs. Each must end in .parquet, .json or .jsonl. None otherwise.
+        data_files: files inside the data set's repository (patterns may stand for several), or whole
+            addresses (``https://...``), read as they are: for a data set that is published as a loading
+            script, which ``datasets`` no longer runs. Each must end in .parquet, .json or .jsonl. None otherwise.
     """
 
     path: str | None

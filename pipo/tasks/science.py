@@ -1,8 +1,8 @@
 """SciKnowEval: multiple choice in biology, chemistry, materials science and physics (Feng et al., 2024).
 
-Two forms of rows are read: those of the data set itself (``question``, ``choices``, ``answerKey``, ...), and those
-of the split that SDPO trains and tests on (``kind``, ``prompt``, ``answer``, ...), where question and choices
-are one text. A problem is the same object in both.
+Two forms of rows are read: those of the data set itself (``question``, ``choices``, ``answerKey``, ...), and
+those of the split that SDPO trains and tests on (``kind``, ``prompt``, ``answer``, ...), where question and
+choices are one text. A problem is the same object in both.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pipo.tasks.rows import Row, Source, UnusableRow
 # How SDPO's rows end; the template of this task says it itself.
 _REQUEST = "\nPlease reason step by step."
 
-# Some texts were decoded as JSON once too often, which made control characters of LaTeX commands: \text, \rho,
-# \frac and \bf begin with an escape of JSON. (So does \nu, but a line end may be meant as one.)
+# Some texts were decoded as JSON once too often, which made control characters of LaTeX commands: \text,
+# \rho, \frac and \bf begin with an escape of JSON. (So does \nu, but a line end may be meant as one.)
 _SWALLOWED = {"\t": "\\t", "\r": "\\r", "\f": "\\f", "\b": "\\b"}
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
 
@@ -37,7 +37,7 @@ class ChoiceExample(Example):
 
 
 class ScienceTask(RowTask[ChoiceExample]):
-    """The multiple-choice problems of one domain; the letter in the last ``<answer>`` of a response is its answer.
+    """The multiple-choice problems of one domain; the letter in the last ``<answer>`` is a response's answer.
 
     Args:
         domain: biology, chemistry, material or physics. Rows that state another one are left out.
@@ -58,7 +58,7 @@ class ScienceTask(RowTask[ChoiceExample]):
         self._domain = domain
 
     def make_example(self, split: Split, number: int, row: Row) -> ChoiceExample:
-        """One problem, of either form; its level is that of the data set (L1 to L5) where the row states it."""
+        """One problem, of either form; its level is the row's (L1 to L5), empty where it states none."""
         if "answerKey" in row.fields:
             stem, choices, answer, level = self._raw(row)
         elif "kind" in row.fields:
@@ -66,8 +66,8 @@ class ScienceTask(RowTask[ChoiceExample]):
             answer, level = row.text("answer").strip(), ""
         else:
             raise UnusableRow(
-                f"{row.place}: neither the fields of SciKnowEval (question, choices, answerKey, type, domain, "
-                f"details) nor those of SDPO's split (kind, prompt, answer); there are {sorted(row.fields)}"
+                f"{row.place}: neither the fields of SciKnowEval (question, choices, answerKey, type, "
+                f"domain, details) nor those of SDPO's split (kind, prompt, answer); there are {sorted(row.fields)}"
             )
         _check(row.place, choices, answer)
         lines = [f"{letter}: {text}" for letter, text in zip(letters(len(choices)), choices, strict=True)]
@@ -102,7 +102,7 @@ class ScienceTask(RowTask[ChoiceExample]):
 
 
 def restored(text: str) -> str:
-    """A text with its control characters turned back into the LaTeX commands that they were the beginning of."""
+    """A text with its control characters turned back into the LaTeX commands that began with them."""
     text = text.replace("\r\n", "\n")
     return _CONTROL.sub(lambda found: _SWALLOWED.get(found.group(), " "), text)
 
@@ -110,12 +110,18 @@ def restored(text: str) -> str:
 def _choices(row: Row) -> tuple[str, ...]:
     """The choices of a row of the data set.
 
-    They are counted by their texts: a few rows have more or fewer of these than of the labels, which are A to D then.
+    They are counted by their texts: a few rows have more or fewer of these than labels, which are A to D then.
     """
     value = row.value("choices")
     texts, labels = (value.get(key) if isinstance(value, dict) else None for key in ("text", "label"))
-    if not isinstance(texts, list) or not isinstance(labels, list) or not all(isinstance(t, str) for t in texts):
-        raise UnusableRow(f"{row.place}: field 'choices' must hold the lists 'text' and 'label', got {value!r:.80}")
+    if (
+        not isinstance(texts, list)
+        or not isinstance(labels, list)
+        or not all(isinstance(t, str) for t in texts)
+    ):
+        raise UnusableRow(
+            f"{row.place}: field 'choices' must hold the lists 'text' and 'label', got {value!r:.80}"
+        )
     if labels != list(letters(len(labels))):
         raise UnusableRow(f"{row.place}: the labels of 'choices' must be A, B, C, ..., got {labels!r:.80}")
     while texts and not texts[-1].strip():
@@ -124,7 +130,7 @@ def _choices(row: Row) -> tuple[str, ...]:
 
 
 def _sdpo(row: Row) -> tuple[str, tuple[str, ...]]:
-    """Question and choices of a row of SDPO's split, where the choices are the lines A: to D: of the prompt."""
+    """Question and choices of a row of SDPO's split, where the lines A: to D: of the prompt are the choices."""
     if row.text("kind") != "mcq":
         raise UnusableRow(f"{row.place}: kind {row.text('kind')!r} is not multiple choice (mcq)")
     stem, found, rest = row.text("prompt").strip().removesuffix(_REQUEST).rpartition("\n\nA: ")

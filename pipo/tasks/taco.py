@@ -118,7 +118,9 @@ def _word(place: str, name: str, value: Any) -> str:
 def _first_solution(place: str, solutions: Any) -> str:
     programs = _parsed(place, "solutions", solutions) if isinstance(solutions, str) else solutions
     if not isinstance(programs, list) or not all(isinstance(program, str) for program in programs):
-        raise UnusableRow(f"{place}: field 'solutions' must be a JSON list of programs, got {solutions!r:.80}")
+        raise UnusableRow(
+            f"{place}: field 'solutions' must be a JSON list of programs, got {solutions!r:.80}"
+        )
     return programs[0] if programs else ""
 
 

@@ -136,7 +136,9 @@ def test_contest_prompts() -> None:
         "it returns is checked; read no input and print nothing.\nThink step by step, then give the whole program "
         "in one block that begins with ```python and ends with ```."
     )
-    assert call.text.endswith("def add(a, b):\n\t\n\nA correct solution in Python, which defines add:\n\n```python")
+    assert call.text.endswith(
+        "def add(a, b):\n\t\n\nA correct solution in Python, which defines add:\n\n```python"
+    )
 
 
 def test_function_prompts() -> None:
@@ -191,7 +193,9 @@ def test_humaneval_completes_the_prompt() -> None:
     grader = ScriptedGrader()
     task = make_task("humaneval", DATA / "humaneval_small.jsonl", grader)
     first, second = task.examples("test")
-    task.score_batch([first, second], ["    return items[-1]", "```python\ndef halves(n):\n    return n\n```"])
+    task.score_batch(
+        [first, second], ["    return items[-1]", "```python\ndef halves(n):\n    return n\n```"]
+    )
     assert grader.jobs[0].program == first.question + "    return items[-1]"
     helper = second.question.partition("def halves")[0]
     assert grader.jobs[1].program == helper + "def halves(n):\n    return n"

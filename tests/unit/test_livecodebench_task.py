@@ -43,7 +43,7 @@ def test_rows_that_cannot_be_used_are_named() -> None:
         dropped,
         [
             "contest_date 2025-01-03 is before 2025-01-04",
-            "testtype must be stdin or functional in all tests, got ['functional', 'stdin']",
+            "testtype must be stdin or functional in all, got ['functional', 'stdin']",
             "functional tests need func_name in field 'metadata'",
             f"{private} is neither JSON nor base64 of compressed data",
             f"{private} is neither JSON nor base64 of compressed data",

@@ -58,14 +58,18 @@ def test_no_program(response: str) -> None:
 
 
 # Parsing the last of these ends the process.
-@pytest.mark.parametrize("text", ["\0", "(" * 5000, "-" * 200_000 + "1", "not " * 200_000, "1" + "+1" * 200_000])
+@pytest.mark.parametrize(
+    "text", ["\0", "(" * 5000, "-" * 200_000 + "1", "not " * 200_000, "1" + "+1" * 200_000]
+)
 def test_hostile_text_does_no_harm(text: str) -> None:
     assert find_program(text) is None
     assert find_program(f"x = {text}") == f"x = {text}"
     assert complete_function(PROMPT, f"    return {text}", "quarter") == f"{PROMPT}    return {text}"
 
 
-@pytest.mark.parametrize("text", ["```" * 20_000, "```\n" * 20_000, "` " * 50_000, "x," * 50_000, "a[" * 50_000])
+@pytest.mark.parametrize(
+    "text", ["```" * 20_000, "```\n" * 20_000, "` " * 50_000, "x," * 50_000, "a[" * 50_000]
+)
 def test_repetition_ends(text: str) -> None:
     assert find_program(text) is None
     assert complete_function(PROMPT, text, "quarter") is None

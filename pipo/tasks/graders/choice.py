@@ -6,8 +6,8 @@ What is read as a letter, after blanks around it and one pair of brackets or ast
   ``B``, ``b``, ``(B)``, ``[B]``, ``**B**``, ``B.``, ``B)``;
 * the letter, one of these marks, and the text of that very choice: ``B: the mitochondrion``.
 
-Nothing else is: no other words (``B or C``, ``Option B``), no letter beyond the choices, no text of another choice,
-no answer outside the tags, and no tag that is not closed, as in a response cut at the length limit.
+Nothing else is: no other words (``B or C``, ``Option B``), no letter beyond the choices, no text of another
+choice, no answer outside the tags, and no tag that is not closed, as in a response cut at the length limit.
 """
 
 from __future__ import annotations
