@@ -67,13 +67,13 @@ class CodeTask(RowTask[CodeExample]):
     """Grades programs; subclasses say what a row means and how a program is read from a response.
 
     The grader's ``reward`` decides what the score is: the fraction of the tests that pass, for training,
-    or 1 only when all do. The accuracy (pass@k) is the same for both: it counts responses with the full score.
+    or 1 only when all do. The accuracy (pass@k) is the same for both: it counts full scores only.
 
     Args:
         train: the training rows; None for a data set that only serves to evaluate.
         test: the held-out rows; None for a data set that only serves to train.
         template: the prompt; it may use ``question``, ``starter_code``, ``function`` (the name that the tests
-            call, empty where there is none) and ``asserts`` (test statements, empty for other kinds of tests).
+            call, empty where there is none) and ``asserts`` (test statements, if the tests are such).
         grader: runs the programs.
 
     Raises:

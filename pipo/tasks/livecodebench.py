@@ -1,4 +1,4 @@
-"""LiveCodeBench: contest problems with their dates, to choose those after a model's training (Jain et al., 2024)."""
+"""LiveCodeBench: contest problems with dates, to take those after a model's training (Jain et al., 2024)."""
 
 from __future__ import annotations
 
@@ -88,9 +88,7 @@ def read_tests(row: Row) -> ProgramTests:
             inputs=tuple(case["input"] for case in cases), outputs=tuple(case["output"] for case in cases)
         )
     if kinds != {"functional"}:
-        raise UnusableRow(
-            f"{row.place}: testtype must be stdin or functional in all, got {sorted(kinds)}"
-        )
+        raise UnusableRow(f"{row.place}: testtype must be stdin or functional in all, got {sorted(kinds)}")
     metadata = _json(row.place, "metadata", row.text("metadata"))
     function = metadata.get("func_name") if isinstance(metadata, dict) else None
     if not isinstance(function, str) or not function:
@@ -105,8 +103,8 @@ def read_tests(row: Row) -> ProgramTests:
 def unpacked(place: str, packed: str) -> str:
     """Private tests, which are published as base64 of zlib of the pickle of a JSON text.
 
-    Nothing is unpickled. A pickle is a program that may call anything; the one of a text consists of that text
-    and framing, and any other is refused.
+    Nothing is unpickled. A pickle is a program that may call anything; the one of a text consists of that
+    text and framing, and any other is refused.
 
     Args:
         place: for messages.

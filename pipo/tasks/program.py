@@ -70,8 +70,8 @@ def complete_function(prompt: str, response: str, function: str) -> str | None:
     * Otherwise a fenced block counts, chosen as :func:`find_program` does. If it defines the function, what
       stands before the function in the prompt (imports, helpers) is put in front of it; else it is taken as
       the body, indented if need be, and the whole prompt is put in front of it.
-    * A response without a fence may write the function again, after prose. It begins with the first definition
-      or import and ends before the first line in column 0, after the function, that does neither.
+    * A response without a fence may write the function again, after prose. It begins with the first
+      definition or import and ends before the first line in column 0, after the function, that does neither.
 
     Args:
         prompt: the code that was shown; it ends where the body of the function begins.

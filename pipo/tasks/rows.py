@@ -67,7 +67,7 @@ class Source:
         revision: branch, tag or commit there.
         data_files: files inside the data set's repository (patterns may stand for several), or whole
             addresses (``https://...``), read as they are: for a data set that is published as a loading
-            script, which ``datasets`` no longer runs. Each must end in .parquet, .json or .jsonl. None otherwise.
+            script, which ``datasets`` no longer runs. Each ends in .parquet, .json or .jsonl. None otherwise.
     """
 
     path: str | None

@@ -67,7 +67,8 @@ class ScienceTask(RowTask[ChoiceExample]):
         else:
             raise UnusableRow(
                 f"{row.place}: neither the fields of SciKnowEval (question, choices, answerKey, type, "
-                f"domain, details) nor those of SDPO's split (kind, prompt, answer); there are {sorted(row.fields)}"
+                f"domain, details) nor those of SDPO's split (kind, prompt, answer); there are "
+                f"{sorted(row.fields)}"
             )
         _check(row.place, choices, answer)
         lines = [f"{letter}: {text}" for letter, text in zip(letters(len(choices)), choices, strict=True)]
@@ -110,15 +111,11 @@ def restored(text: str) -> str:
 def _choices(row: Row) -> tuple[str, ...]:
     """The choices of a row of the data set.
 
-    They are counted by their texts: a few rows have more or fewer of these than labels, which are A to D then.
+    They are counted by their texts: a few rows have more or fewer of these than labels, then A to D.
     """
     value = row.value("choices")
-    texts, labels = (value.get(key) if isinstance(value, dict) else None for key in ("text", "label"))
-    if (
-        not isinstance(texts, list)
-        or not isinstance(labels, list)
-        or not all(isinstance(t, str) for t in texts)
-    ):
+    texts, labels = (_texts(value.get(key) if isinstance(value, dict) else None) for key in ("text", "label"))
+    if texts is None or labels is None:
         raise UnusableRow(
             f"{row.place}: field 'choices' must hold the lists 'text' and 'label', got {value!r:.80}"
         )
@@ -129,8 +126,15 @@ def _choices(row: Row) -> tuple[str, ...]:
     return tuple(restored(text).strip() for text in texts)
 
 
+def _texts(value: object) -> list[str] | None:
+    if not isinstance(value, list):
+        return None
+    texts = [item for item in value if isinstance(item, str)]
+    return texts if len(texts) == len(value) else None
+
+
 def _sdpo(row: Row) -> tuple[str, tuple[str, ...]]:
-    """Question and choices of a row of SDPO's split, where the lines A: to D: of the prompt are the choices."""
+    """Question and choices of a row of SDPO's split; the choices are the last lines of its prompt."""
     if row.text("kind") != "mcq":
         raise UnusableRow(f"{row.place}: kind {row.text('kind')!r} is not multiple choice (mcq)")
     stem, found, rest = row.text("prompt").strip().removesuffix(_REQUEST).rpartition("\n\nA: ")
@@ -139,16 +143,16 @@ def _sdpo(row: Row) -> tuple[str, tuple[str, ...]]:
     choices: list[str] = []
     for following in letters(26)[1:]:
         choice, more, rest = rest.partition(f"\n{following}: ")
-        choices.append(choice.strip())
+        choices.append(choice)
         if not more:
             break
-    return stem, tuple(choices)  # as it is: the prompt comes out as published
+    return stem, tuple(choices)  # as they are: the prompt comes out as published
 
 
 def _check(place: str, choices: Sequence[str], answer: str) -> None:
     if not 2 <= len(choices) <= 26:
         raise UnusableRow(f"{place}: {len(choices)} choices; 2 to 26 can be asked for")
-    blank = [letter for letter, text in zip(letters(len(choices)), choices, strict=True) if not text]
+    blank = [letter for letter, text in zip(letters(len(choices)), choices, strict=True) if not text.strip()]
     if blank:
         raise UnusableRow(f"{place}: choice {blank[0]} is blank")
     if answer not in tuple(letters(len(choices))):

@@ -1,8 +1,8 @@
 """TACO: problems of programming contests with hidden tests (Li et al., 2023).
 
-Every column of a row is a string or null; ``input_output`` and ``solutions`` are JSON. A row whose tests carry no
-``fn_name`` is a program from standard input to standard output, with ``fn_name`` it is a function. Tests of
-the second kind come in the conventions of APPS, where most of these rows were first published.
+Every column of a row is a string or null; ``input_output`` and ``solutions`` are JSON. Tests without
+``fn_name`` are for a program from standard input to standard output, those with it for a function. The second
+kind comes in the conventions of APPS, where most of these rows were first published.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _arguments(place: str, inputs: list[Any]) -> tuple[tuple[Any, ...], ...]:
     for values in inputs:
         if not isinstance(values, list):
             raise UnusableRow(
-                f"{place}: each of 'inputs' must be a list of arguments, as there is fn_name, got {values!r:.80}"
+                f"{place}: with fn_name, each of 'inputs' must be a list of arguments, got {values!r:.80}"
             )
     return tuple(tuple(_int_keys(value) for value in values) for values in inputs)
 
@@ -118,9 +118,7 @@ def _word(place: str, name: str, value: Any) -> str:
 def _first_solution(place: str, solutions: Any) -> str:
     programs = _parsed(place, "solutions", solutions) if isinstance(solutions, str) else solutions
     if not isinstance(programs, list) or not all(isinstance(program, str) for program in programs):
-        raise UnusableRow(
-            f"{place}: field 'solutions' must be a JSON list of programs, got {solutions!r:.80}"
-        )
+        raise UnusableRow(f"{place}: field 'solutions' must be a list of programs, got {solutions!r:.80}")
     return programs[0] if programs else ""
 
 

@@ -40,7 +40,7 @@ def test_taco_rows_that_cannot_be_used_are_named() -> None:
     for row, beginning in zip(
         dropped,
         [
-            "its tests are free text: a function is asked for (starter_code), but 'input_output' has no fn_name",
+            "its tests are free text: a function is asked for (starter_code), but",
             "field 'question' must be a text that is not blank, got None",
             "field 'input_output' must be a text that is not blank, got None",
             "field 'input_output' is not JSON (Expecting value",
@@ -49,9 +49,9 @@ def test_taco_rows_that_cannot_be_used_are_named() -> None:
             "field 'input_output' must hold the lists 'inputs' and 'outputs'",
             "each of 'outputs' must be text or lines of text, got {'a': 1}",
             "each of 'outputs' must be text or lines of text, got ['1']",
-            "each of 'inputs' must be a list of arguments, as there is fn_name, got '1'",
+            "with fn_name, each of 'inputs' must be a list of arguments, got '1'",
             "field 'input_output' is not JSON (Exceeds the limit",
-            "field 'solutions' must be a JSON list of programs",
+            "field 'solutions' must be a list of programs",
             "field 'starter_code' must be a text or null, got 3",
             "no field 'question'; there are ['problem', 'tests']",
         ],
@@ -123,8 +123,8 @@ def test_contest_prompts() -> None:
     assert stdin.messages[0].content == (
         "Read a number and print its double.\n\n"
         "Solve the problem with a Python program that reads standard input and writes the answer to standard "
-        "output.\nThink step by step, then give the whole program in one block that begins with ```python and "
-        "ends with ```."
+        "output.\nThink step by step, then give the whole program in one block that begins with ```python "
+        "and ends with ```."
     )
     assert stdin.text == (
         "Read a number and print its double.\n\nA correct solution in Python, which reads standard input and "
@@ -132,9 +132,9 @@ def test_contest_prompts() -> None:
     )
     assert call.messages[0].content == (
         "Write a function that adds two numbers.\n\nBegin with this code and keep its names:\n\n"
-        "```python\ndef add(a, b):\n\t\n```\n\nSolve the problem in Python. add is called with arguments and what "
-        "it returns is checked; read no input and print nothing.\nThink step by step, then give the whole program "
-        "in one block that begins with ```python and ends with ```."
+        "```python\ndef add(a, b):\n\t\n```\n\nSolve the problem in Python. add is called with arguments and "
+        "what it returns is checked; read no input and print nothing.\nThink step by step, then give the whole "
+        "program in one block that begins with ```python and ends with ```."
     )
     assert call.text.endswith(
         "def add(a, b):\n\t\n\nA correct solution in Python, which defines add:\n\n```python"
@@ -156,8 +156,8 @@ def test_function_prompts() -> None:
         "Write it in Python, in one block that begins with ```python and ends with ```."
     )
     assert prompt.text == (
-        f"Write a function to add one.\n\nIt passes these tests:\n\n{asserts}\nA correct solution in Python:\n\n"
-        "```python"
+        f"Write a function to add one.\n\nIt passes these tests:\n\n{asserts}\n"
+        "A correct solution in Python:\n\n```python"
     )
 
 
@@ -179,7 +179,7 @@ def test_programs_are_found_run_and_reported() -> None:
 
 
 def test_prelude_gives_names_and_stays_out_of_the_way() -> None:
-    program = "def f(a: List[int], b: Optional[Deque]) -> float:\n    return sqrt(len(deque(a))), pow(3, 4, 5), inf\n"
+    program = "def f(a: List[int], b: Optional[Deque]):\n    return sqrt(len(deque(a))), pow(3, 4, 5), inf\n"
     namespace: dict[str, object] = {}
     exec(with_prelude(program), namespace)
     assert namespace["f"]([1] * 4, None) == (2.0, 1, float("inf"))  # pyright: ignore[reportCallIssue]
