@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from . import wire
-from .settings import Limits, Settings, readable_paths
+from .settings import LIBRARY_PATHS, PROTECTIONS, Limits, Settings, readable_paths
 
 Service = Literal["s", "c", "j"]
 
@@ -26,8 +27,15 @@ _BOOT = (
     "import sys; sys.path.append(sys.argv[1]); from {package}.launcher import main; "
     "sys.path.remove(sys.argv[1]); main(int(sys.argv[2]), sys.argv[3])"
 )
+USE = tuple(PROTECTIONS)  # all that the system allows; tests take some away
 _START_TIMEOUT_S = 60.0  # a cold or busy disk; not the clock of a program
 _END_TIMEOUT_S = 30.0
+
+
+def _environment() -> dict[str, str]:
+    """Nothing of this process but where the interpreter finds its libraries; the launcher drops that too."""
+    libraries = {name: os.environ[name] for name in LIBRARY_PATHS if name in os.environ}
+    return {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", **libraries}
 
 
 class SandboxError(RuntimeError):
@@ -79,7 +87,6 @@ class Launcher:
     Args:
         limits: of each program.
         slots: sandboxes at one time at most.
-        use: the protections to try; None for all.
 
     Attributes:
         report: for each protection an empty text if it is active, else why it is not.
@@ -88,11 +95,9 @@ class Launcher:
         SandboxError: it cannot be started.
     """
 
-    def __init__(self, *, limits: Limits, slots: int, use: tuple[str, ...] | None = None) -> None:
+    def __init__(self, *, limits: Limits, slots: int) -> None:
         paths, packages = readable_paths()
-        settings = Settings(limits=limits, slots=slots, paths=paths, packages=packages)
-        if use is not None:
-            settings = Settings(limits=limits, slots=slots, paths=paths, packages=packages, use=use)
+        settings = Settings(limits=limits, slots=slots, paths=paths, packages=packages, use=USE)
         self._lock = threading.Lock()
         self._free_slots: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slot in range(slots):
@@ -107,7 +112,7 @@ class Launcher:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._log,
-                env={"PYTHONHASHSEED": "0", "LANG": "C.UTF-8"},
+                env=_environment(),
                 start_new_session=True,
             )
         try:

@@ -14,11 +14,12 @@ import threading
 import traceback
 from _sitebuiltins import Quitter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import CodeType, ModuleType
 from typing import Any, NoReturn
 
-from . import kernel
+from . import filesystem, kernel
 from .processes import Scope
 from .settings import Limits
 
@@ -35,12 +36,14 @@ class Confinement:
         scope: how leftovers of a program are found.
         limits: of the program; None to set none.
         instructions: of the system call filter; None without one.
+        readable: all that may be read besides the working directory, by Landlock; None without it.
         linux: whether a process can ask to die with its parent.
     """
 
     scope: Scope
     limits: Limits | None
     instructions: bytes | None
+    readable: tuple[str, ...] | None
     linux: bool
 
     def fork(
@@ -88,6 +91,8 @@ class Confinement:
             resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
             size = self.limits.output_kb << 10
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        if self.readable is not None:
+            filesystem.restrict_files(self.readable, os.getcwd())
         if self.instructions is not None:
             kernel.install_filter(self.instructions)
 
@@ -140,10 +145,8 @@ def run_and_exit(code: CodeType, module: ModuleType) -> NoReturn:
     """
     status = 0
     try:
-        try:
+        with suppress(SystemExit):
             exec(code, module.__dict__)
-        except SystemExit:
-            pass
         finish()
     except BaseException as error:
         status = FAILED

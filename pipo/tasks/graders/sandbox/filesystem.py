@@ -40,14 +40,21 @@ def enter_small_root(paths: Sequence[str]) -> None:
         os.symlink(target, _NEW_ROOT + path)
     for path, descriptor in opened.items():
         _make_target(_NEW_ROOT + path, path in folders)
-        source = f"/proc/self/fd/{descriptor}"
-        kernel.mount(source, _NEW_ROOT + path, None, kernel.MS_BIND | kernel.MS_REC)
-        os.close(descriptor)
+        if path != "/proc":
+            _bind(descriptor, path)
     for name, target in _LINKS.items():
         os.symlink(f"/proc/{target}", f"{_NEW_ROOT}/dev/{name}")
     os.makedirs(_NEW_ROOT + WORK, exist_ok=True)
     kernel.make_read_only(_NEW_ROOT)
+    # Writable, for each sandbox has to write its user's number there; it then covers it with its own.
+    _bind(opened["/proc"], "/proc")
+    for descriptor in opened.values():
+        os.close(descriptor)
     kernel.enter_root(_NEW_ROOT)
+
+
+def _bind(descriptor: int, path: str) -> None:
+    kernel.mount(f"/proc/self/fd/{descriptor}", _NEW_ROOT + path, None, kernel.MS_BIND | kernel.MS_REC)
 
 
 def _make_target(path: str, is_folder: bool) -> None:

@@ -68,7 +68,7 @@ def run(
         os.setresgid(group, group, group)
         os.setresuid(user, user, user)
     if plan.linux:
-        _harden(plan, settings, work)
+        _harden(plan)
     _limit(plan, settings)
     os.environ.clear()
     os.environ.update(HOME=work, TMPDIR=work, LANG="C.UTF-8", PYTHONHASHSEED="0", **_ONE_THREAD)
@@ -79,6 +79,7 @@ def run(
             scope=plan.scope,
             limits=settings.limits if plan.limited else None,
             instructions=syscall_filter.filter_program() if plan.filtered else None,
+            readable=settings.paths if plan.file_rules else None,
             linux=plan.linux,
         ),
     )
@@ -88,7 +89,7 @@ def run(
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-def _harden(plan: Plan, settings: Settings, work: str) -> None:
+def _harden(plan: Plan) -> None:
     kernel.drop_capabilities()
     if plan.no_new_privileges:
         kernel.no_new_privileges()
@@ -96,8 +97,6 @@ def _harden(plan: Plan, settings: Settings, work: str) -> None:
     kernel.hide_memory()
     if plan.scope != "namespace":
         kernel.adopt_orphans()
-    if plan.file_rules:
-        filesystem.restrict_files(settings.paths, work)
 
 
 def _limit(plan: Plan, settings: Settings) -> None:

@@ -17,6 +17,7 @@ import json
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from . import wire
@@ -77,6 +78,7 @@ class RemoteObject:
         object.__setattr__(self, "_handle", handle)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call it in the program; arguments go by value, handles excepted."""
         return self._remote.ask("call", self, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -188,9 +190,10 @@ def describe(error: BaseException) -> str:
 def wanted_names(setup: str, statements: list[str], entry_point: str | None) -> list[str]:
     """The global names that the test code uses and the program has to define.
 
-    What the test code defines itself, ``candidate``, the entry point and built-in names are the test code's own.
-    So no program can put its ``abs`` or ``sorted`` in the place of the real one. The exception
-    is test code that would need nothing of the program then: a problem that asks for a function ``sum``.
+    What the test code defines itself, ``candidate``, the entry point and built-in names are the
+    test code's own: no program can put its ``abs`` or ``sorted`` in the place of the real one. The
+    exception is test code that would need nothing of the program then: a problem that asks for a
+    function ``sum``.
     """
     trees = [ast.parse(text) for text in (setup, *statements)]
     nodes = [node for tree in trees for node in ast.walk(tree)]
@@ -218,7 +221,5 @@ def _bind(remote: _Remote, names: dict[str, Any], name: str) -> None:
     if name in sys.stdlib_module_names:
         names[name] = importlib.import_module(name)
         return
-    try:
+    with suppress(NameError):  # the statements that use it fail by themselves
         names[name] = remote.ask("name", name)
-    except NameError:
-        pass  # the statements that use it fail by themselves

@@ -36,6 +36,7 @@ _ALL_NAMESPACES = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET
 _ALL_NAMESPACES |= kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
 # The range that systemd keeps for users that exist only while a service runs.
 _FIRST_USER, _LAST_USER = 61184, 65519
+_NOBODY = 65534
 _PARENT_CHECK_S = 1.0
 
 
@@ -252,13 +253,16 @@ def _unshare(flags: int) -> None:
     if flags:
         kernel.unshare(flags)
     if flags & kernel.CLONE_NEWUSER:
-        for name, text in (
-            ("setgroups", "deny"),
-            ("uid_map", f"{user} {user} 1"),
-            ("gid_map", f"{group} {group} 1"),
-        ):
+        # Never 0 inside: what the kernel keeps from other users, it shows to a namespace's root.
+        inner_user, inner_group = user or _NOBODY, group or _NOBODY
+        lines = {
+            "setgroups": "deny",
+            "uid_map": f"{inner_user} {user} 1",
+            "gid_map": f"{inner_group} {group} 1",
+        }
+        for name, line in lines.items():
             with open(f"/proc/self/{name}", "w") as file:
-                file.write(text)
+                file.write(line)
 
 
 def _become_and_read(user: int) -> None:

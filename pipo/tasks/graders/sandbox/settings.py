@@ -23,11 +23,13 @@ _SYSTEM_PATHS = (
     "/gnu/store",
 )
 
+LIBRARY_PATHS = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+
 # In the order in which they are shown; each does without the others. Names are used as keys.
 PROTECTIONS: dict[str, str] = {
-    "namespaces": "programs see other processes, the network and the file system as far as the rest allows",
+    "namespaces": "other processes, the network and files are hidden only by what else is active",
     "own user": "programs run as the user who trains",
-    "system call filter": "programs may start processes, open sockets and send signals as far as the rest allows",
+    "system call filter": "sockets, new processes and signals are refused only by what else is active",
     "file rules": "files of this user can be read and written",
     "no new privileges": "set-uid programs keep their effect",
     "resource limits": "memory, CPU time, file size and open files are unlimited",
@@ -67,7 +69,7 @@ class Settings:
         slots: sandboxes at one time at most; each has a user of its own when root starts them.
         paths: what programs may read.
         packages: folders of installed packages, for programs that import numpy.
-        use: the protections to try; all but in tests.
+        use: the protections to try.
         boxed: whether bubblewrap has already made the namespaces around the launcher.
     """
 
@@ -75,7 +77,7 @@ class Settings:
     slots: int
     paths: tuple[str, ...]
     packages: tuple[str, ...]
-    use: tuple[str, ...] = tuple(PROTECTIONS)
+    use: tuple[str, ...]
     boxed: bool = False
 
     def dump(self) -> str:
@@ -96,7 +98,10 @@ def readable_paths() -> tuple[tuple[str, ...], tuple[str, ...]]:
     packages = tuple(dict.fromkeys(sysconfig.get_paths()[key] for key in ("purelib", "platlib")))
     standard = tuple(dict.fromkeys(sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib")))
     interpreter = os.path.join(sys.base_prefix, "lib")
-    wanted = [path for path in (*_SYSTEM_PATHS, interpreter, *standard, *packages) if os.path.exists(path)]
+    libraries = [path for name in LIBRARY_PATHS for path in os.environ.get(name, "").split(":")]
+    libraries = [path for path in libraries if path.count("/") > 1]  # absolute, and not the root
+    wanted = [*_SYSTEM_PATHS, interpreter, *standard, *packages, *libraries]
+    wanted = [os.path.normpath(path) for path in wanted if os.path.exists(path)]
     kept: list[str] = []
     for path in sorted(dict.fromkeys(wanted), key=len):
         if not any(path.startswith(parent + "/") and not os.path.islink(parent) for parent in kept):

@@ -1,8 +1,9 @@
 """Runs a program once per input. Knows inputs and what was printed, never what should have been.
 
-It says that it is ready. The program comes in the first frame; the answer is an empty frame, or one with what is wrong with
-its syntax. Then each frame is an input, answered by three: how it ended (JSON), what it
-printed, and the end of what it wrote to the standard error stream.
+It says that it is ready. The program comes in the first frame; the answer is an empty frame, or
+one with what is wrong with its syntax. Then each test is two frames, the order (JSON) and the
+input, answered by three: how it ended (JSON), what it printed, and the end of what it wrote to the
+standard error stream.
 
 Input and output are memory files, so that nothing has to be drained while the program
 runs, its size is limited by the kernel, and the interpreter is started and the program compiled once

@@ -5,9 +5,9 @@ exact built-in types and nothing else: no class of the writer ever comes into be
 no ``__eq__`` of a program is ever called on the other side. pickle and marshal cannot promise that.
 
 What is written: None, bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict,
-range, deque, Decimal, Fraction, date, time, datetime and timedelta. Instances of their subclasses
-(namedtuple, Counter, IntEnum, an int whose ``__eq__`` lies) are written as the base type's own
-data; numpy arrays and scalars as ``tolist`` gives them. Anything else is opaque: it stays where
+range, deque, Decimal, Fraction, date, time, datetime, timedelta, and the built-in classes by name.
+Instances of subclasses (namedtuple, Counter, IntEnum, an int whose ``__eq__`` lies) are written as
+the base type's own data; numpy arrays and scalars as ``tolist`` gives them. Anything else is opaque: it stays where
 it is and a number, its handle, stands for it.
 """
 
@@ -155,9 +155,12 @@ def encode(value: Any, opaque: Callable[[Any], int] | None = None, depth: int = 
     if kind.__module__ == "numpy" and hasattr(value, "tolist"):
         return encode(value.tolist(), opaque, depth + 1)
     # Subclasses of scalars: what the base type stores, whatever the subclass says of itself.
-    for base, read in ((int, int.__int__), (float, float.__float__), (str, str.__str__)):
-        if isinstance(value, base):
-            return encode(read(value), opaque, depth + 1)
+    if isinstance(value, int):
+        return encode(int.__int__(value), opaque, depth + 1)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, str):
+        return str.__str__(value)
     if opaque is None:
         raise WireError(f"{kind.__name__} is no plain value")
     return ["h", opaque(value)]
@@ -188,12 +191,20 @@ def _leaf(value: Any) -> Node | None:
             return ["da", date.isoformat(value)]
         case time_of_day():
             return ["ti", time_of_day.isoformat(value)]
+        case type() if _CLASSES.get(value.__name__) is value:
+            return ["y", value.__name__]
         case timedelta():
             return ["td", value.days, value.seconds, value.microseconds]
     return None
 
 
 _SEQUENCES: dict[str, type] = {"l": list, "t": tuple, "s": set, "f": frozenset, "q": deque}
+
+# The built-in classes that a test passes to a program (``remove(values, int)``).
+_CLASSES: dict[str, type] = {
+    kind.__name__: kind
+    for kind in (bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict, object)
+}
 
 # What each tag is made of, after its arguments have been read as plain values.
 _MAKERS: dict[str, tuple[tuple[type, ...], Callable[..., Any]]] = {
@@ -206,6 +217,7 @@ _MAKERS: dict[str, tuple[tuple[type, ...], Callable[..., Any]]] = {
     "da": ((str,), date.fromisoformat),
     "ti": ((str,), time_of_day.fromisoformat),
     "td": ((int, int, int), timedelta),
+    "y": ((str,), lambda name: _CLASSES[name]),
 }
 
 
@@ -236,7 +248,7 @@ def decode(node: Node, handle: Callable[[int], Any] | None = None, depth: int = 
             return handle(items[0])
         if tag in _MAKERS and tuple(map(type, items)) == _MAKERS[tag][0]:
             return _MAKERS[tag][1](*items)
-    except (ValueError, TypeError, ArithmeticError, OverflowError) as error:
+    except (ValueError, TypeError, LookupError, ArithmeticError) as error:
         raise WireError(f"malformed value: {type(error).__name__}") from None
     raise WireError("malformed value")
 
