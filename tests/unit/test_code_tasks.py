@@ -132,9 +132,9 @@ def test_contest_prompts() -> None:
     )
     assert call.messages[0].content == (
         "Write a function that adds two numbers.\n\nBegin with this code and keep its names:\n\n"
-        "```python\ndef add(a, b):\n\t\n```\n\nSolve the problem in Python. add is called with arguments and "
-        "what it returns is checked; read no input and print nothing.\nThink step by step, then give the whole "
-        "program in one block that begins with ```python and ends with ```."
+        "```python\ndef add(a, b):\n\t\n```\n\nSolve the problem in Python. add is called with arguments "
+        "and what it returns is checked; read no input and print nothing.\nThink step by step, then give the "
+        "whole program in one block that begins with ```python and ends with ```."
     )
     assert call.text.endswith(
         "def add(a, b):\n\t\n\nA correct solution in Python, which defines add:\n\n```python"
