@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import time
@@ -21,6 +22,7 @@ _GRACE_S = 5.0
 _START_TIMEOUT_S = 60.0
 _FRAME_SLACK = 1 << 16
 _SHOWN = 200
+_PLACE = re.compile(r'  File "program\.py", line ([0-9]+)')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,12 +173,10 @@ def _how_it_ended(status: int, complaint: str) -> str:
         if -status in (signal.SIGXCPU, signal.SIGKILL):
             return "killed, as a program is that uses too much CPU time"
         return f"ended by {signal.strsignal(-status) or f'signal {-status}'}"
-    # The last line of a traceback is the error, the one that names a line is where it came from.
+    # The last line of a traceback is the error; the last one that names the program is where it came from.
     lines = complaint.strip().splitlines()
-    places = [
-        line.strip().rpartition(", ")[0] or line.strip() for line in lines if line.startswith("  File ")
-    ]
-    place = f" ({places[-1].rpartition(', ')[2]})" if places else ""
+    places = [match[1] for line in lines if (match := _PLACE.match(line))]
+    place = f" (line {places[-1]})" if places else ""
     return f"{_short(lines[-1])}{place}" if lines else f"exit status {status}"
 
 
@@ -194,7 +194,7 @@ def _run_calls(launcher: Launcher, program: str, tests: CallTests, rules: Rules)
                 while run.goes_on:
                     order = ["call", ["h", 0], calls[run.done], ["d"]]
                     answer = _ask(channel, order, run.seconds_for_next, rules)
-                    _judge_call(run, answer, tests.expected[run.done], tests.arguments[run.done])
+                    _judge_call(run, answer, tests.expected[run.done], calls[run.done])
             except wire.Late:
                 run.times_out()
             except wire.Closed:
@@ -228,8 +228,8 @@ def _ask(channel: socket.socket, order: wire.Node, seconds: float, rules: Rules)
     return wire.load(wire.receive(channel, rules.output_bytes + _FRAME_SLACK, deadline))
 
 
-def _judge_call(run: Run, answer: wire.Node, expected: Any, arguments: tuple[Any, ...]) -> None:
-    shown = f"Arguments: {_short(', '.join(map(repr, arguments)))}"
+def _judge_call(run: Run, answer: wire.Node, expected: Any, arguments: wire.Node) -> None:
+    shown = f"Arguments: {_short(_display(arguments))}"
     match answer:
         case ["raise", _, str(text)]:
             run.fails(_short(text), shown)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,10 +14,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
-from . import wire
+from . import bubblewrap, wire
 from .settings import LIBRARY_PATHS, PROTECTIONS, Limits, Settings, readable_paths
 
 Service = Literal["s", "c", "j"]
@@ -55,6 +57,11 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         self.end()
 
+    def cut(self) -> None:
+        """Let everything inside be killed, from any thread and without waiting for it."""
+        with suppress(OSError):  # it has ended already
+            self._lifeline.shutdown(socket.SHUT_WR)
+
     def end(self) -> str:
         """Kill everything inside and wait until it is gone; returns why it could not be set up, if so.
 
@@ -64,8 +71,7 @@ class Sandbox:
         if self._ended:
             return ""
         self._ended = True
-        with suppress(OSError):
-            self._lifeline.shutdown(socket.SHUT_WR)
+        self.cut()
         last = bytearray()
         self._lifeline.settimeout(_END_TIMEOUT_S)
         try:
@@ -99,13 +105,33 @@ class Launcher:
         paths, packages = readable_paths()
         settings = Settings(limits=limits, slots=slots, paths=paths, packages=packages, use=USE)
         self._lock = threading.Lock()
+        self._running: set[Sandbox] = set()
         self._free_slots: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slot in range(slots):
             self._free_slots.put(slot)
-        self._control, theirs = socket.socketpair()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        self.report = self._start(settings)
+        if self.report["namespaces"] and (executable := shutil.which(bubblewrap.EXECUTABLE)):
+            self._start_in_bubblewrap(executable, settings)
+
+    def _start_in_bubblewrap(self, executable: str, settings: Settings) -> None:
+        """Start again in bubblewrap; if that does not work, once more without, and say so."""
+        refused = self.report["namespaces"]
+        self.close()
+        try:
+            self.report = self._start(replace(settings, boxed=True), executable)
+        except SandboxError as error:
+            self.report = self._start(settings)
+            self.report["namespaces"] = f"{refused}; in bubblewrap: {error}"
+
+    def _start(self, settings: Settings, executable: str | None = None) -> dict[str, str]:
+        self._control, theirs = socket.socketpair()
         with theirs:
             command = self._command(settings, theirs.fileno())
+            if executable is not None:
+                command = bubblewrap.wrap(executable, command, settings)
+            self._log.seek(0)
+            self._log.truncate()
             self._process = subprocess.Popen(
                 command,
                 pass_fds=[theirs.fileno()],
@@ -120,8 +146,8 @@ class Launcher:
         except (wire.Closed, wire.Late):
             self.close()
             raise SandboxError(f"the sandbox launcher does not start: {self._last_words()}") from None
-        self.report: dict[str, str] = json.loads(hello)
         self._control.settimeout(None)
+        return json.loads(hello)
 
     @staticmethod
     def _command(settings: Settings, control: int) -> list[str]:
@@ -144,18 +170,25 @@ class Launcher:
         lifeline, their_lifeline = socket.socketpair()
         slot = self._free_slots.get()
         ends = [their_lifeline, *sockets]
+        sandbox = Sandbox(lifeline, lambda: self._forget(sandbox, slot))
         try:
             with self._lock:
+                self._running.add(sandbox)
                 order = service.encode() + bytes([slot])
                 socket.send_fds(self._control, [order], [end.fileno() for end in ends])
         except OSError as error:
             lifeline.close()
-            self._free_slots.put(slot)
+            self._forget(sandbox, slot)
             raise SandboxError(f"the sandbox launcher has gone: {error}; {self._last_words()}") from None
         finally:
             for end in ends:
                 end.close()
-        return Sandbox(lifeline, lambda: self._free_slots.put(slot))
+        return sandbox
+
+    def _forget(self, sandbox: Sandbox, slot: int) -> None:
+        with self._lock:
+            self._running.discard(sandbox)
+        self._free_slots.put(slot)
 
     @property
     def alive(self) -> bool:
@@ -164,7 +197,10 @@ class Launcher:
 
     def close(self) -> None:
         """End every sandbox and the launcher, and wait for it."""
-        self._control.close()
+        with self._lock:
+            self._control.close()  # from here on no sandbox can be started
+            for sandbox in self._running:
+                sandbox.cut()
         try:
             self._process.wait(_END_TIMEOUT_S)
         except subprocess.TimeoutExpired:

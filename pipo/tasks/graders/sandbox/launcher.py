@@ -153,6 +153,11 @@ class _Launcher:
 
     def _enter_namespaces(self) -> int:
         """Leave the file system if possible; returns the flags for each sandbox, 0 without namespaces."""
+        if self._settings.boxed:
+            self.report["namespaces"] = ""
+            self.report["own user"] = "not possible in bubblewrap"
+            self._users = []
+            return 0
         if "namespaces" not in self._settings.use:
             return 0
         if not self._linux:
