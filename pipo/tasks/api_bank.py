@@ -8,7 +8,7 @@ from typing import Any
 from pipo.tasks.base import Split
 from pipo.tasks.graders import rlla
 from pipo.tasks.graders.tool_calls import THINK, TOOL_CALL, ToolCall, UnreadableCalls, as_call, render_calls
-from pipo.tasks.rows import Row, Source, UnusableRow
+from pipo.tasks.rows import Row, RowSource, UnusableRow
 from pipo.tasks.tool_use import DialogueExample, DialogueTask
 
 
@@ -25,7 +25,7 @@ class ApiBankTask(DialogueTask):
 
     version = "1"
 
-    def __init__(self, *, level: int, test: Source, template: str, reward: rlla.RewardKind) -> None:
+    def __init__(self, *, level: int, test: RowSource, template: str, reward: rlla.RewardKind) -> None:
         super().__init__(train=None, test=test, template=template, reward=reward)
         self.name = f"api_bank_level{level}"
 

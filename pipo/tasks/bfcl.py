@@ -14,7 +14,7 @@ from pipo.tasks.graders import bfcl as grader
 from pipo.tasks.graders.bfcl_calls import Language, render
 from pipo.tasks.graders.bfcl_literals import TYPES, express
 from pipo.tasks.row_task import RowTask
-from pipo.tasks.rows import Row, Source, UnusableRow
+from pipo.tasks.rows import Row, RowSource, UnusableRow
 
 # What a response to a problem of each category is compared with.
 CATEGORIES: dict[str, grader.Expectation] = {
@@ -68,12 +68,12 @@ class BfclTask(RowTask[BfclExample]):
 
     version = "1"
 
-    def __init__(self, *, category: str, test: Source, answers: Source, template: str) -> None:
+    def __init__(self, *, category: str, test: RowSource, answers: RowSource, template: str) -> None:
         if category not in CATEGORIES:
             raise TaskError(f"category {category!r}: must be one of {', '.join(CATEGORIES)}")
         super().__init__(train=None, test=test, template=template)
         self.name = f"bfcl_{category}"
-        self._expectation = CATEGORIES[category]
+        self._expectation: grader.Expectation = CATEGORIES[category]
         self._language: Language = _LANGUAGES.get(category, "Python")
         self._answers = answers
         self._truths: dict[str, Row] | None = None
@@ -86,19 +86,23 @@ class BfclTask(RowTask[BfclExample]):
         if not isinstance(functions, list) or not all(isinstance(f, dict) for f in functions):
             raise UnusableRow(f"{row.place}: field 'function' must be a list of objects")
         described = "\n".join(json.dumps(function, ensure_ascii=False) for function in functions)
+        reference = self._reference(identity, row, functions)
+        written = [first_alternative(call, self._language) for call in reference.calls]
+        return BfclExample(
+            uid=f"{self.name}/{identity}",
+            question=f"{described}\n\n{turns[-1].content}",
+            answer=render(written) if written else reference.expectation,
+            turns=turns,
+            functions=described,
+            reference=reference,
+        )
+
+    def _reference(self, identity: str, row: Row, functions: list[Any]) -> grader.Reference:
         calls: tuple[grader.ExpectedCall, ...] = ()
         if self._expectation == "calls":
             truth = self._truth(identity, row)
             calls = tuple(_expected(row, functions, call, self._language) for call in truth)
-        answer = render([first_alternative(call, self._language) for call in calls])
-        return BfclExample(
-            uid=f"{self.name}/{identity}",
-            question=f"{described}\n\n{turns[-1].content}",
-            answer=answer if calls else str(self._expectation),
-            turns=turns,
-            functions=described,
-            reference=grader.Reference(expectation=self._expectation, calls=calls, language=self._language),
-        )
+        return grader.Reference(expectation=self._expectation, calls=calls, language=self._language)
 
     def _truth(self, identity: str, row: Row) -> list[Any]:
         """The reference answer of a problem."""

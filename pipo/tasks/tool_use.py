@@ -8,7 +8,7 @@ from pipo.tasks.base import Example, Prompt, Reward, Split
 from pipo.tasks.graders import rlla
 from pipo.tasks.graders.tool_calls import THINK, read_response, render_calls
 from pipo.tasks.row_task import RowTask
-from pipo.tasks.rows import Row, Source, UnusableRow
+from pipo.tasks.rows import Row, RowSource, UnusableRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class DialogueTask(RowTask[DialogueExample]):
     """
 
     def __init__(
-        self, *, train: Source | None, test: Source | None, template: str, reward: rlla.RewardKind
+        self, *, train: RowSource | None, test: RowSource | None, template: str, reward: rlla.RewardKind
     ) -> None:
         super().__init__(train=train, test=test, template=template)
         self._reward: rlla.RewardKind = reward
