@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pipo.tasks.base import Dropped, Example, TaskError
 
@@ -133,7 +133,22 @@ class Source:
         return load_dataset(_BUILDERS[Path(files[0]).suffix], data_files=files, split="train")  # pyright: ignore[reportReturnType]
 
 
-def read_examples(source: Source, make: Callable[[int, Row], E]) -> tuple[tuple[E, ...], tuple[Dropped, ...]]:
+class RowSource(Protocol):
+    """What a task reads: :class:`Source`, or anything else that has rows."""
+
+    @property
+    def name(self) -> str:
+        """What the rows are called in messages."""
+        ...
+
+    def rows(self) -> list[Row]:
+        """All rows, in a fixed order."""
+        ...
+
+
+def read_examples(
+    source: RowSource, make: Callable[[int, Row], E]
+) -> tuple[tuple[E, ...], tuple[Dropped, ...]]:
     """All problems that the rows of a source give.
 
     Args:
