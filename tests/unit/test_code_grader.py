@@ -192,6 +192,7 @@ def test_a_program_that_is_late_ends_its_tests(grader: CodeGrader) -> None:
         (LIAR + "def f(): return [Liar(5)]", (), [3], 0.0),
         (LIAR + "def f(): return {Liar(5): Liar(5)}", (), {3: 3}, 0.0),
         (LIAR + "def f(): return Chameleon()", (), 3, 0.0),
+        ("import decimal\ndef f(): return decimal.Decimal('sNaN')", (), 3, 0.0),
         ("def f(): raise SystemExit(0)", (), 3, 0.0),
         ("def f(): raise BaseException", (), 3, 0.0),
         ("class E(Exception):\n    def __str__(self): raise E\ndef f(): raise E", (), 3, 0.0),

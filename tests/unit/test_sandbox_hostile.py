@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipo.tasks.graders.code import CodeGrader
-from pipo.tasks.graders.code_tests import CallTests, ProgramJob, StdinTests
+from pipo.tasks.graders.code_tests import ProgramJob, StdinTests
 from pipo.tasks.graders.sandbox import client
 from pipo.tasks.graders.sandbox.settings import PROTECTIONS
 from tests.hostile_programs import REACH, STDIN
