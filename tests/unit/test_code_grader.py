@@ -323,7 +323,7 @@ def test_test_code_builds_objects_of_the_programs_classes(grader: CodeGrader) ->
 
 def test_helpers_of_the_setup_are_not_the_programs(grader: CodeGrader) -> None:
     setup = "def encode(s): return s[::-1]\ndef decode(s): pass\n"
-    check = "def check(candidate):\n    for s in ('ab', 'xyz'):\n        assert candidate(encode(s)) == s\ncheck(candidate)"
+    check = "def check(f):\n    for s in ('ab', 'xyz'):\n        assert f(encode(s)) == s\ncheck(candidate)"
     honest = asserts("def decode(s): return s[::-1]", check, setup=setup, entry_point="decode")
     # Would pass if its own encode were used: it keeps what it is asked to decode.
     cheat = "def encode(s): return s\ndef decode(s): return s"

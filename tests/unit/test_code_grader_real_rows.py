@@ -96,8 +96,8 @@ def test_humaneval_mutants_fail(grader: CodeGrader, body: str) -> None:
     assert len(failing(grader, [human_eval(row, f"    {body}\n") for row in data])) == 164
 
 
-def test_one_mbpp_solution_in_ten_passes_and_its_mutant_fails(grader: CodeGrader) -> None:
-    data = rows("mbpp.jsonl")[5::10]
+def test_some_mbpp_solutions_pass_and_their_mutants_fail(grader: CodeGrader) -> None:
+    data = rows("mbpp.jsonl")[5::25]
     assert failing(grader, [mbpp(row, row["code"]) for row in data]) == {}
     mutants = [mbpp(row, every_definition_returns(row["code"], "Equal(-987)")) for row in data]
     assert len(failing(grader, mutants)) == len(data)

@@ -287,7 +287,7 @@ def _run_asserts(launcher: Launcher, program: str, tests: AssertTests, rules: Ru
 
 
 def _verdict(channel: socket.socket, seconds: float) -> tuple[bool, str, bool]:
-    """What the judge says of the next step: whether it passed, what happened, whether the program lives on."""
+    """The judge on the next step: whether it passed, what happened, whether the program lives on."""
     match wire.load(wire.receive(channel, _FRAME_SLACK, _deadline(seconds))):
         case [bool(passed), str(text), bool(alive)]:
             return passed, _short(text), alive

@@ -39,7 +39,10 @@ class ChildWatch:
         os.close(self._write)
 
     def wait(self, pid: int, timeout_s: float | None, also: Sequence[int] = ()) -> int | None:
-        """Wait for one child; its exit status, negative for a signal, or None when the time is up or one of the descriptors ``also`` is readable."""
+        """Wait for one child and return its exit status, negative for a signal.
+
+        None when the time is up, or one of the descriptors ``also`` is readable.
+        """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             with suppress(BlockingIOError):
