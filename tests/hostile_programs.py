@@ -2,13 +2,18 @@
 
 Every program is given the input ``7`` and would have to print 14. None of them is allowed to get a
 point that printing 14 would not get.
+
+``python -m tests.hostile_programs`` prints the verdict on each, on the system at hand.
 """
 
 from __future__ import annotations
 
+from pipo.tasks.graders.code import CodeGrader
+from pipo.tasks.graders.code_tests import ProgramJob, StdinTests
+
 ANSWER = "print(int(input()) * 2)\n"
 
-# name -> (program, score). A score of None: what the system allows decides, but nothing may be left running.
+# name -> (program, score). A score of None: the protections decide, but nothing may be left running.
 STDIN: dict[str, tuple[str, float | None]] = {
     "infinite loop": ("while True: pass", 0.0),
     "loop that ignores signals": (
@@ -30,7 +35,7 @@ STDIN: dict[str, tuple[str, float | None]] = {
     ),
     "memory hog": ("x = []\nwhile True: x.append(bytearray(1 << 24))", 0.0),
     "swallows memory errors": (
-        "x = []\nwhile True:\n    try:\n        x.append(bytearray(1 << 24))\n    except MemoryError:\n        pass",
+        "x = []\nwhile True:\n    try:\n        x.append(bytearray(1 << 24))\n    except MemoryError:\n        pass",  # noqa: E501
         0.0,
     ),
     "huge output": ("while True: print('x' * 100000)", 0.0),
@@ -57,7 +62,7 @@ STDIN: dict[str, tuple[str, float | None]] = {
     "stops everything": ("import os, signal\nos.kill(-1, signal.SIGSTOP)", 0.0),
     "daemon left behind": (
         "import os, time\n"
-        "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(1000)\n    os._exit(0)\n"
+        "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(1000)\n    os._exit(0)\n"  # noqa: E501
         + ANSWER,
         None,
     ),
@@ -75,7 +80,7 @@ STDIN: dict[str, tuple[str, float | None]] = {
     "replaces sys.stdin": ("import io, sys\nsys.stdin = io.StringIO('1')\n" + ANSWER, 0.0),
     "writes to standard input": ("import os\nos.write(0, b'14')", 0.0),
     "reads all descriptors": (
-        "import os\nfor n in range(3, 4096):\n    try:\n        os.write(n, b'14')\n    except OSError:\n        pass",
+        "import os\nfor n in range(3, 4096):\n    try:\n        os.write(n, b'14')\n    except OSError:\n        pass",  # noqa: E501
         0.0,
     ),
     "dup2 over every descriptor": (
@@ -122,11 +127,11 @@ STDIN: dict[str, tuple[str, float | None]] = {
 # Programs that try to reach something and print the answer only if they do.
 REACH: dict[str, str] = {
     "network": "import socket\ns = socket.create_connection(('127.0.0.1', {port}), 1)\ns.close()",
-    "datagram": "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', {port}))",
+    "datagram": "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', {port}))",  # noqa: E501
     "unix socket": "import socket\nsocket.socket(socket.AF_UNIX).connect('\\0pipo-test-{port}')",
     "write to the home": "import os\nopen(os.path.join({home!r}, 'touched'), 'w').write('x')",
     "write to a folder that all may write": "open({shared!r} + '/touched', 'w').write('x')",
-    "write beside the interpreter": "import os\nopen(os.path.dirname(os.__file__) + '/touched', 'w').write('x')",
+    "write beside the interpreter": "import os\nopen(os.path.dirname(os.__file__) + '/touched', 'w').write('x')",  # noqa: E501
     "read the tests": "assert open({secret!r}).read()",
     "read by a symbolic link": "import os\nos.symlink({secret!r}, 'link')\nassert open('link').read()",
     "read the parent's memory": "open('/proc/{pid}/mem', 'rb').read(1)",
@@ -141,11 +146,44 @@ REACH: dict[str, str] = {
     ),
     "trace the sandbox": ("import ctypes, os\nassert ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == 0"),
     "mount": "import ctypes\nassert ctypes.CDLL(None).mount(b'none', b'/tmp', b'tmpfs', 0, 0) == 0",
-    "unmount": "import ctypes\nassert ctypes.CDLL(None).umount2(b'/tmp', 2) == 0 or ctypes.CDLL(None).umount2(b'/proc', 2) == 0",
+    "unmount": "import ctypes\nassert ctypes.CDLL(None).umount2(b'/tmp', 2) == 0 or ctypes.CDLL(None).umount2(b'/proc', 2) == 0",  # noqa: E501
     "new user namespace": "import ctypes\nassert ctypes.CDLL(None).unshare(0x10000000) == 0",
-    "become root": "import os\nos.setresuid(0, 0, 0)\nos.chown('.', 0, 0)\nassert os.getuid() == 0 and {uid} != 0",
-    "environment": "import os\nassert 'PIPO_SECRET' in os.environ or b'PIPO_SECRET' in open('/proc/self/environ', 'rb').read()",
+    "become root": "import os\nos.setresuid(0, 0, 0)\nos.chown('.', 0, 0)\nassert os.getuid() == 0 and {uid} != 0",  # noqa: E501
+    "environment": "import os\nassert 'PIPO_SECRET' in os.environ or b'PIPO_SECRET' in open('/proc/self/environ', 'rb').read()",  # noqa: E501
     "raise the memory limit": (
         "import resource\nresource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)"
     ),
 }
+
+
+def doubled(program: str) -> ProgramJob:
+    """A program that has to double a number."""
+    return ProgramJob(program=program, tests=StdinTests(inputs=("7\n",), outputs=("14\n",)))
+
+
+def main() -> None:
+    """Grade them all and print what becomes of each."""
+    values = {"home": "/root", "shared": "/var/tmp", "secret": __file__, "port": 9, "pid": 1, "uid": 0}
+    programs = {name: program for name, (program, _) in STDIN.items()}
+    programs |= {f"reach: {name}": text.format(**values) + "\nprint(14)" for name, text in REACH.items()}
+    grader = CodeGrader(
+        reward="fraction",
+        workers=8,
+        timeout_s=3.0,
+        total_s=6.0,
+        max_timeouts=1,
+        cpu_s=2,
+        memory_mb=512,
+        output_kb=256,
+        float_tolerance=0.0,
+    )
+    for name, why_not in grader.protections().items():
+        print(f"{name:40} {why_not or 'active'}")
+    rewards = grader.grade_batch([doubled(program) for program in programs.values()])
+    grader.close()
+    for name, reward in zip(programs, rewards, strict=True):
+        print(f"{name:40} {reward.score:g}  {(reward.error or reward.feedback or 'passed').splitlines()[0]}")
+
+
+if __name__ == "__main__":
+    main()

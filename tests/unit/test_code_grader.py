@@ -192,6 +192,7 @@ def test_a_program_that_is_late_ends_its_tests(grader: CodeGrader) -> None:
         (LIAR + "def f(): return [Liar(5)]", (), [3], 0.0),
         (LIAR + "def f(): return {Liar(5): Liar(5)}", (), {3: 3}, 0.0),
         (LIAR + "def f(): return Chameleon()", (), 3, 0.0),
+        ("import decimal\ndef f(): return decimal.Decimal('sNaN')", (), 3, 0.0),
         ("def f(): raise SystemExit(0)", (), 3, 0.0),
         ("def f(): raise BaseException", (), 3, 0.0),
         ("class E(Exception):\n    def __str__(self): raise E\ndef f(): raise E", (), 3, 0.0),
@@ -322,7 +323,7 @@ def test_test_code_builds_objects_of_the_programs_classes(grader: CodeGrader) ->
 
 def test_helpers_of_the_setup_are_not_the_programs(grader: CodeGrader) -> None:
     setup = "def encode(s): return s[::-1]\ndef decode(s): pass\n"
-    check = "def check(candidate):\n    for s in ('ab', 'xyz'):\n        assert candidate(encode(s)) == s\ncheck(candidate)"
+    check = "def check(f):\n    for s in ('ab', 'xyz'):\n        assert f(encode(s)) == s\ncheck(candidate)"
     honest = asserts("def decode(s): return s[::-1]", check, setup=setup, entry_point="decode")
     # Would pass if its own encode were used: it keeps what it is asked to decode.
     cheat = "def encode(s): return s\ndef decode(s): return s"

@@ -9,17 +9,15 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipo.tasks.graders.code import CodeGrader
-from pipo.tasks.graders.code_tests import CallTests, ProgramJob, StdinTests
 from pipo.tasks.graders.sandbox import client
 from pipo.tasks.graders.sandbox.settings import PROTECTIONS
-from tests.hostile_programs import REACH, STDIN
+from tests.hostile_programs import REACH, STDIN, doubled
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the protections are those of Linux")
 
@@ -50,7 +48,7 @@ def grader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 def make_grader() -> CodeGrader:
     return CodeGrader(
         reward="fraction",
-        workers=6,
+        workers=12,
         timeout_s=3.0,
         total_s=6.0,
         max_timeouts=1,
@@ -72,16 +70,9 @@ def left_running() -> int:
     return found
 
 
-def doubled(program: str | None) -> ProgramJob:
-    return ProgramJob(program=program, tests=StdinTests(inputs=("7\n",), outputs=("14\n",)))
-
-
 def test_hostile_programs_get_what_their_answers_are_worth(grader: CodeGrader) -> None:
     rewards = grader.grade_batch([doubled(program) for program, _ in STDIN.values()])
     got = {name: reward.score for name, reward in zip(STDIN, rewards, strict=True)}
-    if os.environ.get("SHOW"):
-        for name, reward in zip(STDIN, rewards, strict=True):
-            print(f"{name:35} {reward.score} {(reward.feedback or '').splitlines()[:1]}")
     assert got == {n: got[n] if score is None else score for n, (_, score) in STDIN.items()}
     assert [r.error for r in rewards] == [None] * len(rewards)
     assert grader.grade(doubled("print(int(input()) * 2)")).score == 1.0
@@ -105,9 +96,6 @@ def test_programs_reach_nothing_outside(
         values |= {"pid": os.getpid(), "uid": os.getuid()}
         programs = {name: text.format(**values) + "\nprint(14)" for name, text in REACH.items()}
         rewards = grader.grade_batch([doubled(program) for program in programs.values()])
-    if os.environ.get("SHOW"):
-        for name, reward in zip(REACH, rewards, strict=True):
-            print(f"{name:35} {reward.score} {(reward.feedback or '').splitlines()[:1]}")
     reached = {name for name, reward in zip(REACH, rewards, strict=True) if reward.score}
     # By itself harmless: in a namespace of its own a program has rights over nothing but that.
     assert reached <= ({"new user namespace"} if grader.protections()["system call filter"] else set())

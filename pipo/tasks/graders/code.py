@@ -15,9 +15,10 @@ prints for the system at hand:
   and host-name namespaces of its own. It sees the interpreter's folders read-only, an empty
   working directory in memory, no network and no process but its own, and all of it ends together.
   As root it also runs as a user of its own.
-* Linux without namespaces, as in most containers: bubblewrap where it is installed and works. Else a system call filter
-  refuses sockets, new processes and signals; Landlock leaves it the interpreter's folders
-  and its working directory; as root it runs as a user of its own where that user can read the interpreter.
+* Linux without namespaces, as in most containers: bubblewrap where it is installed and works. With
+  it or without, a system call filter refuses sockets, new processes and signals; Landlock leaves the
+  program the interpreter's folders and its working directory; as root it runs as a user of its
+  own, if that user can read the interpreter.
 * Other systems: resource limits, a process group and the clock. Programs can then read and write what
   the user can, and reach the network; a warning says so when the grader starts.
 

@@ -148,10 +148,9 @@ def _one_stdin_test(channel: socket.socket, run: Run, tests: StdinTests, rules: 
     deadline = _deadline(seconds + _GRACE_S)
     wire.send(channel, json.dumps({"timeout_s": seconds}).encode(), deadline)
     wire.send(channel, text.encode("utf-8", "surrogatepass"), deadline)
-    report = json.loads(wire.receive(channel, _FRAME_SLACK, deadline))
+    status = _status(wire.receive(channel, _FRAME_SLACK, deadline))
     printed = wire.receive(channel, rules.output_bytes + _FRAME_SLACK, deadline)
     complaint = wire.receive(channel, _FRAME_SLACK, deadline).decode("utf-8", "replace")
-    status = report["status"]
     details = (
         f"Input: {_short(text)}",
         f"Output: {_short(printed[: 4 * _SHOWN].decode('utf-8', 'replace'))}",
@@ -166,6 +165,14 @@ def _one_stdin_test(channel: socket.socket, run: Run, tests: StdinTests, rules: 
         run.passes()
     else:
         run.fails("wrong output", *details)
+
+
+def _status(report: bytes) -> int | None:
+    """How the program ended; None when it was stopped by the clock."""
+    match wire.load(report):
+        case ["ended", None | int() as status]:
+            return status
+    raise wire.WireError("a malformed report")
 
 
 def _how_it_ended(status: int, complaint: str) -> str:
@@ -280,9 +287,11 @@ def _run_asserts(launcher: Launcher, program: str, tests: AssertTests, rules: Ru
 
 
 def _verdict(channel: socket.socket, seconds: float) -> tuple[bool, str, bool]:
-    """What the judge says of the next step: whether it passed, what happened, whether the program lives on."""
-    passed, text, alive = json.loads(wire.receive(channel, _FRAME_SLACK, _deadline(seconds)))
-    return passed, _short(text), alive
+    """The judge on the next step: whether it passed, what happened, whether the program lives on."""
+    match wire.load(wire.receive(channel, _FRAME_SLACK, _deadline(seconds))):
+        case [bool(passed), str(text), bool(alive)]:
+            return passed, _short(text), alive
+    raise SandboxError("the judge gave a malformed verdict")
 
 
 def _await_ready(channel: socket.socket) -> None:

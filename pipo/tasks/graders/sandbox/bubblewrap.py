@@ -1,8 +1,9 @@
 """Bubblewrap around the launcher, for systems where its set-up may do what ours may not.
 
 Some distributions let users make namespaces through this program only: it is installed set-uid, or
-a security policy names it. It is then put around the launcher, so that all sandboxes share one set of namespaces,
-apart from the host; between them stand the system call filter, the file rules and the limits.
+a security policy names it. It is then put around the launcher, so that all sandboxes share one set
+of namespaces, apart from the host; between them stand the system call filter, the file rules and
+the limits.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ All of it runs in the program's own process, which the program may do with as it
 its answers, whoever in that process writes them. The other side reads them as plain
 values and has what they should be; this side never sees it.
 
-It says that it is ready and is told how many tests there will be. Orders are nodes of ``wire``, each answered by one of ``["value", node]``, ``["raise", type, text]``:
+It says that it is ready and is told how many tests there will be. Orders are nodes of ``wire``, each
+answered by one of ``["value", node]``, ``["raise", type, text]``:
 
 * ``["load", source]``: run the program as a module; it answers None.
 * ``["function", name]``: the function, or the method of that name of a ``Solution()``.

@@ -11,6 +11,7 @@ be set up.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -52,6 +53,7 @@ def main(control_fd: int, settings_text: str) -> None:
     control = socket.socket(fileno=control_fd)
     for name in _COMMON.split():
         __import__(name)
+    gc.freeze()
     launcher = _Launcher(settings)
     wire.send(control, json.dumps(launcher.report).encode())
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for keepers one by one

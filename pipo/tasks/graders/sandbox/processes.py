@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Literal, Self
@@ -18,14 +17,6 @@ from typing import Literal, Self
 # "user": all of a user that nobody else runs as;
 # "family": all descendants of this process.
 Scope = Literal["namespace", "user", "family"]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a child ended: its exit status, negative for a signal, and its CPU time in seconds."""
-
-    status: int
-    cpu_s: float
 
 
 class ChildWatch:
@@ -47,16 +38,19 @@ class ChildWatch:
         os.close(self._read)
         os.close(self._write)
 
-    def wait(self, pid: int, timeout_s: float | None, also: Sequence[int] = ()) -> Ended | None:
-        """Wait for one child; None when the time is up or one of the descriptors ``also`` is readable."""
+    def wait(self, pid: int, timeout_s: float | None, also: Sequence[int] = ()) -> int | None:
+        """Wait for one child and return its exit status, negative for a signal.
+
+        None when the time is up, or one of the descriptors ``also`` is readable.
+        """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             with suppress(BlockingIOError):
                 while os.read(self._read, 4096):
                     pass
-            found, status, usage = os.wait4(pid, os.WNOHANG)
+            found, status = os.waitpid(pid, os.WNOHANG)
             if found:
-                return Ended(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime)
+                return os.waitstatus_to_exitcode(status)
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return None

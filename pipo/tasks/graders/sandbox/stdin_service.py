@@ -2,7 +2,7 @@
 
 It says that it is ready. The program comes in the first frame; the answer is an empty frame, or
 one with what is wrong with its syntax. Then each test is two frames, the order (JSON) and the
-input, answered by three: how it ended (JSON), what it printed, and the end of what it wrote to the
+input, answered by three: how it ended, what it printed, and the end of what it wrote to the
 standard error stream.
 
 Input and output are memory files, so that nothing has to be drained while the program
@@ -12,6 +12,7 @@ for all inputs.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -39,6 +40,7 @@ def serve(sockets: list[socket.socket], confinement: Confinement) -> None:
         wire.send(channel, f"{type(error).__name__}: {text}{where}".encode("utf-8", "replace"))
         return
     wire.send(channel, b"")
+    gc.freeze()  # a collection in a child would touch, and so copy, every page with an object
     with ChildWatch() as watch:
         while True:
             order = json.loads(wire.receive(channel, _MAX_MESSAGE))
@@ -65,10 +67,9 @@ def _run_once(
             run_and_exit(code, fresh_module("__main__"))
 
         pid = confinement.fork(work, streams=files, runs=1)
-        ended = watch.wait(pid, timeout_s, also=(channel.fileno(),))
+        status = watch.wait(pid, timeout_s, also=(channel.fileno(),))
         end_all(confinement.scope)
-        report = {"status": None if ended is None else ended.status, "cpu_s": ended.cpu_s if ended else None}
-        wire.send(channel, json.dumps(report).encode())
+        wire.send(channel, wire.dump(["ended", status]))
         for descriptor, limit in ((files[1], None), (files[2], _STDERR_TAIL)):
             size = os.fstat(descriptor).st_size
             start = 0 if limit is None else max(0, size - limit)

@@ -7,8 +7,8 @@ no ``__eq__`` of a program is ever called on the other side. pickle and marshal 
 What is written: None, bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict,
 range, deque, Decimal, Fraction, date, time, datetime, timedelta, and the built-in classes by name.
 Instances of subclasses (namedtuple, Counter, IntEnum, an int whose ``__eq__`` lies) are written as
-the base type's own data; numpy arrays and scalars as ``tolist`` gives them. Anything else is opaque: it stays where
-it is and a number, its handle, stands for it.
+the base type's own data; numpy arrays and scalars as ``tolist`` gives them. Anything else is
+opaque: it stays where it is and a number, its handle, stands for it.
 """
 
 from __future__ import annotations
@@ -277,7 +277,10 @@ def equal(node: Node, expected: Any) -> bool:
     if tag in ("q", "h"):
         return False
     value = decode(node)
-    return (type(value) is type(expected) or _is_scalar(expected)) and bool(value == expected)
+    try:
+        return (type(value) is type(expected) or _is_scalar(expected)) and bool(value == expected)
+    except ArithmeticError:  # a signalling NaN refuses to be compared
+        return False
 
 
 def _is_scalar(value: Any) -> bool:
