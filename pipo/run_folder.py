@@ -56,12 +56,15 @@ def claimed(folder: Path, cfg: DictConfig) -> Iterator[None]:
     Raises:
         ConfigError: see :func:`claim`.
     """
+    made = not folder.exists()
     claim(folder, cfg)
     try:
         yield
     finally:
         if not (folder / "samples.jsonl").exists():
             release(folder)
+            if made and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def release(folder: Path) -> None:

@@ -128,10 +128,11 @@ def _opened_parts(cfg: DictConfig) -> Iterator[tuple[Benchmark, ModelSpec, list[
                 errors.append(error)
                 continue
             parts.append(Part(name=name, bench=bench, problems=problems))
-        if len(errors) > 1:
+        reasons = list(dict.fromkeys(map(str, errors)))
+        if len(reasons) > 1:
             count = f"{len(errors)} of the {len(benchmark.parts)} parts of {benchmark.name}"
-            raise ConfigError(f"{count} cannot be scored:", [str(error) for error in errors])
-        if errors:
+            raise ConfigError(f"{count} cannot be scored:", reasons)
+        if reasons:
             raise errors[0]
         yield benchmark, model, parts
 

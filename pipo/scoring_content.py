@@ -159,7 +159,7 @@ def log_to_wandb(logger: WandbLogger, cfg: DictConfig, content: Mapping[str, Any
         f"eval/{name}/{key}": value
         for name, row in rows.items()
         for key, value in row.items()
-        if isinstance(value, int | float)
+        if isinstance(value, int | float) and key != "confidence"
     }
     metrics = [key for key, value in content["average"].items() if isinstance(value, float)]
     table = wandb.Table(

@@ -96,9 +96,9 @@ def _sentence(where: str, each: Difference, parts: int) -> str:
     base = f"{each.problems} problems" + (f" in {parts} parts" if parts > 1 else "")
     if each.wins + each.losses == 0:
         return f"{where} A and B do not differ at a single one of {base}."
-    found = (
-        f"{abs(100 * each.difference.value):.1f} points {'above' if each.difference.value >= 0 else 'below'}"
-    )
+    points = f"{abs(100 * each.difference.value):.1f}"
+    side = "above" if each.difference.value > 0 else "below"
+    found = "level with" if points == "0.0" else f"{points} points {side}"
     p = "p < 0.001" if each.p < 0.001 else f"p = {each.p:.3f}"
     if each.significant:
         return f"{where} B is {found} A: significant at {CONFIDENCE:.0%} ({p}, {base})."

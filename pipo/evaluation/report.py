@@ -73,12 +73,13 @@ def scores_table(name: str, content: Mapping[str, Any]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     left_out = {part: each["left_out"]["count"] for part, each in content["metadata"]["parts"].items()}
     for part, summary in results.items():
+        length = summary["response_length"]
         table.add_row(
             escape(part),
             str(summary["problems"]),
             _with_interval(summary),
             *(f"{100 * summary[key]:.1f}" if key in summary else "" for key in metrics),
-            f"{summary['response_length']:.1f}",
+            f"{length:.{1 if length < 1000 else 0}f}",
             f"{100 * summary['truncated']:.1f}",
             str(summary["grader_errors"]),
             str(left_out[part]),
@@ -114,7 +115,7 @@ def _scores_caption(content: Mapping[str, Any]) -> list[str]:
     columns = content["average"]["columns"]
     if any(list(column["shares"]) != [name] for name, column in columns.items()):
         shown = [f"{name} {100 * column['pass@1']:.1f}" for name, column in columns.items()]
-        lines.append(f"average over the columns {', '.join(shown)}")
+        lines.append(f"columns of the average: {', '.join(shown)}")
     for part, summary in content["results"].items():
         levels = [f"{name}: {100 * each['pass@1']:.1f}" for name, each in summary["levels"].items()]
         if levels:
