@@ -292,8 +292,8 @@ def build_evaluation(cfg: DictConfig, bench: Workbench) -> HeldOutEvaluation:
 
 def build_plan(cfg: DictConfig) -> EvaluationPlan:
     """How an evaluation measures."""
-    names = ("samples", "ks", "prompts_per_batch", "confidence", "resamples", "majority", "seed")
-    return construct(EvaluationPlan, cfg, {name: f"evaluation.{name}" for name in names})
+    names = ("samples", "ks", "prompts_per_batch", "confidence", "resamples", "seed")
+    return construct(EvaluationPlan, cfg, {name: f"evaluation.{name}" for name in names}, majority=True)
 
 
 def build_callbacks(
