@@ -292,7 +292,7 @@ def build_evaluation(cfg: DictConfig, bench: Workbench) -> HeldOutEvaluation:
 def build_plan(cfg: DictConfig) -> EvaluationPlan:
     """How an evaluation measures."""
     names = ("samples", "ks", "prompts_per_batch", "confidence", "resamples", "seed")
-    return construct(EvaluationPlan, cfg, {name: f"evaluation.{name}" for name in names})
+    return construct(EvaluationPlan, cfg, {name: f"evaluation.{name}" for name in names}, majority=True)
 
 
 def build_callbacks(

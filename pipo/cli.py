@@ -72,7 +72,8 @@ def exit_code(run: Callable[[], Value]) -> tuple[int, Value | None]:
     try:
         return 0, run()
     except (ConfigError, OmegaConfBaseException) as error:
-        print(f"error: {_first_line(error)}", file=sys.stderr)
+        details = error.details if isinstance(error, ConfigError) else ()
+        print("\n  ".join([f"error: {_first_line(error)}", *details]), file=sys.stderr)
         return 2, None
     except RunStopped as stopped:
         print(stopped, file=sys.stderr)

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class ConfigError(ValueError):
-    """A mistake in the configuration, the data or on the command line. The message names it."""
+    """A mistake in the configuration, the data or on the command line. The message names it.
+
+    Args:
+        message: what is wrong and what to do.
+        details: a line each for several things that are wrong in the same way.
+    """
+
+    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.details = tuple(details)
 
 
 class RunStopped(Exception):

@@ -135,7 +135,7 @@ def _validated(key: str, value: Any, hint: Any) -> Any:
         return pydantic.TypeAdapter(hint, config=config).validate_python(value, strict=True)
     except pydantic.ValidationError as error:
         wanted = getattr(hint, "__name__", str(hint)) if not typing.get_args(hint) else str(hint)
-        wanted = wanted.replace("typing.", "")
+        wanted = wanted.replace("typing.", "").replace("collections.abc.", "")
         raise ConfigError(f"{key}: expected {wanted}, got {value!r}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import json
 import logging
@@ -22,9 +23,6 @@ from omegaconf.errors import OmegaConfBaseException
 from pipo.callbacks.checkpoint import finished_checkpoints
 from pipo.errors import ConfigError
 
-_LOG = "train.log"
-# What a resumed run may change; everything else would make it another run.
-RESUMABLE_KEYS = ("iterations", "resume")
 _PACKAGES = ("pipo", "torch", "lightning", "transformers", "hydra-core", "math-verify", "wandb", "numpy")
 
 
@@ -58,24 +56,45 @@ def claimed(folder: Path, cfg: DictConfig) -> Iterator[None]:
     Raises:
         ConfigError: see :func:`claim`.
     """
+    made = not folder.exists()
     claim(folder, cfg)
     try:
         yield
     finally:
         if not (folder / "samples.jsonl").exists():
             release(folder)
+            if made and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def release(folder: Path) -> None:
     """Give a folder back whose run never began."""
-    for name in ("config.yaml", "run.jsonl", "train.log", "metrics.jsonl", "metrics.csv"):
+    for name in ("config.yaml", "run.jsonl", "train.log", "eval.log", "metrics.jsonl", "metrics.csv"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "wandb", ignore_errors=True)
 
 
-def open_log(folder: Path) -> None:
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other programs from going on in this folder; the system lets go when the program ends, however.
+
+    Raises:
+        ConfigError: another program is at work there.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"{folder}: another program is writing there") from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def open_log(folder: Path, name: str) -> None:
     """Send what the program logs to the run folder as well; warnings also go to the terminal."""
-    handler = logging.FileHandler(folder / _LOG, encoding="utf-8")
+    handler = logging.FileHandler(folder / name, encoding="utf-8")
     handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
     logging.getLogger().addHandler(handler)
 
@@ -90,6 +109,26 @@ def resumed(folder: Path, overrides: list[str]) -> tuple[DictConfig, Path]:
     Raises:
         ConfigError: when there is no run, no checkpoint, or another override.
     """
+    cfg = saved_config(folder, overrides, "iterations")
+    checkpoints = finished_checkpoints(folder / "checkpoints")
+    if not checkpoints:
+        raise ConfigError(f"resume={folder}: no checkpoint was written yet; start the run again")
+    if not zipfile.is_zipfile(checkpoints[-1]):
+        raise ConfigError(f"{checkpoints[-1]}: damaged; remove it to go on from the checkpoint before it")
+    return cfg, checkpoints[-1]
+
+
+def saved_config(folder: Path, overrides: list[str], *changeable: str) -> DictConfig:
+    """The configuration that a run was started with.
+
+    Args:
+        folder: the run folder.
+        overrides: the command line that resumes it.
+        *changeable: keys that may be given anew; any other would make it another run.
+
+    Raises:
+        ConfigError: when there is no run, or another override.
+    """
     if not (folder / "config.yaml").is_file():
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # made for this program, by mistake
@@ -99,16 +138,10 @@ def resumed(folder: Path, overrides: list[str]) -> tuple[DictConfig, Path]:
         key, _, value = entry.lstrip("+").partition("=")
         if key.startswith("hydra."):
             continue
-        if key not in RESUMABLE_KEYS:
-            raise ConfigError(
-                f"{entry}: a resumed run keeps its own configuration; only iterations= may be changed"
-            )
+        if key not in ("resume", *changeable):
+            only = f"; only {changeable[0]}= may be changed" if changeable else ""
+            raise ConfigError(f"{entry}: a resumed run keeps its own configuration{only}")
         changes.append(f"{key}={value}")
-    checkpoints = finished_checkpoints(folder / "checkpoints")
-    if not checkpoints:
-        raise ConfigError(f"resume={folder}: no checkpoint was written yet; start the run again")
-    if not zipfile.is_zipfile(checkpoints[-1]):
-        raise ConfigError(f"{checkpoints[-1]}: damaged; remove it to go on from the checkpoint before it")
     saved = OmegaConf.load(folder / "config.yaml")
     assert isinstance(saved, DictConfig)
     try:
@@ -117,11 +150,11 @@ def resumed(folder: Path, overrides: list[str]) -> tuple[DictConfig, Path]:
         raise ConfigError(f"resume={folder}: {error}") from error
     assert isinstance(merged, DictConfig)
     merged.output_dir = str(folder)
-    return merged, checkpoints[-1]
+    return merged
 
 
-def record_run(folder: Path) -> None:
-    """Append what is needed to do the same again: command, commit and versions."""
+def record_run(folder: Path) -> dict[str, Any]:
+    """Append what is needed to do the same again, and return it: command, commit and versions."""
     versions = {}
     for package in _PACKAGES:
         try:
@@ -136,6 +169,7 @@ def record_run(folder: Path) -> None:
     }
     with (folder / "run.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
+    return entry
 
 
 def _git() -> dict[str, Any] | None:

@@ -50,7 +50,7 @@ def train(cfg: DictConfig, overrides: list[str]) -> float:
     folder, fresh = Path(run.output_dir), checkpoint is None
     with run_folder.claimed(folder, cfg) if fresh and _leads() else nullcontext():
         if _leads():
-            run_folder.open_log(folder)
+            run_folder.open_log(folder, "train.log")
         callbacks = _run(cfg, run, checkpoint)
     return _finish(cfg, run, callbacks)
 

@@ -50,7 +50,7 @@ class HeldOutEvaluation(pl.Callback):
             raise ValueError(f"every and curve_samples must be >= 1, got {every} and {curve_samples}")
         self.task, self.examples, self.prompt_ids = task, examples, prompt_ids
         self.decode, self.sampling, self.plan, self.every = decode, sampling, plan, every
-        self.curve_plan = replace(plan, samples=curve_samples, ks=(1,))
+        self.curve_plan = replace(plan, samples=curve_samples, ks=(1,), majority=False)
         self.before: Summary | None = None
         self.after: Summary | None = None
 

@@ -102,11 +102,14 @@ class Task(ABC, Generic[E]):
         name: short name, used in metric names and file names.
         version: raised whenever problems or grading change, so results can be compared.
         template: name and version of the prompt (``math/1``), for the same reason.
+        votes: whether responses to a problem can be put to the vote (maj@k): they have a final answer,
+            ``same_answers`` compares two of them, and those with the full score all give the same one.
     """
 
     name: str
     version: str
     template: str
+    votes: bool = False
 
     @abstractmethod
     def examples(self, split: Split) -> Sequence[E]:

@@ -16,6 +16,8 @@ class BoxedTask(Task[Example]):
         grader_timeout_s: seconds one such answer may take.
     """
 
+    votes = True
+
     def __init__(self, *, grader_workers: int, grader_timeout_s: float) -> None:
         self._grader = MathGrader(workers=grader_workers, timeout_s=grader_timeout_s)
 
