@@ -17,6 +17,8 @@ from pipo.errors import ConfigError, RunStopped
 from pipo.sweep import job_name
 
 Value = TypeVar("Value")
+# A run tells its folder to the further processes that it starts; theirs would be named by a later time.
+RUN_FOLDER = "PIPO_RUN_FOLDER"
 CONF = Path(__file__).parent.parent / "conf"
 
 
@@ -29,7 +31,15 @@ def register_resolvers() -> None:
         return total // by
 
     def run_folder(resume: str | None, fresh: str) -> str:
-        return str(resume) if resume else fresh
+        if resume:
+            return str(resume)
+        if "LOCAL_RANK" in os.environ and RUN_FOLDER in os.environ:
+            return os.environ[RUN_FOLDER]
+        if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", "1"))) > 1:
+            raise ConfigError(
+                "output_dir: several processes start at once, so name their folder: output_dir=..."
+            )
+        return fresh
 
     def wandb_offline() -> bool:
         return not os.environ.get("WANDB_API_KEY")

@@ -14,6 +14,7 @@ from pipo.evaluation.results import Summary
 from pipo.evaluation.runner import evaluate
 from pipo.instantiate import construct, instantiate
 from pipo.quiet import quiet
+from pipo.strategies import default_device
 from pipo.tasks.prompts import response_decoder
 
 
@@ -64,7 +65,7 @@ def _score(cfg: DictConfig, folder: Path) -> Summary:
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device(build.default_device())
+        return torch.device(default_device())
     if name not in ("cpu", "cuda"):
         raise ValueError(f"device must be auto, cpu or cuda, got {name!r}")
     return torch.device(name)

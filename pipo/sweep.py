@@ -20,7 +20,16 @@ from hydra.core.hydra_config import HydraConfig
 from pipo.errors import ConfigError
 
 # Set by a launcher of several processes or by Lightning for its own children.
-_INHERITED = {"LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
+_INHERITED = {
+    "LOCAL_RANK",
+    "RANK",
+    "WORLD_SIZE",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "PIPO_RUN_FOLDER",
+}
 _STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _failed: list[str] = []
 _finished: list[str] = []

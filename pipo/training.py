@@ -17,8 +17,10 @@ from pipo.callbacks.checkpoint import iterations_of
 from pipo.callbacks.evaluation import HeldOutEvaluation
 from pipo.callbacks.interrupt import GracefulStop
 from pipo.callbacks.progress import RunProgress
+from pipo.cli import RUN_FOLDER
 from pipo.errors import ConfigError, RunStopped
 from pipo.evaluation.report import before_after_table
+from pipo.modules.distributed import leads
 from pipo.modules.policy import load_weights, read_checkpoint
 from pipo.modules.policy_module import PolicyModule
 from pipo.plot import plot_curves
@@ -48,16 +50,12 @@ def train(cfg: DictConfig, overrides: list[str]) -> float:
     cfg = cfg.copy()
     cfg.output_dir = run.output_dir  # the saved configuration names the folder, not the time of day
     folder, fresh = Path(run.output_dir), checkpoint is None
-    with run_folder.claimed(folder, cfg) if fresh and _leads() else nullcontext():
-        if _leads():
+    os.environ[RUN_FOLDER] = str(folder)
+    with run_folder.claimed(folder, cfg) if fresh and leads() else nullcontext():
+        if leads():
             run_folder.open_log(folder)
         callbacks = _run(cfg, run, checkpoint)
     return _finish(cfg, run, callbacks)
-
-
-def _leads() -> bool:
-    """Whether this is the first process; asked before there is a process group."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 def _run(cfg: DictConfig, run: build.RunConfig, checkpoint: Path | None) -> list[pl.Callback]:
@@ -74,7 +72,7 @@ def _run(cfg: DictConfig, run: build.RunConfig, checkpoint: Path | None) -> list
             return callbacks
         loggers = build.build_loggers(cfg, run, start)
         trainer = build.build_trainer(cfg, callbacks, loggers, module.objective)
-        if _leads():
+        if leads():
             run_folder.record_run(Path(run.output_dir))
         _fit(trainer, module, data, cfg, checkpoint)
     finally:
@@ -129,7 +127,7 @@ def _finish(cfg: DictConfig, run: build.RunConfig, callbacks: list[pl.Callback])
     folder = Path(run.output_dir)
     stop, evaluation = _only(callbacks, GracefulStop), _only(callbacks, HeldOutEvaluation)
     before, after = evaluation.before, evaluation.after
-    leader, seconds = _leads(), _only(callbacks, RunProgress).seconds
+    leader, seconds = leads(), _only(callbacks, RunProgress).seconds
     if leader and before is not None and after is not None:
         summary = {
             "iterations": run.iterations,
