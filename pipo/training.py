@@ -91,7 +91,7 @@ def _score_finished(
         )
     module.configure_model()
     state = read_checkpoint(checkpoint)
-    load_weights(module.policy, state)
+    load_weights(module.policy, checkpoint)
     evaluation.load_state_dict(state["callbacks"][evaluation.state_key])
     evaluation.measure_after(module)
 

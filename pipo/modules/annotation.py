@@ -50,12 +50,13 @@ def score_responses(
     extra = (temperature,) if isinstance(model, Policy) else ()
     out = torch.zeros_like(completions.logprobs)
     groups = row_groups(prompts, group_size, lengths, rows, token_budget)
+    idle = passes(len(groups)) - len(groups)  # asked first: forward passes may be collective themselves
     for group in groups:
         ids, mask = pack(prompts, group_size, completions.response_ids, lengths, group)
         flat = model(ids.to(device), mask.to(device), *extra)
         select = torch.tensor(group)
         out[select] = unflatten(flat.cpu(), completions.response_mask[select])
-    for _ in range(passes(len(groups)) - len(groups)):
+    for _ in range(idle):
         own = rollouts.prompts.prompt_ids, rollouts.group_size
         ids, mask = pack(*own, completions.response_ids, lengths, [0])
         model(ids.to(device), mask.to(device), *extra)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +10,7 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.distributed.checkpoint import load as load_shards
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -227,10 +227,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def load_weights(policy: Policy, checkpoint: Mapping[str, Any]) -> None:
-    """Replace a policy's weights by those in a training checkpoint."""
+def load_weights(policy: Policy, path: Path) -> None:
+    """Replace a policy's weights by those in a training checkpoint: a file, or a folder of shards."""
     prefix = "policy."
-    state = checkpoint["state_dict"].items()
+    if path.is_dir():
+        # Reads into the given tensors, from the shards of however many processes, without any process group.
+        wanted = {f"{prefix}{name}": tensor for name, tensor in policy.state_dict().items()}
+        load_shards({"state_dict": wanted}, checkpoint_id=path, no_dist=True)
+        return
+    state = read_checkpoint(path)["state_dict"].items()
     policy.load_state_dict({k.removeprefix(prefix): v for k, v in state if k.startswith(prefix)})
 
 

@@ -32,7 +32,6 @@ from pipo.modules.reference import frozen
 from pipo.modules.sharding import (
     Sharding,
     clip_gradients,
-    full_tensors,
     gathered,
     is_sharded,
     reshard,
@@ -200,7 +199,7 @@ class PolicyModule(pl.LightningModule):
             with self.metrics.timer("critic"):
                 self._critic_update(batch, critic.value_clip)
         with self.metrics.timer("sync"):
-            self.engine.sync_weights(full_tensors(self.policy, self.compute_dtype))
+            self.engine.sync_weights(self.policy.named_parameters())
         schedules = self.lr_schedulers()
         for schedule in schedules if isinstance(schedules, list) else [schedules]:
             cast(torch.optim.lr_scheduler.LRScheduler, schedule).step()
