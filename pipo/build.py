@@ -27,11 +27,11 @@ from pipo.evaluation.results import EvaluationPlan
 from pipo.instantiate import construct, instantiate
 from pipo.loggers import MetricsFileLogger
 from pipo.model_spec import ModelSpec, build_model
-from pipo.modules.distributed import leads
 from pipo.modules.objectives.base import Distillation, Objective
 from pipo.modules.policy import load_tokenizer, stop_token_ids
 from pipo.modules.policy_module import PolicyModule
 from pipo.modules.sharding import Sharding
+from pipo.processes import leads
 from pipo.records import Rollouts, TokenIds
 from pipo.rollout.collector import CollectionConfig, Collector
 from pipo.rollout.engine import SamplingParams

@@ -14,11 +14,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipo.errors import ConfigError, RunStopped
+from pipo.processes import given_folder, started_together
 from pipo.sweep import job_name
 
 Value = TypeVar("Value")
-# A run tells its folder to the further processes that it starts; theirs would be named by a later time.
-RUN_FOLDER = "PIPO_RUN_FOLDER"
 CONF = Path(__file__).parent.parent / "conf"
 
 
@@ -33,9 +32,9 @@ def register_resolvers() -> None:
     def run_folder(resume: str | None, fresh: str) -> str:
         if resume:
             return str(resume)
-        if "LOCAL_RANK" in os.environ and RUN_FOLDER in os.environ:
-            return os.environ[RUN_FOLDER]
-        if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", "1"))) > 1:
+        if (given := given_folder()) is not None:
+            return given
+        if started_together():
             raise ConfigError(
                 "output_dir: several processes start at once, so name their folder: output_dir=..."
             )

@@ -17,13 +17,12 @@ from pipo.callbacks.checkpoint import iterations_of
 from pipo.callbacks.evaluation import HeldOutEvaluation
 from pipo.callbacks.interrupt import GracefulStop
 from pipo.callbacks.progress import RunProgress
-from pipo.cli import RUN_FOLDER
 from pipo.errors import ConfigError, RunStopped
 from pipo.evaluation.report import before_after_table
-from pipo.modules.distributed import leads
 from pipo.modules.policy import load_weights, read_checkpoint
 from pipo.modules.policy_module import PolicyModule
 from pipo.plot import plot_curves
+from pipo.processes import RUN_FOLDER, leads
 from pipo.quiet import quiet
 from pipo.run_log import METRICS_FILE
 from pipo.tasks.datamodule import PromptDataModule

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -15,14 +13,6 @@ def world() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
-
-
-def leads() -> bool:
-    """Whether this is the first of all processes; may be asked before there is a process group."""
-    # torchrun; a program that Lightning started; SLURM. Without any of them there is one process.
-    known = [os.environ[key] for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if key in os.environ]
-    first = not known or int(known[0]) == 0
-    return first and ("RANK" in os.environ or int(os.environ.get("NODE_RANK", "0")) == 0)
 
 
 def all_reduce_sum(value: Tensor, device: torch.device | None = None) -> Tensor:
