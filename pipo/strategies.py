@@ -76,9 +76,7 @@ def build_strategy(hardware: Hardware, *, has_critic: bool, cpu_offload: bool) -
     """
     match hardware.strategy:
         case "single":
-            return SingleDeviceStrategy(
-                torch.device(hardware.device, 0 if hardware.device == "cuda" else None)
-            )
+            return SingleDeviceStrategy("cuda:0" if hardware.device == "cuda" else "cpu")
         case "ddp":
             # Policy and critic have a backward pass each, which leaves the other's parameters unused.
             return DDPStrategy(find_unused_parameters=has_critic)

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.distributed.checkpoint import load as load_shards
+from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,

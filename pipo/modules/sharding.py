@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
 
 from pipo.errors import ConfigError
 from pipo.modules.critic import Critic
@@ -72,7 +73,7 @@ def shard(
 
 def _decoder_layers(model: Policy | Critic) -> list[nn.Module]:
     """The repeated layers of a model."""
-    backbone = model.model.base_model
+    backbone = cast(PreTrainedModel, model.model.base_model)
     count = backbone.config.get_text_config().num_hidden_layers
     lists = [each for each in backbone.modules() if isinstance(each, nn.ModuleList) and len(each) == count]
     if len(lists) != 1:
