@@ -28,6 +28,7 @@ from pipo.modules.policy import load_tokenizer
 from pipo.preview import print_preview
 from pipo.quiet import quiet
 from pipo.scoring_content import Part
+from pipo.strategies import default_device
 from pipo.tasks.prompts import response_decoder
 
 
@@ -187,7 +188,7 @@ def _stoppable(folder: Path) -> Iterator[None]:
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device(build.default_device())
+        return torch.device(default_device())
     if name not in ("cpu", "cuda"):
         raise ValueError(f"device must be auto, cpu or cuda, got {name!r}")
     return torch.device(name)

@@ -22,6 +22,7 @@ from pipo.evaluation.report import before_after_table
 from pipo.modules.policy import load_weights, read_checkpoint
 from pipo.modules.policy_module import PolicyModule
 from pipo.plot import plot_curves
+from pipo.processes import RUN_FOLDER, leads
 from pipo.quiet import quiet
 from pipo.run_log import METRICS_FILE
 from pipo.tasks.datamodule import PromptDataModule
@@ -48,16 +49,12 @@ def train(cfg: DictConfig, overrides: list[str]) -> float:
     cfg = cfg.copy()
     cfg.output_dir = run.output_dir  # the saved configuration names the folder, not the time of day
     folder, fresh = Path(run.output_dir), checkpoint is None
-    with run_folder.claimed(folder, cfg) if fresh and _leads() else nullcontext():
-        if _leads():
+    os.environ[RUN_FOLDER] = str(folder)
+    with run_folder.claimed(folder, cfg) if fresh and leads() else nullcontext():
+        if leads():
             run_folder.open_log(folder, "train.log")
         callbacks = _run(cfg, run, checkpoint)
     return _finish(cfg, run, callbacks)
-
-
-def _leads() -> bool:
-    """Whether this is the first process; asked before there is a process group."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 def _run(cfg: DictConfig, run: build.RunConfig, checkpoint: Path | None) -> list[pl.Callback]:
@@ -74,7 +71,7 @@ def _run(cfg: DictConfig, run: build.RunConfig, checkpoint: Path | None) -> list
             return callbacks
         loggers = build.build_loggers(cfg, run, start)
         trainer = build.build_trainer(cfg, callbacks, loggers, module.objective)
-        if _leads():
+        if leads():
             run_folder.record_run(Path(run.output_dir))
         _fit(trainer, module, data, cfg, checkpoint)
     finally:
@@ -93,7 +90,7 @@ def _score_finished(
         )
     module.configure_model()
     state = read_checkpoint(checkpoint)
-    load_weights(module.policy, state)
+    load_weights(module.policy, checkpoint)
     evaluation.load_state_dict(state["callbacks"][evaluation.state_key])
     evaluation.measure_after(module)
 
@@ -129,7 +126,7 @@ def _finish(cfg: DictConfig, run: build.RunConfig, callbacks: list[pl.Callback])
     folder = Path(run.output_dir)
     stop, evaluation = _only(callbacks, GracefulStop), _only(callbacks, HeldOutEvaluation)
     before, after = evaluation.before, evaluation.after
-    leader, seconds = _leads(), _only(callbacks, RunProgress).seconds
+    leader, seconds = leads(), _only(callbacks, RunProgress).seconds
     if leader and before is not None and after is not None:
         summary = {
             "iterations": run.iterations,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
 from pipo.callbacks.base import IterationStats, RolloutCallback
 from pipo.callbacks.pipo import PIPOCallback
@@ -14,6 +15,7 @@ from pipo.modules.objectives.base import Distillation, Objective
 from pipo.modules.objectives.grpo import GRPO
 from pipo.modules.options import BatchConfig, OptimizerConfig
 from pipo.modules.policy_module import PolicyModule
+from pipo.modules.sharding import Sharding
 from pipo.records import Rollouts, TokenIds
 from pipo.rollout.collector import CollectionConfig, Collector
 from pipo.rollout.engine import SamplingParams
@@ -110,6 +112,8 @@ def module(
     tokens: int = 64,
     group_size: int = 4,
     rounds: int = 0,
+    sharding: Sharding | None = None,
+    compute_dtype: torch.dtype | None = None,
     **optimizer: Any,
 ):
     numbers = {
@@ -135,6 +139,8 @@ def module(
         optimizer=OptimizerConfig(**{**numbers, **optimizer}),
         batching=BatchConfig(mini_batch=mini_batch, tokens_per_micro_batch=tokens),
         seed=7,
+        sharding=sharding,
+        compute_dtype=compute_dtype,
     )
 
 

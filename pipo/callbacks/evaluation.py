@@ -56,18 +56,19 @@ class HeldOutEvaluation(pl.Callback):
 
     def _evaluate(self, module: PolicyModule, plan: EvaluationPlan) -> EvaluationResult:
         rank, ranks = world()
-        return evaluate(
-            module.engine,
-            self.task,
-            self.examples,
-            self.prompt_ids,
-            self.decode,
-            self.sampling,
-            plan,
-            rank=rank,
-            world_size=ranks,
-            device=module.device,
-        )
+        with module.sampling():
+            return evaluate(
+                module.engine,
+                self.task,
+                self.examples,
+                self.prompt_ids,
+                self.decode,
+                self.sampling,
+                plan,
+                rank=rank,
+                world_size=ranks,
+                device=module.device,
+            )
 
     def _measure(self, module: PolicyModule, when: str) -> Summary:
         """A full evaluation, with a word on the terminal about what takes so long."""

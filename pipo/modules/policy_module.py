@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import ParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -29,10 +28,21 @@ from pipo.modules.functional.value import clipped_value_loss, explained_variance
 from pipo.modules.objectives.base import Distillation, Loss, MicroBatch, Objective
 from pipo.modules.options import BatchConfig, OptimizerConfig
 from pipo.modules.policy import Policy
-from pipo.modules.reference import frozen_copy
+from pipo.modules.reference import frozen
+from pipo.modules.sharding import (
+    Sharding,
+    clip_gradients,
+    gathered,
+    is_sharded,
+    reshard,
+    shard,
+    sync_gradients,
+)
 from pipo.records import Annotations, IterationPrompts, PolicyBatch, Rollouts, TeacherAnnotation, TokenIds
 from pipo.rollout.collector import Collector
 from pipo.rollout.engine import RolloutEngine
+
+Model = TypeVar("Model", Policy, Critic)
 
 # Distinguishes the sampler's use of the run's seed from the shuffling's.
 _ROLLOUT = 2
@@ -42,7 +52,7 @@ class PolicyModule(pl.LightningModule):
     """Samples, grades, lets the callbacks act on the rollouts, and updates the policy.
 
     Args:
-        load_policy: makes the policy; called once per process, after the strategy is set up.
+        load_policy: makes the policy; called once per model and process, after the strategy is set up.
         make_engine: makes the rollout engine for a policy.
         collector: samples and grades.
         privileged: the self-teacher's prompts for graded responses; used by objectives that distil.
@@ -50,10 +60,13 @@ class PolicyModule(pl.LightningModule):
         optimizer: AdamW's numbers.
         batching: how a batch is cut.
         seed: the run's seed.
+        compute_dtype: dtype of matrix products, everywhere; None for that of the weights.
+        sharding: how weights are sharded by a strategy that does; None for whole weights.
     """
 
     policy: Policy
     critic: Critic
+    teacher: Policy
     engine: RolloutEngine
 
     def __init__(
@@ -67,9 +80,12 @@ class PolicyModule(pl.LightningModule):
         optimizer: OptimizerConfig,
         batching: BatchConfig,
         seed: int,
+        compute_dtype: torch.dtype | None = None,
+        sharding: Sharding | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
+        self.compute_dtype, self.sharding = compute_dtype, sharding
         self._load_policy, self._make_engine = load_policy, make_engine
         self.collector, self.objective, self._privileged = collector, objective, privileged
         self.optimizer_config, self.batching, self.seed = optimizer, batching, seed
@@ -85,23 +101,51 @@ class PolicyModule(pl.LightningModule):
         if self._configured:
             return
         self._configured = True
-        self.policy = self._load_policy()
+        self.policy = self._sharded(self._load())
         self.engine = self._make_engine(self.policy)
+        # Each model is loaded anew and sharded before the next, so that one whole model is held at a time.
         if self.objective.critic is not None:
-            self.critic = Critic(copy.deepcopy(self.policy))
-        # Not registered as submodules: neither checkpoints nor the optimiser should see them.
-        reference = frozen_copy(self.policy) if self.objective.needs_reference else None
+            self.critic = self._sharded(Critic(self._load()))
+        # Not registered as a submodule: checkpoints need not hold what can be loaded again.
+        reference = self._sharded(frozen(self._load())) if self.objective.needs_reference else None
         self.__dict__["reference"] = reference
         distillation = self.objective.distillation
-        averaged = distillation is not None and distillation.teacher_average < 1
-        self.__dict__["teacher"] = frozen_copy(self.policy) if averaged else self.policy
+        if distillation is not None and distillation.teacher_average < 1:
+            self.teacher = self._sharded(frozen(self._load()))
+        else:
+            self.__dict__["teacher"] = self.policy  # the same module, which is registered already
+
+    def _load(self) -> Policy:
+        """The policy as the run finds it."""
+        policy = self._load_policy()
+        if self.device_mesh is None:
+            policy.compute_dtype = self.compute_dtype
+        return policy  # the layers of a sharded model get their weights in the dtype in which they compute
+
+    def _sharded(self, model: Model) -> Model:
+        """The model, cut over the processes by a strategy that does so."""
+        if self.device_mesh is not None:
+            assert self.sharding is not None
+            shard(model, self.device_mesh["data_parallel"], self.sharding, self.compute_dtype)
+        return model
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        """Where this process computes; offloaded weights are elsewhere."""
+        return super().device if self._trainer is None else self._trainer.strategy.root_device
 
     def on_fit_start(self) -> None:
-        """Refuse what ranks cannot share, and move the modules that Lightning does not know."""
+        """Refuse what ranks cannot share, and move the model that Lightning does not know."""
         self.own_mini_batch(self.batching.mini_batch)
-        for name in ("reference", "teacher"):
-            if self.__dict__[name] is not None:
-                self.__dict__[name].to(self.device)
+        reference = self.__dict__["reference"]
+        if reference is not None and not is_sharded(reference):
+            reference.to(self.device)
+
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """Around any use of the engine; every rank enters, and may then generate as often as it likes."""
+        with gathered(self.policy) if self.engine.shares_weights else nullcontext():
+            yield
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW on the policy and, apart from it, on the critic; the schedules count iterations."""
@@ -135,7 +179,8 @@ class PolicyModule(pl.LightningModule):
         """Sample, grade, prepare, let callbacks act, update, synchronise, log."""
         started = time.perf_counter()
         seed = derive_seed(self.seed, _ROLLOUT, iteration, world()[0])
-        rollouts = self.collector.collect(self.engine, prompts, seed, self.metrics, self.max_over_ranks)
+        with self.sampling():
+            rollouts = self.collector.collect(self.engine, prompts, seed, self.metrics, self.max_over_ranks)
         critic = self.objective.critic
         stats = IterationStats(
             iteration=iteration,
@@ -244,7 +289,9 @@ class PolicyModule(pl.LightningModule):
         for index, micro in enumerate(micros):
             with self._gradient_sync(last=index + 1 == len(micros)):
                 loss_sum += self._backward(loss_of(micro.to(self.device), total), prefix)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.optimizer_config.max_grad_norm)
+        for model in self.models():
+            reshard(model)
+        norm = clip_gradients(parameters, self.optimizer_config.max_grad_norm)
         if not torch.isfinite(norm):
             raise FloatingPointError(
                 f"the gradient of the {prefix} update is {norm.item()} (loss {loss_sum.item()}); "
@@ -263,8 +310,7 @@ class PolicyModule(pl.LightningModule):
         if micro.teacher_input_ids is not None:
             assert micro.teacher_sequence_mask is not None
             assert self.objective.distillation is not None
-            teacher = cast(Policy, self.__dict__["teacher"])
-            target = teacher.distillation_target(
+            target = self.teacher.distillation_target(
                 micro.teacher_input_ids, micro.teacher_sequence_mask, self.objective.distillation.form
             )
         temperature = self.collector.sampling.temperature
@@ -297,12 +343,27 @@ class PolicyModule(pl.LightningModule):
         """Sum of a CPU tensor over all ranks."""
         return all_reduce_sum(value, self.device)
 
+    def models(self) -> list[torch.nn.Module]:
+        """Every model that is held, each once."""
+        held: list[torch.nn.Module | None] = [self.policy, self.__dict__["reference"]]
+        if self.objective.critic is not None:
+            held.append(self.critic)
+        if self.teacher is not self.policy:
+            held.append(self.teacher)
+        return [model for model in held if model is not None]
+
     def _gradient_sync(self, *, last: bool) -> AbstractContextManager[None]:
         """Gradients are exchanged between ranks only with the last micro-batch."""
+        for model in self.models():
+            sync_gradients(model, wanted=last)
         strategy = self.trainer.strategy
-        if last or not isinstance(strategy, ParallelStrategy):
+        if last or not isinstance(strategy, DDPStrategy):
             return nullcontext()
         return strategy.block_backward_sync()
+
+    def _passes(self, own: int) -> int:
+        """How many forward passes to make where this rank needs ``own``."""
+        return self.max_over_ranks(own) if is_sharded(self.policy) else own
 
     def _mean_reward(self, rollouts: Rollouts) -> float:
         """mu_t: mean verifier reward over all sampled responses of all ranks."""
@@ -335,14 +396,22 @@ class PolicyModule(pl.LightningModule):
         taught = torch.tensor([i for i, ids in enumerate(prompts) if ids is not None], dtype=torch.int64)
         self.metrics.add("rollout/taught", len(taught), len(prompts))
         completed = [ids if ids is not None else () for ids in prompts]
-        teacher = cast(Policy, self.__dict__["teacher"])
-        logprobs = self._score(teacher, rollouts, prompts=completed, group_size=1, rows=taught)
+        logprobs = self._score(self.teacher, rollouts, prompts=completed, group_size=1, rows=taught)
         return TeacherAnnotation(prompt_ids=prompts, logprobs=logprobs)
 
     def _score(self, model: Policy | Critic, rollouts: Rollouts, **other: Any) -> Tensor:
         """What a model says about the response tokens; see :func:`score_responses`."""
-        budget, temperature = self.batching.tokens_per_micro_batch, self.collector.sampling.temperature
-        return score_responses(model, rollouts, temperature=temperature, token_budget=budget, **other)
+        scores = score_responses(
+            model,
+            rollouts,
+            temperature=self.collector.sampling.temperature,
+            token_budget=self.batching.tokens_per_micro_batch,
+            device=self.device,
+            passes=self._passes,
+            **other,
+        )
+        reshard(model)
+        return scores
 
     def _summarise(self, seconds: float) -> dict[str, float]:
         """The iteration's metrics over all ranks, in one reduction."""

@@ -59,10 +59,11 @@ class LocalEngine:
         self.policy.eval()
         generator = torch.Generator().manual_seed(seed)
         try:
-            waves = [
-                self._wave(wave, group_size, sampling, generator)
-                for wave in _waves(prompts, group_size, self.config.max_rows)
-            ]
+            with self.policy.precision():
+                waves = [
+                    self._wave(wave, group_size, sampling, generator)
+                    for wave in _waves(prompts, group_size, self.config.max_rows)
+                ]
         finally:
             self.policy.train(training)
         return Completions.join(waves)
