@@ -170,6 +170,5 @@ def log_to_wandb(logger: WandbLogger, cfg: DictConfig, content: Mapping[str, Any
         {"config": OmegaConf.to_container(cfg, resolve=True), "metadata": content["metadata"]}
     )
     run = logger.experiment
-    run.log({"eval/table": table})
-    run.summary.update(scalars)
+    run.log({**scalars, "eval/table": table})  # the last values logged are the run's summary
     run.finish()
