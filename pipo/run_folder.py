@@ -69,7 +69,8 @@ def claimed(folder: Path, cfg: DictConfig) -> Iterator[None]:
 
 def release(folder: Path) -> None:
     """Give a folder back whose run never began."""
-    for name in ("config.yaml", "run.jsonl", "train.log", "eval.log", "metrics.jsonl", "metrics.csv"):
+    logs = ("train.log", "eval.log", "metrics.jsonl", "metrics.csv")
+    for name in ("config.yaml", "run.jsonl", "identity.json", *logs):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "wandb", ignore_errors=True)
 

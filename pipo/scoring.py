@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -30,6 +32,8 @@ from pipo.quiet import quiet
 from pipo.scoring_content import Part
 from pipo.strategies import default_device
 from pipo.tasks.prompts import response_decoder
+
+IDENTITY_FILE = "identity.json"
 
 
 def score(cfg: DictConfig, overrides: Sequence[str]) -> None:
@@ -77,6 +81,7 @@ def _score(cfg: DictConfig, folder: Path) -> None:
     plan = build.build_plan(cfg)
     logger = scoring_content.build_logger(cfg)
     with _opened_parts(cfg) as (benchmark, model, parts):
+        _check_identity(folder, scoring_content.identities(cfg, parts, plan))
         done = _recovered(folder, parts, plan)
         engine = instantiate(cfg, "rollout.engine")(policy=model.load().to(device))
         run = run_folder.record_run(folder)
@@ -136,6 +141,22 @@ def _opened_parts(cfg: DictConfig) -> Iterator[tuple[Benchmark, ModelSpec, list[
         if reasons:
             raise errors[0]
         yield benchmark, model, parts
+
+
+def _check_identity(folder: Path, now: dict[str, dict[str, Any]]) -> None:
+    """Note what is scored, and how; an evaluation that goes on must be of the same."""
+    path = folder / IDENTITY_FILE
+    if not path.exists():
+        run_folder.write_json(path, now)
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for part, identity in now.items():
+        for key, value in identity.items():
+            if before[part][key] != value:
+                raise ConfigError(
+                    f"resume={folder}: {part}: {key} was {before[part][key]} at the beginning and is {value} "
+                    "now; score again into another folder"
+                )
 
 
 def _recovered(

@@ -24,6 +24,7 @@ from pipo.model_spec import ModelSpec
 # Where the results go, which has no influence on them.
 _WITHOUT_INFLUENCE = ("output_dir", "resume", "preview", "logger", "run_name")
 _LEFT_OUT_SHOWN = 10
+_WORKERS = ("workers", "grader_workers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,11 @@ class Part:
     name: str
     bench: Workbench
     problems: Problems
+
+
+def identities(cfg: DictConfig, parts: Sequence[Part], plan: EvaluationPlan) -> dict[str, dict[str, Any]]:
+    """What makes the scores of each part what they are: task, prompt, problems with their tests, sampling."""
+    return {part.name: _identity(cfg, part, plan) for part in parts}
 
 
 def content(
@@ -75,7 +81,10 @@ def content(
                 "checkpoint": None if model.checkpoint is None else str(model.checkpoint),
                 "dtype": model.dtype,
             },
-            "parts": {part.name: _part(part, plan) for part in parts},
+            "parts": {
+                name: {**identity, "left_out": _left_out(part)}
+                for part, (name, identity) in zip(parts, identities(cfg, parts, plan).items(), strict=True)
+            },
             "bootstrap": {"confidence": plan.confidence, "resamples": plan.resamples, "seed": plan.seed},
             "config_hash": _config_hash(cfg),
             **{key: run[key] for key in ("git", "python", "versions")},
@@ -102,7 +111,8 @@ def _metrics(
     return metrics
 
 
-def _part(part: Part, plan: EvaluationPlan) -> dict[str, Any]:
+def _identity(cfg: DictConfig, part: Part, plan: EvaluationPlan) -> dict[str, Any]:
+    source = OmegaConf.to_container(cfg.benchmark.parts[part.name].source, resolve=True)
     task, sampling, problems = part.bench.task, part.bench.sampling, part.problems
     prompts = (task.render(example) for example in problems.examples)
     return {
@@ -118,12 +128,28 @@ def _part(part: Part, plan: EvaluationPlan) -> dict[str, Any]:
         "seed": plan.seed,
         "prompts_per_batch": plan.prompts_per_batch,
         "problems": len(problems.examples),
-        "problems_hash": _hash([e.uid, e.question, e.answer] for e in problems.examples),
+        "problems_hash": _hash(dataclasses.asdict(example) for example in problems.examples),
+        "grading_hash": _hash([_grading(source)]),
         "prompts_hash": _hash(dataclasses.asdict(prompt) for prompt in prompts),
-        "left_out": {
-            "count": len(problems.dropped),
-            "first": [dataclasses.asdict(row) for row in problems.dropped[:_LEFT_OUT_SHOWN]],
-        },
+    }
+
+
+def _left_out(part: Part) -> dict[str, Any]:
+    dropped = part.problems.dropped
+    return {
+        "count": len(dropped),
+        "first": [dataclasses.asdict(row) for row in dropped[:_LEFT_OUT_SHOWN]],
+    }
+
+
+def _grading(source: Any) -> Any:
+    """The options of a task and its grader, without where rows come from and how many processes grade."""
+    if not isinstance(source, dict):
+        return source
+    return {
+        key: _grading(value)
+        for key, value in source.items()
+        if key not in _WORKERS and not (isinstance(value, dict) and "hub_id" in value)
     }
 
 
@@ -131,8 +157,13 @@ def _hash(values: Iterable[Any]) -> str:
     """Sixteen hexadecimal digits that differ as soon as one of the values does."""
     digest = hashlib.sha256()
     for value in values:
-        digest.update(json.dumps(value, sort_keys=True).encode() + b"\n")
+        digest.update(json.dumps(value, sort_keys=True, default=_plain).encode() + b"\n")
     return digest.hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no form for: sets have no order, everything else shows itself."""
+    return sorted(map(repr, value)) if isinstance(value, set | frozenset) else repr(value)
 
 
 def _config_hash(cfg: DictConfig) -> str:
@@ -170,6 +201,5 @@ def log_to_wandb(logger: WandbLogger, cfg: DictConfig, content: Mapping[str, Any
         {"config": OmegaConf.to_container(cfg, resolve=True), "metadata": content["metadata"]}
     )
     run = logger.experiment
-    run.log({"eval/table": table})
-    run.summary.update(scalars)
+    run.log({**scalars, "eval/table": table})  # the last values logged are the run's summary
     run.finish()

@@ -17,6 +17,7 @@ from pipo.callbacks.checkpoint import iterations_of
 from pipo.callbacks.evaluation import HeldOutEvaluation
 from pipo.callbacks.interrupt import GracefulStop
 from pipo.callbacks.progress import RunProgress
+from pipo.cli import CONF
 from pipo.errors import ConfigError, RunStopped
 from pipo.evaluation.report import before_after_table
 from pipo.modules.policy import load_weights, read_checkpoint
@@ -152,10 +153,12 @@ def _finish(cfg: DictConfig, run: build.RunConfig, callbacks: list[pl.Callback])
 
 def _where(folder: Path, task: str, seconds: float) -> str:
     """What lies where, and what to type next."""
+    # A task's held-out problems may be a benchmark under another name, or none.
+    benchmark = task if (CONF / "benchmark" / f"{task}.yaml").is_file() else "..."
     lines = [f"{seconds:.0f} s in all; everything is in [bold]{folder}[/bold]"]
     for name, what in (
         ("curves.png", "accuracy, reward, feedback, lengths, time"),
-        ("model/", f"Hugging Face format; score it with python eval.py model={folder} benchmark={task}"),
+        ("model/", f"Hugging Face format; score it with python eval.py model={folder} benchmark={benchmark}"),
         ("samples.jsonl", "sampled responses"),
         ("metrics.csv", "every metric of every iteration, also as metrics.jsonl"),
         ("checkpoints/", "go on with python train.py resume=" + str(folder) + " iterations=..."),

@@ -35,7 +35,8 @@ _IDENTITY = {
     "version": "version of the task",
     "template": "template",
     "problems": "number of problems",
-    "problems_hash": "problems (hash)",
+    "problems_hash": "problems with their references and tests (hash)",
+    "grading_hash": "options of the grader (hash)",
     "prompts_hash": "rendered prompts (hash; the same template may show more or fewer worked problems)",
 }
 _SAMPLING = ("samples", "temperature", "top_p", "top_k", "max_response_tokens")
@@ -130,6 +131,7 @@ def read_scored(place: Path) -> Scored:
             Column(name=name, shares=column["shares"])
             for name, column in content["average"]["columns"].items()
         ]
+        _check_complete(path, parts, content["solved"])
         rates = {part: np.array(content["solved"][part]) / parts[part]["samples"] for part in parts}
         wrong = [part for part in parts if len(rates[part]) != parts[part]["problems"]]
         if wrong:
@@ -138,6 +140,26 @@ def read_scored(place: Path) -> Scored:
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: not a result of eval.py ({type(error).__name__}: {error})") from error
     return Scored(path=path, model=model, parts=parts, rates=rates, columns=columns)
+
+
+def _check_complete(path: Path, parts: Mapping[str, Any], solved: Mapping[str, Any]) -> None:
+    """Refuse a file of another layout, or with numbers that cannot be.
+
+    Raises:
+        ConfigError: naming what is missing or wrong.
+    """
+    for part, described in parts.items():
+        flat = {**described["sampling"], **described}
+        missing = [key for key in (*_IDENTITY, *_SAMPLING) if key not in flat]
+        if missing:
+            raise ConfigError(
+                f"{path}: {part} has no {', '.join(missing)}; it was written by another version of eval.py"
+            )
+        n = described["samples"]
+        if not isinstance(n, int) or n < 1 or any(not 0 <= c <= n for c in solved[part]):
+            raise ConfigError(
+                f"{path}: {part}: solved must lie between 0 and samples={n}, which is at least 1"
+            )
 
 
 def compare(first: Scored, second: Scored) -> Comparison:

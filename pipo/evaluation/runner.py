@@ -199,8 +199,8 @@ def _summarise(
 ) -> EvaluationResult:
     columns = {name: column.numpy() for name, column in table.items()}
 
-    def mean(values: np.ndarray) -> Estimate:
-        return estimate(values, plan.confidence, plan.resamples, plan.seed)
+    def mean(values: np.ndarray, *, share: bool = True) -> Estimate:
+        return estimate(values, plan.confidence, plan.resamples, plan.seed, share=share)
 
     # Row i of the table is example i: the rows are sorted and none is missing.
     levels = np.array([example.level for example in examples])
@@ -209,7 +209,7 @@ def _summarise(
         pass_at_k={k: mean(columns[f"pass@{k}"]) for k in plan.ks},
         majority={plan.samples: mean(columns["majority"])} if "majority" in columns else {},
         reward=mean(columns["reward"]),
-        response_length=mean(columns["response_length"]),
+        response_length=mean(columns["response_length"], share=False),
         truncated=mean(columns["truncated"]),
         levels={
             name: LevelResult(

@@ -7,8 +7,10 @@ resampling responses would give intervals that are too narrow.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -149,10 +151,41 @@ def bootstrap_interval(
     return percentile_interval(bootstrap_means(values, resamples, seed), confidence)
 
 
-def estimate(values: ArrayLike, confidence: float, resamples: int, seed: int) -> Estimate:
-    """The mean over problems with its :func:`bootstrap_interval`."""
-    low, high = bootstrap_interval(values, confidence, resamples, seed)
-    return Estimate(value=float(np.mean(np.asarray(values, dtype=np.float64))), low=low, high=high)
+def wilson_interval(successes: int, trials: int, confidence: float) -> tuple[float, float]:
+    """Score interval of a proportion (Wilson, 1927), which keeps its coverage near 0 and 1.
+
+    Raises:
+        ValueError: no trials, more successes than trials, or a confidence outside (0, 1).
+    """
+    if not 0 <= successes <= trials or trials < 1:
+        raise ValueError(f"wilson: {successes} successes in {trials} trials")
+    if not 0 < confidence < 1:
+        raise ValueError(f"wilson: confidence must lie in (0, 1), got {confidence}")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share, spread = successes / trials, z * z / trials
+    centre = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def estimate(values: ArrayLike, confidence: float, resamples: int, seed: int, *, share: bool) -> Estimate:
+    """The mean over problems with its interval.
+
+    Args:
+        values: one number per problem.
+        confidence: of the interval.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+        share: whether the values lie in [0, 1]. If each of them is 0 or 1, as with one response per problem,
+            their mean is a proportion and the interval is :func:`wilson_interval`: the bootstrap's would be
+            far too narrow near 0 and 1, and of no width at them. Else it is :func:`bootstrap_interval`.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if share and len(array) and np.isin(array, (0.0, 1.0)).all():
+        low, high = wilson_interval(int(array.sum()), len(array), confidence)
+    else:
+        low, high = bootstrap_interval(array, confidence, resamples, seed)
+    return Estimate(value=float(array.mean()), low=low, high=high)
 
 
 def sign_flip_p(contributions: ArrayLike, draws: int, seed: int) -> float:

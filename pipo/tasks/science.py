@@ -50,6 +50,7 @@ class ScienceTask(RowTask[ChoiceExample]):
     """
 
     version = "1"
+    votes = True
 
     def __init__(self, *, domain: str, train: Source | None, test: Source | None, template: str) -> None:
         super().__init__(train=train, test=test, template=template)

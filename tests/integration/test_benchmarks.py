@@ -282,7 +282,11 @@ def wandb_records(path: Path) -> Iterator[Any]:
         if left < 7:
             position += left
             continue
+        if position + 7 > len(data):
+            return
         _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+        if position + 7 + length > len(data):
+            return
         record += data[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):  # whole, or the last piece
@@ -300,8 +304,14 @@ def test_one_row_in_wandb_with_the_metrics_that_are_explained(
     folder = tmp_path / "out"
     score(compose_eval(*TWO_PARTS, "logger=wandb", f"output_dir={folder}"), [])
     (file,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
+    deadline = time.monotonic() + 60
+    records = list(wandb_records(file))
+    while not any(record.HasField("exit") for record in records):  # W&B's own process may still be writing
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+        records = list(wandb_records(file))
     summary: dict[str, Any] = {}
-    for record in wandb_records(file):
+    for record in records:
         for item in (*record.history.item, *record.summary.update):
             summary[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
     content = results(folder)

@@ -26,6 +26,7 @@ def part(problems: int, **changes: Any) -> dict[str, Any]:
         "samples": 4,
         "problems": problems,
         "problems_hash": "p",
+        "grading_hash": "g",
         "prompts_hash": "q",
     }
     return {**fields, **changes}
@@ -137,7 +138,11 @@ def test_sampling_that_differs_is_said(tmp_path: Path) -> None:
     [
         ({"version": "2"}, "version of the task differ: 1 in .*a/results.json, 2 in .*b/results.json"),
         ({"template": "sums/2"}, "template differ: sums/1 in .*, sums/2 in "),
-        ({"problems_hash": "other"}, r"problems \(hash\) differ: p in .*, other in "),
+        (
+            {"problems_hash": "other"},
+            r"problems with their references and tests \(hash\) differ: p in .*, other in ",
+        ),
+        ({"grading_hash": "other"}, r"options of the grader \(hash\) differ: g in .*, other in "),
         ({"prompts_hash": "other"}, "rendered prompts"),
         ({"task": "products"}, "task differ: sums in"),
     ],
@@ -165,7 +170,16 @@ def test_other_mistakes_are_named(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"a/results\.json: not a result of eval\.py"):
             read_scored(a)
     content = json.loads((write(a, {"x": [0, 1]}) / "results.json").read_text())
-    content["solved"]["x"].append(1)
+    del content["metadata"]["parts"]["x"]["grading_hash"]
+    (a / "results.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="x has no grading_hash; it was written by another version"):
+        read_scored(a)
+    content = json.loads((write(a, {"x": [0, 1]}) / "results.json").read_text())
+    content["solved"]["x"] = [0, 5]
+    (a / "results.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="solved must lie between 0 and samples=4"):
+        read_scored(a)
+    content["solved"]["x"] = [0, 1, 1]
     (a / "results.json").write_text(json.dumps(content))
     with pytest.raises(ConfigError, match="x does not hold as many results as problems"):
         read_scored(a)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipo.evaluation.statistics import (
     mean_at_n,
     pass_at_k,
     sign_flip_p,
+    wilson_interval,
 )
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "losses.json").read_text())["cases"]["pass_at_k"]
@@ -118,9 +120,36 @@ def test_interval_refuses(values: list[float], confidence: float, resamples: int
 
 def test_estimate_joins_mean_and_interval() -> None:
     values = [0.0, 0.25, 1.0, 0.75]
-    result = estimate(values, 0.9, 200, seed=5)
+    result = estimate(values, 0.9, 200, seed=5, share=True)
     assert result.value == 0.5
     assert (result.low, result.high) == bootstrap_interval(values, 0.9, 200, seed=5)
+
+
+def test_proportions_get_wilsons_interval() -> None:
+    # 0 of 30 at 95 %: the upper end is z^2 / (n + z^2) with z = 1.959964, so 3.841459 / 33.841459.
+    nothing = estimate([0.0] * 30, 0.95, 200, seed=5, share=True)
+    assert nothing.low == 0.0
+    assert nothing.high == pytest.approx(3.841458820694124 / 33.841458820694124, rel=1e-9)
+    # By hand for 3 of 10: centre (.3 + .3841459 / 2) / 1.3841459, and the half-width below.
+    low, high = wilson_interval(3, 10, 0.95)
+    spread = 3.841458820694124 / 10
+    half = (0.3 * 0.7 / 10 + spread / 40) ** 0.5 * 3.841458820694124**0.5 / (1 + spread)
+    assert (low + high) / 2 == pytest.approx((0.3 + spread / 2) / (1 + spread), rel=1e-9)
+    assert (high - low) / 2 == pytest.approx(half, rel=1e-9)
+    # Lengths of 0 and 1 token are no proportion.
+    assert estimate([1.0] * 5, 0.95, 50, seed=5, share=False).low == 1.0
+    with pytest.raises(ValueError, match="4 successes in 3"):
+        wilson_interval(4, 3, 0.95)
+
+
+def test_wilsons_coverage_where_the_bootstrap_fails() -> None:
+    # All 2^n outcomes weighted by their probability: exact coverage at p = .05, n = 30 (bootstrap: 78 %).
+    n, p = 30, 0.05
+    covered = 0.0
+    for c in range(n + 1):
+        low, high = wilson_interval(c, n, 0.95)
+        covered += math.comb(n, c) * p**c * (1 - p) ** (n - c) * (low <= p <= high)
+    assert 0.93 <= covered <= 0.99
 
 
 def brute_force_p(values: list[float]) -> float:
