@@ -10,6 +10,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
@@ -18,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from pipo.callbacks.checkpoint import IterationCheckpoint
 from pipo.callbacks.evaluation import HeldOutEvaluation
 from pipo.callbacks.export import ModelExport
+from pipo.callbacks.guard import SkippedStepLog
 from pipo.callbacks.interrupt import GracefulStop
 from pipo.callbacks.iteration_log import IterationLog
 from pipo.callbacks.progress import RunProgress
@@ -307,6 +309,7 @@ def build_callbacks(
     if distillation is not None and distillation.teacher_average < 1:
         callbacks.append(TeacherAverage(weight=distillation.teacher_average))
     callbacks += [
+        SkippedStepLog(folder=str(folder)),
         construct(
             SampleLog,
             cfg,
@@ -322,7 +325,7 @@ def build_callbacks(
         construct(
             IterationCheckpoint,
             cfg,
-            {"every": "checkpoint.every", "keep": "checkpoint.keep"},
+            {name: f"checkpoint.{name}" for name in ("every", "keep", "best")},
             folder=str(folder / "checkpoints"),
         ),
     ]
@@ -358,6 +361,8 @@ def build_trainer(
     try:
         return pl.Trainer(
             **options,
+            # Its answer to a signal would be a checkpoint in the middle of an iteration; see GracefulStop.
+            plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
             max_epochs=1,
             logger=loggers or False,
             callbacks=callbacks,

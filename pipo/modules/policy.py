@@ -195,11 +195,6 @@ def load_policy(path: str, dtype: str, gradient_checkpointing: bool = False) -> 
     return Policy(model).train()
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A training checkpoint on the CPU; it holds plain data only, so no code is unpickled."""
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
 def load_weights(policy: Policy, checkpoint: Mapping[str, Any]) -> None:
     """Replace a policy's weights by those in a training checkpoint."""
     prefix = "policy."

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pipo.callbacks.base import RolloutCallback
-from pipo.callbacks.checkpoint import IterationCheckpoint, finished_checkpoints, iterations_of
+from pipo.callbacks.checkpoint import IterationCheckpoint
+from pipo.checkpoints import finished_checkpoints, iterations_of
 from tests import toy
 
 
@@ -150,7 +151,7 @@ def test_resume_equals_the_uninterrupted_run_bit_for_bit(tmp_path, stop):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
             trainer.should_stop = batch_idx + 1 == stop
 
-    saving = IterationCheckpoint(folder=str(tmp_path), every=100, keep=1)
+    saving = IterationCheckpoint(folder=str(tmp_path), every=100, keep=1, best=False)
     toy.fit(toy.module(), [first, toy.pipo(window=2), Stop(), saving], 8)
     (checkpoint,) = finished_checkpoints(tmp_path)
     assert iterations_of(checkpoint) == stop
@@ -163,7 +164,7 @@ def test_resume_equals_the_uninterrupted_run_bit_for_bit(tmp_path, stop):
 
 
 def test_checkpoints_hold_no_code(tmp_path):
-    saving = IterationCheckpoint(folder=str(tmp_path), every=2, keep=2)
+    saving = IterationCheckpoint(folder=str(tmp_path), every=2, keep=2, best=False)
     toy.fit(toy.module(), [toy.pipo(window=2), saving], 7)
     kept = finished_checkpoints(tmp_path)
     assert [iterations_of(path) for path in kept] == [6, 7]
@@ -173,7 +174,7 @@ def test_checkpoints_hold_no_code(tmp_path):
 
 
 def test_resuming_with_another_number_of_processes_is_refused(tmp_path):
-    saving = IterationCheckpoint(folder=str(tmp_path), every=2, keep=2)
+    saving = IterationCheckpoint(folder=str(tmp_path), every=2, keep=2, best=False)
     toy.fit(toy.module(), [toy.pipo(window=2), saving], 3)
     path = finished_checkpoints(tmp_path)[-1]
     state = torch.load(path, weights_only=True)
