@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import wandb
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
+from wandb.errors import CommError
 
 from pipo.files import replace_text
 
@@ -47,7 +48,7 @@ class WandbRunLogger(WandbLogger):
             return super().experiment
         try:
             return super().experiment
-        except wandb.errors.CommError as error:
+        except CommError as error:
             _LOG.warning(
                 "W&B cannot be reached (%s); this run is logged offline and can be uploaded with "
                 "wandb sync %s",
@@ -75,8 +76,8 @@ class WandbRunLogger(WandbLogger):
     def log_table(
         self,
         key: str,
-        columns: list[str] | None = None,
-        data: list[list[Any]] | None = None,
+        columns: list[Any] | None = None,
+        data: list[Any] | None = None,
         dataframe: Any = None,
         step: int | None = None,
     ) -> None:

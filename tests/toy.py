@@ -184,7 +184,6 @@ def fit(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    trainer.fit(
-        model, datamodule=data(iterations), ckpt_path=None if checkpoint is None else checkpoint / STATE
-    )
+    state = None if checkpoint is None else checkpoint / STATE
+    trainer.fit(model, datamodule=data(iterations), ckpt_path=state)
     return trainer

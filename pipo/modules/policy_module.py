@@ -316,7 +316,7 @@ class PolicyModule(pl.LightningModule):
             callback.on_step_skipped(self.trainer, self, batch, rows, step)
         if self.skipped_in_a_row >= self.optimizer_config.max_skipped_steps:
             raise RunFailed(
-                f"{self.skipped_in_a_row} optimiser steps in a row met a loss or gradient that is not finite, "
+                f"{self.skipped_in_a_row} optimiser steps in a row met numbers that are not finite, "
                 f"the last in the {prefix} update of iteration {iteration} (loss {loss:g}, gradient norm "
                 f"{norm:g}). None of them was made, so the weights are sound; the run folder has the first "
                 "of these batches as bad_batch_*.pt. Often the learning rate is too high or the precision "

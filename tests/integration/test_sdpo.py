@@ -11,7 +11,7 @@ import torch
 from pipo.callbacks.base import RolloutCallback
 from pipo.callbacks.checkpoint import IterationCheckpoint
 from pipo.callbacks.teacher import TeacherAverage
-from pipo.checkpoints import finished_checkpoints
+from pipo.checkpoints import STATE, finished_checkpoints
 from pipo.metrics import IterationMetrics
 from pipo.modules.functional.aggregation import Aggregation
 from pipo.modules.functional.divergence import DistillationForm
@@ -260,7 +260,7 @@ def test_the_averaged_teacher_survives_a_resume_bit_for_bit(tmp_path, stop):
     whole, teachers = run(7)
     run(7, Stop(), IterationCheckpoint(folder=str(tmp_path), every=100, keep=1, best=False))
     (checkpoint,) = finished_checkpoints(tmp_path)
-    assert same(torch.load(checkpoint, weights_only=True)["teacher"], teachers.teachers[stop - 1])
+    assert same(torch.load(checkpoint / STATE, weights_only=True)["teacher"], teachers.teachers[stop - 1])
     second, resumed = run(7, checkpoint=checkpoint)
     assert any(m["pipo/applied"] == 1 for m in second.metrics)
     for one, other in (
