@@ -10,9 +10,9 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedTokenizerBase
 
@@ -23,6 +23,7 @@ from pipo.callbacks.guard import SkippedStepLog
 from pipo.callbacks.interrupt import GracefulStop
 from pipo.callbacks.iteration_log import IterationLog
 from pipo.callbacks.progress import RunProgress
+from pipo.callbacks.random_state import RandomState
 from pipo.callbacks.samples import SampleLog
 from pipo.callbacks.teacher import TeacherAverage
 from pipo.errors import ConfigError
@@ -322,6 +323,7 @@ def build_callbacks(
         build_evaluation(cfg, bench),
         IterationLog(),
         RunProgress(),
+        RandomState(),
         construct(
             IterationCheckpoint,
             cfg,

@@ -189,7 +189,7 @@ def partial_path(checkpoint: Path) -> Path:
 
 
 def sweep(folder: Path) -> None:
-    """Delete what a killed save or deletion left behind."""
+    """Delete what a killed save, deletion or replacement left behind in a folder."""
     for left in folder.glob(".*.partial"):
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left)

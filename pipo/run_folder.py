@@ -7,6 +7,7 @@ import fcntl
 import importlib.metadata
 import json
 import logging
+import os
 import platform
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipo.checkpoints import DamagedCheckpoint, finished_checkpoints, set_aside, verify
+from pipo.checkpoints import DamagedCheckpoint, finished_checkpoints, set_aside, sweep, verify
 from pipo.errors import ConfigError, RunFailed
 from pipo.files import replace_text
 
@@ -42,7 +43,8 @@ def claim(folder: Path, cfg: DictConfig) -> None:
     Raises:
         ConfigError: when it holds a run already, or something that is not a run.
     """
-    found = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    # Hidden files may be another program's that wants the same folder at this moment.
+    found = sorted(p.name for p in folder.iterdir() if p.name[0] != ".") if folder.is_dir() else []
     if "config.yaml" in found:
         raise ConfigError(
             f"output_dir={folder}: already holds a run; go on with resume={folder} or take another folder"
@@ -50,11 +52,15 @@ def claim(folder: Path, cfg: DictConfig) -> None:
     if found:
         raise ConfigError(f"output_dir={folder}: holds something else ({', '.join(found[:3])}); take another")
     folder.mkdir(parents=True, exist_ok=True)
+    # A name of its own, then a link: the file is whole as soon as it is there, and only one program makes it.
+    mine = folder / f".config.yaml.{os.getpid()}.partial"
+    replace_text(mine, OmegaConf.to_yaml(cfg))
     try:
-        with (folder / "config.yaml").open("x", encoding="utf-8") as file:
-            file.write(OmegaConf.to_yaml(cfg))
+        os.link(mine, folder / "config.yaml")
     except FileExistsError as error:
         raise ConfigError(f"output_dir={folder}: another run has just taken this folder") from error
+    finally:
+        mine.unlink()
 
 
 @contextmanager
@@ -178,6 +184,8 @@ def newest_checkpoint(folder: Path, *, leads: bool) -> Path | None:
     Raises:
         ConfigError: when all are damaged.
     """
+    if leads:
+        sweep(folder)
     damaged: list[tuple[Path, DamagedCheckpoint]] = []
     for checkpoint in reversed(finished_checkpoints(folder / "checkpoints")):
         try:

@@ -128,6 +128,10 @@ def _finish(cfg: DictConfig, run: build.RunConfig, callbacks: list[pl.Callback])
     stop, evaluation = _only(callbacks, GracefulStop), _only(callbacks, HeldOutEvaluation)
     before, after = evaluation.before, evaluation.after
     leader, seconds = _leads(), _only(callbacks, RunProgress).seconds
+    metrics = folder / METRICS_FILE
+    if leader and metrics.exists() and metrics.stat().st_size:
+        plot_curves(metrics, folder / "curves.png")
+    # Last of all: a run that has its summary is finished.
     if leader and before is not None and after is not None:
         summary = {
             "iterations": run.iterations,
@@ -136,9 +140,6 @@ def _finish(cfg: DictConfig, run: build.RunConfig, callbacks: list[pl.Callback])
             "after": after,
         }
         run_folder.write_json(folder / "summary.json", summary)
-    metrics = folder / METRICS_FILE
-    if leader and metrics.exists() and metrics.stat().st_size:
-        plot_curves(metrics, folder / "curves.png")
     if after is None:
         raise _stopped(stop, folder)
     assert before is not None

@@ -6,13 +6,11 @@ number per iteration irregular; it would save at arbitrary iterations or never.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
@@ -21,7 +19,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from pipo import checkpoints
 from pipo.checkpoints import Manifest
 from pipo.errors import RunFailed
-from pipo.modules.distributed import all_gather, gather, own_part, world
+from pipo.modules.distributed import all_gather, world
 from pipo.modules.policy_module import PolicyModule
 
 # The point of the curve of held-out accuracy, when this iteration has one.
@@ -78,7 +76,6 @@ class IterationCheckpoint(Checkpoint):
             raise ValueError(f"checkpoint.every and checkpoint.keep must be >= 1, got {every} and {keep}")
         self.folder, self.every, self.keep, self.best = Path(folder), every, keep, best
         self._highest: float | None = None
-        self._random: dict[str, Any] | None = None
         self._io = StreamedCheckpointIO()
 
     # ------------------------------------------------------------------ when
@@ -86,6 +83,12 @@ class IterationCheckpoint(Checkpoint):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """How a state that is one file is written and read."""
         trainer.strategy.checkpoint_io = self._io
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Finish what a killed save or deletion had begun."""
+        if world()[0] == 0 and self.folder.is_dir():
+            checkpoints.sweep(self.folder)
+            checkpoints.prune(self.folder, self.keep, self.best)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -169,41 +172,12 @@ class IterationCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """The random numbers of every process, and the height that the next best has to pass."""
-        checkpoint["random"] = gather(_random_state())
+        """The height that the next best has to pass."""
         checkpoint["highest"] = self._highest
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take them over; a finished run that gets a larger budget has not seen its last batch after all."""
-        self._random, self._highest = own_part(checkpoint["random"]), checkpoint["highest"]
+        """Take it over; a finished run that gets a larger budget has not seen its last batch after all."""
+        self._highest = checkpoint["highest"]
         checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Last of all that happens before the first iteration: set the random numbers."""
-        if self._random is not None:
-            _set_random_state(self._random)
-            self._random = None
-
-
-def _random_state() -> dict[str, Any]:
-    """This process's global generators as plain data."""
-    version, words, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state()
-    return {
-        "python": [version, torch.tensor(words), gauss],
-        "numpy": [str(kind), torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, cached],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-    }
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words.tolist()), gauss))
-    kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
