@@ -34,6 +34,7 @@ PROGRAM = Path(__file__).parents[1] / "train.py"
 sys.path.insert(0, str(PROGRAM.parent))
 
 import torch  # noqa: E402
+from lightning.pytorch.utilities import rank_zero_only  # noqa: E402
 
 import pipo.training  # noqa: E402, F401  (train.py imports it late; the forked processes have it already)
 from pipo.checkpoints import STATE, finished_checkpoints, iterations_of  # noqa: E402
@@ -90,6 +91,7 @@ class Run:
             names = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": processes}
             names |= {"LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             os.environ.update({k: str(v) for k, v in names.items()} | {"TORCHELASTIC_RUN_ID": "kill"})
+            rank_zero_only.rank = rank  # Lightning read the environment when it was imported
             strategy = {"strategy": "ddp", "devices": processes, "accelerator": "cpu"}
             if not any(argument.startswith("resume=") for argument in arguments):
                 arguments += [f"strategy.trainer.{k}={v}" for k, v in strategy.items()]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -82,8 +82,8 @@ def _check_unfinished(run: build.RunConfig, checkpoint: Path | None) -> None:
 
 
 def _leads() -> bool:
-    """Whether this is the first process; asked before there is a process group."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+    """Whether this is the first process; Lightning knows the variables of torchrun, SLURM and its own."""
+    return rank_zero_only.rank == 0
 
 
 def _run(cfg: DictConfig, run: build.RunConfig, checkpoint: Path | None) -> list[pl.Callback]:
