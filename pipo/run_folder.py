@@ -43,8 +43,8 @@ def claim(folder: Path, cfg: DictConfig) -> None:
     Raises:
         ConfigError: when it holds a run already, or something that is not a run.
     """
-    # Hidden files may be another program's that wants the same folder at this moment.
-    found = sorted(p.name for p in folder.iterdir() if p.name[0] != ".") if folder.is_dir() else []
+    # A partial file may be another program's that wants the same folder at this moment.
+    found = sorted(p.name for p in folder.glob("*") if not p.match(".*.partial"))
     if "config.yaml" in found:
         raise ConfigError(
             f"output_dir={folder}: already holds a run; go on with resume={folder} or take another folder"

@@ -83,7 +83,7 @@ def _check_unfinished(run: build.RunConfig, checkpoint: Path | None) -> None:
 
 def _leads() -> bool:
     """Whether this is the first process; Lightning knows the variables of torchrun, SLURM and its own."""
-    return rank_zero_only.rank == 0
+    return rank_zero_only.rank == 0  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _run(cfg: DictConfig, run: build.RunConfig, checkpoint: Path | None) -> list[pl.Callback]:
