@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
@@ -17,9 +18,11 @@ from transformers import PreTrainedTokenizerBase
 from pipo.callbacks.checkpoint import IterationCheckpoint
 from pipo.callbacks.evaluation import HeldOutEvaluation
 from pipo.callbacks.export import ModelExport
+from pipo.callbacks.guard import SkippedStepLog
 from pipo.callbacks.interrupt import GracefulStop
 from pipo.callbacks.iteration_log import IterationLog
 from pipo.callbacks.progress import RunProgress
+from pipo.callbacks.random_state import RandomState
 from pipo.callbacks.samples import SampleLog
 from pipo.callbacks.teacher import TeacherAverage
 from pipo.errors import ConfigError
@@ -324,6 +327,7 @@ def build_callbacks(
     if distillation is not None and distillation.teacher_average < 1:
         callbacks.append(TeacherAverage(weight=distillation.teacher_average))
     callbacks += [
+        SkippedStepLog(folder=str(folder)),
         construct(
             SampleLog,
             cfg,
@@ -336,10 +340,11 @@ def build_callbacks(
         build_evaluation(cfg, bench),
         IterationLog(),
         RunProgress(),
+        RandomState(),
         construct(
             IterationCheckpoint,
             cfg,
-            {"every": "checkpoint.every", "keep": "checkpoint.keep"},
+            {name: f"checkpoint.{name}" for name in ("every", "keep", "best")},
             folder=str(folder / "checkpoints"),
         ),
     ]
@@ -392,6 +397,8 @@ def build_trainer(
             # autocast would keep casts of the old weights over the optimiser steps of an iteration.
             precision="32-true",
             **more,
+            # Its answer to a signal would be a checkpoint in the middle of an iteration; see GracefulStop.
+            plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
             max_epochs=1,
             logger=loggers or False,
             callbacks=callbacks,

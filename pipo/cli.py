@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipo.errors import ConfigError, RunStopped
+from pipo.errors import ConfigError, RunFailed, RunStopped
 from pipo.processes import given_folder, started_together
 from pipo.sweep import job_name
 
@@ -76,7 +76,8 @@ def exit_code(run: Callable[[], Value]) -> tuple[int, Value | None]:
     """Run a program; mistakes of the user become one line, everything else keeps its trace.
 
     Returns:
-        Exit status and the program's value: 0, 2 for a bad configuration, 128 + signal for a stopped run.
+        Exit status and the program's value: 0, 1 for a failed run, 2 for a bad configuration, 128 + signal
+        for a stopped run.
     """
     try:
         return 0, run()
@@ -84,6 +85,9 @@ def exit_code(run: Callable[[], Value]) -> tuple[int, Value | None]:
         details = error.details if isinstance(error, ConfigError) else ()
         print("\n  ".join([f"error: {_first_line(error)}", *details]), file=sys.stderr)
         return 2, None
+    except RunFailed as failed:
+        print(f"error: {failed}", file=sys.stderr)
+        return 1, None
     except RunStopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.code, None

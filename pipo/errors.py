@@ -18,6 +18,13 @@ class ConfigError(ValueError):
         self.details = tuple(details)
 
 
+class RunFailed(Exception):
+    """The run cannot go on: a full disk, a grader that cannot start, numbers that are not finite.
+
+    The message says what happened, what is left, and how to go on.
+    """
+
+
 class RunStopped(Exception):
     """A signal ended the run in good order.
 

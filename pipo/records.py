@@ -20,7 +20,8 @@ token is a response token).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -287,8 +288,43 @@ class PolicyBatch:
     def reweighted(self, advantages: Tensor, kl_coef: float) -> PolicyBatch:
         """The same responses for a surrogate with other advantages; neither distils nor teaches a critic."""
         return replace(
-            self, advantages=advantages, kl_coef=kl_coef, teacher_prompt_ids=None, value_targets=None
+            self,
+            advantages=advantages,
+            ref_logprobs=self.ref_logprobs if kl_coef else None,
+            kl_coef=kl_coef,
+            teacher_prompt_ids=None,
+            value_targets=None,
         )
+
+    def to_plain(self) -> dict[str, Any]:
+        """Tensors, numbers and lists only, so that a file of it loads without running code."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.value_targets is not None:
+            plain["value_targets"] = {
+                f.name: getattr(self.value_targets, f.name) for f in fields(ValueTargets)
+            }
+        return _to_plain(plain)
+
+    @staticmethod
+    def from_plain(plain: dict[str, Any]) -> PolicyBatch:
+        """The batch that :meth:`to_plain` described."""
+        values = dict(plain)
+        values["prompt_ids"] = tuple(tuple(ids) for ids in plain["prompt_ids"])
+        if (teacher := plain["teacher_prompt_ids"]) is not None:
+            values["teacher_prompt_ids"] = tuple(None if ids is None else tuple(ids) for ids in teacher)
+        if (targets := plain["value_targets"]) is not None:
+            values["value_targets"] = ValueTargets(**targets)
+        return PolicyBatch(**values)
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()  # a view would take all that it is a view of into the file
+    if isinstance(value, dict):
+        return {key: _to_plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_to_plain(item) for item in value]
+    return value
 
 
 def pad_rows(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

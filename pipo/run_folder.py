@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import importlib.metadata
 import json
@@ -11,7 +12,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +20,15 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipo.callbacks.checkpoint import finished_checkpoints
-from pipo.errors import ConfigError
+from pipo.checkpoints import DamagedCheckpoint, finished_checkpoints, set_aside, sweep, verify
+from pipo.errors import ConfigError, RunFailed
+from pipo.files import replace_text
 
+log = logging.getLogger(__name__)
+
+_RECORD = "run.jsonl"
+# What a storage says that takes no more: full, over quota, over a size limit, broken, read-only.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _PACKAGES = ("pipo", "torch", "lightning", "transformers", "hydra-core", "math-verify", "wandb", "numpy")
 
 
@@ -34,7 +40,8 @@ def claim(folder: Path, cfg: DictConfig) -> None:
     Raises:
         ConfigError: when it holds a run already, or something that is not a run.
     """
-    found = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    # A partial file may be another program's that wants the same folder at this moment.
+    found = sorted(p.name for p in folder.glob("*") if not p.match(".*.partial"))
     if "config.yaml" in found:
         raise ConfigError(
             f"output_dir={folder}: already holds a run; go on with resume={folder} or take another folder"
@@ -42,16 +49,20 @@ def claim(folder: Path, cfg: DictConfig) -> None:
     if found:
         raise ConfigError(f"output_dir={folder}: holds something else ({', '.join(found[:3])}); take another")
     folder.mkdir(parents=True, exist_ok=True)
+    # A name of its own, then a link: the file is whole as soon as it is there, and only one program makes it.
+    mine = folder / f".config.yaml.{os.getpid()}.partial"
+    replace_text(mine, OmegaConf.to_yaml(cfg))
     try:
-        with (folder / "config.yaml").open("x", encoding="utf-8") as file:
-            file.write(OmegaConf.to_yaml(cfg))
+        os.link(mine, folder / "config.yaml")
     except FileExistsError as error:
         raise ConfigError(f"output_dir={folder}: another run has just taken this folder") from error
+    finally:
+        mine.unlink()
 
 
 @contextmanager
 def claimed(folder: Path, cfg: DictConfig) -> Iterator[None]:
-    """Hold a folder for a run; it is given back when nothing was sampled, so the command may be repeated.
+    """Hold a folder for a new run; it is given back when nothing was sampled, so the command may be repeated.
 
     Raises:
         ConfigError: see :func:`claim`.
@@ -59,7 +70,8 @@ def claimed(folder: Path, cfg: DictConfig) -> Iterator[None]:
     made = not folder.exists()
     claim(folder, cfg)
     try:
-        yield
+        with held(folder):
+            yield
     finally:
         if not (folder / "samples.jsonl").exists():
             release(folder)
@@ -67,56 +79,61 @@ def claimed(folder: Path, cfg: DictConfig) -> Iterator[None]:
                 folder.rmdir()
 
 
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Be the only program at work in a folder, until this process ends in whatever way.
+
+    Raises:
+        ConfigError: when another program does already.
+    """
+    with (folder / _RECORD).open("a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"{folder}: another program is at work in this folder") from error
+        except OSError as error:
+            log.warning("%s: cannot be locked (%s); see that no other program works there", folder, error)
+        yield
+
+
+@contextmanager
+def storage_errors(folder: Path) -> Iterator[None]:
+    """A disk that is full or broken is no fault of the program: one message that says what is left.
+
+    Raises:
+        RunFailed: naming the file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise RunFailed(
+            f"{error.filename or folder}: cannot be written ({error.strerror}). What was written before is "
+            f"whole; make room, then go on with python train.py resume={folder}"
+        ) from error
+
+
 def release(folder: Path) -> None:
     """Give a folder back whose run never began."""
     logs = ("train.log", "eval.log", "metrics.jsonl", "metrics.csv")
-    for name in ("config.yaml", "run.jsonl", "identity.json", *logs):
+    for name in ("config.yaml", _RECORD, "identity.json", "wandb_id.txt", *logs):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "wandb", ignore_errors=True)
 
 
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keep other programs from going on in this folder; the system lets go when the program ends, however.
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written must not bury what the run itself says about the disk."""
 
-    Raises:
-        ConfigError: another program is at work there.
-    """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(f"{folder}: another program is writing there") from error
-        yield
-    finally:
-        os.close(handle)
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing."""
 
 
 def open_log(folder: Path, name: str) -> None:
     """Send what the program logs to the run folder as well; warnings also go to the terminal."""
-    handler = logging.FileHandler(folder / name, encoding="utf-8")
+    handler = _LogFile(folder / name, encoding="utf-8")
     handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
     logging.getLogger().addHandler(handler)
-
-
-def resumed(folder: Path, overrides: list[str]) -> tuple[DictConfig, Path]:
-    """The configuration and the newest checkpoint of an earlier run.
-
-    Args:
-        folder: the run folder.
-        overrides: the command line; only ``iterations=`` may go with ``resume=``.
-
-    Raises:
-        ConfigError: when there is no run, no checkpoint, or another override.
-    """
-    cfg = saved_config(folder, overrides, "iterations")
-    checkpoints = finished_checkpoints(folder / "checkpoints")
-    if not checkpoints:
-        raise ConfigError(f"resume={folder}: no checkpoint was written yet; start the run again")
-    if not zipfile.is_zipfile(checkpoints[-1]):
-        raise ConfigError(f"{checkpoints[-1]}: damaged; remove it to go on from the checkpoint before it")
-    return cfg, checkpoints[-1]
 
 
 def saved_config(folder: Path, overrides: list[str], *changeable: str) -> DictConfig:
@@ -154,6 +171,38 @@ def saved_config(folder: Path, overrides: list[str], *changeable: str) -> DictCo
     return merged
 
 
+def save_config(folder: Path, cfg: DictConfig) -> None:
+    """Note a larger budget, so that resuming once more needs no ``iterations=``."""
+    replace_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.merge(cfg, {"resume": None})))
+
+
+def newest_checkpoint(folder: Path, *, leads: bool) -> Path | None:
+    """The newest checkpoint of a run that is what was written; None when there was none yet.
+
+    Every process reads every byte, because all must come to the same choice. Damaged ones are named, and
+    renamed by the first process.
+
+    Raises:
+        ConfigError: when all are damaged.
+    """
+    if leads:
+        sweep(folder)
+    damaged: list[tuple[Path, DamagedCheckpoint]] = []
+    for checkpoint in reversed(finished_checkpoints(folder / "checkpoints")):
+        try:
+            verify(checkpoint)
+        except DamagedCheckpoint as error:
+            damaged.append((checkpoint, error))
+            continue
+        for path, error in damaged if leads else []:
+            kept_as = set_aside(path).name
+            log.warning("%s; it is %s now, and the run goes on from %s", error, kept_as, checkpoint.name)
+        return checkpoint
+    if damaged:
+        raise ConfigError(f"resume={folder}: no checkpoint is whole; {'; '.join(str(e) for _, e in damaged)}")
+    return None
+
+
 def record_run(folder: Path) -> dict[str, Any]:
     """Append what is needed to do the same again, and return it: command, commit and versions."""
     versions = {}
@@ -168,7 +217,7 @@ def record_run(folder: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
     }
-    with (folder / "run.jsonl").open("a", encoding="utf-8") as file:
+    with (folder / _RECORD).open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
     return entry
 
@@ -189,6 +238,4 @@ def _git() -> dict[str, Any] | None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a file that is either the old one or the new one, never half of it."""
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    replace_text(path, json.dumps(value, indent=2) + "\n")

@@ -6,7 +6,7 @@ import json
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -57,8 +57,7 @@ def score(cfg: DictConfig, overrides: Sequence[str]) -> None:
     cfg = cfg.copy() if fresh else _saved(folder, overrides)
     cfg.output_dir = str(folder)  # the saved configuration names the folder, not the time of day
     with (
-        run_folder.claimed(folder, cfg) if fresh else nullcontext(),
-        run_folder.held(folder),
+        run_folder.claimed(folder, cfg) if fresh else run_folder.held(folder),
         _stoppable(folder),
     ):
         run_folder.open_log(folder, "eval.log")

@@ -11,6 +11,7 @@ import torch
 
 from pipo.callbacks.base import IterationStats, RolloutCallback
 from pipo.callbacks.pipo import PIPOCallback
+from pipo.checkpoints import STATE
 from pipo.modules.objectives.base import Distillation, Objective
 from pipo.modules.objectives.grpo import GRPO
 from pipo.modules.options import BatchConfig, OptimizerConfig
@@ -123,6 +124,7 @@ def module(
         "weight_decay": 0.01,
         "max_grad_norm": 1.0,
         "warmup_iterations": 0,
+        "max_skipped_steps": 3,
     }
     return PolicyModule(
         load_policy=make_policy,
@@ -188,5 +190,6 @@ def fit(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    trainer.fit(model, datamodule=data(iterations), ckpt_path=checkpoint)
+    state = None if checkpoint is None else checkpoint / STATE
+    trainer.fit(model, datamodule=data(iterations), ckpt_path=state)
     return trainer

@@ -111,11 +111,7 @@ class HeldOutEvaluation(pl.Callback):
         """The model as it is now, unless the run was stopped before its budget."""
         assert isinstance(pl_module, PolicyModule)
         if not trainer.should_stop:
-            self.measure_after(pl_module)
-
-    def measure_after(self, module: PolicyModule) -> None:
-        """Score the model as it is now as the run's result."""
-        self.after = self._measure(module, "after")
+            self.after = self._measure(pl_module, "after")
 
     def state_dict(self) -> dict[str, Any]:
         """The first evaluation goes into the checkpoints, because it cannot be made again."""

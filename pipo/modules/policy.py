@@ -222,11 +222,6 @@ def load_policy(path: str, dtype: str, gradient_checkpointing: bool = False) -> 
     return Policy(model).train()
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A training checkpoint on the CPU; it holds plain data only, so no code is unpickled."""
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
 def load_weights(policy: Policy, path: Path) -> None:
     """Replace a policy's weights by those in a training checkpoint: a file, or a folder of shards."""
     prefix = "policy."
@@ -235,7 +230,8 @@ def load_weights(policy: Policy, path: Path) -> None:
         wanted = {f"{prefix}{name}": tensor for name, tensor in policy.state_dict().items()}
         load_shards({"state_dict": wanted}, checkpoint_id=path, no_dist=True)
         return
-    state = read_checkpoint(path)["state_dict"].items()
+    # Plain data only: a file that would run code when it is unpickled is refused.
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"].items()
     policy.load_state_dict({k.removeprefix(prefix): v for k, v in state if k.startswith(prefix)})
 
 

@@ -16,8 +16,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from pipo.callbacks.base import IterationStats, RolloutCallback
-from pipo.errors import ConfigError
+from pipo.callbacks.base import IterationStats, RolloutCallback, SkippedStep
+from pipo.errors import ConfigError, RunFailed
 from pipo.metrics import IterationMetrics
 from pipo.modules.annotation import score_responses, unflatten
 from pipo.modules.batching import idle_micro_batch, micro_batches, mini_batches
@@ -46,6 +46,7 @@ Model = TypeVar("Model", Policy, Critic)
 
 # Distinguishes the sampler's use of the run's seed from the shuffling's.
 _ROLLOUT = 2
+_ZERO = torch.zeros((), dtype=torch.float64)
 
 
 class PolicyModule(pl.LightningModule):
@@ -92,6 +93,8 @@ class PolicyModule(pl.LightningModule):
         self.metrics = IterationMetrics()
         #: Metrics of the newest iteration; callbacks may add to it until ``IterationLog`` writes it.
         self.row: dict[str, float] = {}
+        #: Optimiser steps that were skipped since the last that was made.
+        self.skipped_in_a_row = 0
         self._configured = False
 
     # ------------------------------------------------------------------ set-up
@@ -189,9 +192,8 @@ class PolicyModule(pl.LightningModule):
         )
         with self.metrics.timer("annotate"):
             batch = self.objective.prepare(rollouts, self._annotate(rollouts), self.sum_over_ranks)
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, RolloutCallback):
-                callback.on_rollouts_ready(self.trainer, self, rollouts, batch, stats)
+        for callback in self._rollout_callbacks():
+            callback.on_rollouts_ready(self.trainer, self, rollouts, batch, stats)
         if stats.policy_learns:
             with self.metrics.timer("update"):
                 self.policy_update(batch, prefix="policy")
@@ -229,8 +231,11 @@ class PolicyModule(pl.LightningModule):
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate * lr_scale
         contributing = batch.contributing_rows()
-        for rows in self._mini_batches(len(batch), size):
+        made = [
             self._optimizer_step(optimizer, batch, rows, contributing[rows], prefix, self._policy_loss)
+            for rows in self._mini_batches(len(batch), size)
+        ]
+        self.metrics.add(f"{prefix}/skipped_steps", made.count(False))
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
 
@@ -246,9 +251,11 @@ class PolicyModule(pl.LightningModule):
             self.metrics.add("value/explained_variance", explained)
         size = self.own_mini_batch(self.batching.mini_batch)
         loss = partial(self._value_loss, value_clip)
+        made = []
         for rows in self._mini_batches(len(batch), size):
             everything = torch.ones(len(rows), dtype=torch.bool)
-            self._optimizer_step(self._optimizer(1), batch, rows, everything, "value", loss)
+            made.append(self._optimizer_step(self._optimizer(1), batch, rows, everything, "value", loss))
+        self.metrics.add("value/skipped_steps", made.count(False))
 
     def own_mini_batch(self, size: int) -> int:
         """This rank's share of a mini-batch."""
@@ -273,8 +280,8 @@ class PolicyModule(pl.LightningModule):
         contributing: Tensor,
         prefix: str,
         loss_of: Callable[[MicroBatch, float], Loss],
-    ) -> None:
-        """Accumulate the gradient of one mini-batch and step."""
+    ) -> bool:
+        """Accumulate the gradient of one mini-batch and step; returns False when the step was skipped."""
         own = self.objective.denominator(batch.loss_mask()[rows])
         # Nothing to learn from on any rank leaves a zero loss over whatever denominator.
         total = max(1.0, self.sum_over_ranks(own).item())
@@ -285,24 +292,32 @@ class PolicyModule(pl.LightningModule):
         passes = max(1, self.max_over_ranks(len(micros)))
         micros += [idle_micro_batch(batch)] * (passes - len(micros))
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        loss_sum = torch.zeros((), dtype=torch.float64)
+        losses: list[Loss] = []
         for index, micro in enumerate(micros):
             with self._gradient_sync(last=index + 1 == len(micros)):
-                loss_sum += self._backward(loss_of(micro.to(self.device), total), prefix)
+                losses.append(self._backward(loss_of(micro.to(self.device), total)))
         for model in self.models():
             reshard(model)
         norm = clip_gradients(parameters, self.optimizer_config.max_grad_norm)
-        if not torch.isfinite(norm):
-            raise FloatingPointError(
-                f"the gradient of the {prefix} update is {norm.item()} (loss {loss_sum.item()}); "
-                "the weights are as they were before this step"
-            )
+        norm = norm.detach().cpu().double()
+        # Shares of micro-batches and ranks add up. A norm that one rank alone finds bad is bad for all.
+        loss, bad = self.sum_over_ranks(
+            torch.stack([sum((each.value for each in losses), start=_ZERO), (~norm.isfinite()).double()])
+        )
+        if bad or not loss.isfinite():
+            optimizer.zero_grad()
+            self._refuse(batch, rows, prefix, loss.item(), norm.item())
+            return False
         optimizer.step()
         optimizer.zero_grad()
-        self.metrics.add(f"{prefix}/grad_norm", norm.detach().cpu().double())
-        # The loss is a sum of shares: ranks add up, optimiser steps average.
-        self.metrics.add(f"{prefix}/loss", loss_sum * world()[1])
+        self.skipped_in_a_row = 0
+        for each in losses:
+            for name, (value, count) in each.metrics.items():
+                self.metrics.add(f"{prefix}/{name}", value, count)
+        self.metrics.add(f"{prefix}/grad_norm", norm)
+        self.metrics.add(f"{prefix}/loss", loss)
         self.metrics.add(f"{prefix}/trained_rows", len(work), len(rows))
+        return True
 
     def _policy_loss(self, micro: MicroBatch, total: float) -> Loss:
         """Forward pass of the policy, and of its teacher when the batch carries one."""
@@ -325,15 +340,40 @@ class PolicyModule(pl.LightningModule):
         per_token = clipped_value_loss(values, targets.old_values, targets.returns, value_clip)
         return Loss(value=self.objective.aggregate(per_token, micro.response_mask, total), metrics={})
 
-    def _backward(self, loss: Loss, prefix: str) -> Tensor:
-        """Backward pass of one micro-batch; returns its share of the loss."""
+    def _backward(self, loss: Loss) -> Loss:
+        """Backward pass of one micro-batch; returns its share of the loss and its metrics on the CPU."""
         # Strategies average gradients over ranks; the shares are meant to be summed.
         self.manual_backward(loss.value * world()[1])
-        for name, (value, count) in loss.metrics.items():
-            self.metrics.add(f"{prefix}/{name}", value.double().cpu(), count.cpu())
-        return loss.value.detach().double().cpu()
+        metrics = {name: (value.double().cpu(), count.cpu()) for name, (value, count) in loss.metrics.items()}
+        return Loss(value=loss.value.detach().double().cpu(), metrics=metrics)
+
+    def _refuse(self, batch: PolicyBatch, rows: Tensor, prefix: str, loss: float, norm: float) -> None:
+        """Count a step that is not made, tell the callbacks, and give up after too many in a row."""
+        self.skipped_in_a_row += 1
+        iteration = self.trainer.fit_loop.total_batch_idx
+        step = SkippedStep(
+            iteration=iteration,
+            update=prefix,
+            loss=loss,
+            grad_norm=norm,
+            in_a_row=self.skipped_in_a_row,
+        )
+        for callback in self._rollout_callbacks():
+            callback.on_step_skipped(self.trainer, self, batch, rows, step)
+        if self.skipped_in_a_row >= self.optimizer_config.max_skipped_steps:
+            raise RunFailed(
+                f"{self.skipped_in_a_row} optimiser steps in a row met numbers that are not finite, "
+                f"the last in the {prefix} update of iteration {iteration} (loss {loss:g}, gradient norm "
+                f"{norm:g}). None of them was made, so the weights are sound; the run folder has the first "
+                "of these batches as bad_batch_*.pt. Often the learning rate is too high or the precision "
+                "too low (algo.optimizer.learning_rate, strategy.compute_dtype)"
+            )
 
     # ------------------------------------------------------------------ pieces
+
+    def _rollout_callbacks(self) -> list[RolloutCallback]:
+        callbacks: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [callback for callback in callbacks if isinstance(callback, RolloutCallback)]
 
     def max_over_ranks(self, value: int) -> int:
         """Largest value over all ranks."""

@@ -208,7 +208,7 @@ def test_one_program_at_a_time_goes_on(
     folder = tmp_path / "run"
     shutil.copytree(whole[0], folder)
     (folder / "results.json").unlink()
-    with run_folder.held(folder), pytest.raises(ConfigError, match="another program is writing there"):
+    with run_folder.held(folder), pytest.raises(ConfigError, match="another program is at work"):
         score(compose_eval(f"resume={folder}"), [])
 
 

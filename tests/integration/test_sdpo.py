@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from pipo.callbacks.base import RolloutCallback
-from pipo.callbacks.checkpoint import IterationCheckpoint, finished_checkpoints
+from pipo.callbacks.checkpoint import IterationCheckpoint
 from pipo.callbacks.teacher import TeacherAverage
+from pipo.checkpoints import STATE, finished_checkpoints
 from pipo.metrics import IterationMetrics
 from pipo.modules.functional.aggregation import Aggregation
 from pipo.modules.functional.divergence import DistillationForm
@@ -257,9 +258,9 @@ def test_the_averaged_teacher_survives_a_resume_bit_for_bit(tmp_path, stop):
             trainer.should_stop = batch_idx + 1 == stop
 
     whole, teachers = run(7)
-    run(7, Stop(), IterationCheckpoint(folder=str(tmp_path), every=100, keep=1))
+    run(7, Stop(), IterationCheckpoint(folder=str(tmp_path), every=100, keep=1, best=False))
     (checkpoint,) = finished_checkpoints(tmp_path)
-    state, prefix = torch.load(checkpoint, weights_only=True)["state_dict"], "teacher."
+    state, prefix = torch.load(checkpoint / STATE, weights_only=True)["state_dict"], "teacher."
     saved = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     assert same(saved, teachers.teachers[stop - 1])
     second, resumed = run(7, checkpoint=checkpoint)
