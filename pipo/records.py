@@ -172,13 +172,17 @@ class Annotations:
     """Per-token quantities that some models computed for the rollouts, without gradient.
 
     Attributes:
-        old_logprobs: float32 [N, R], the behaviour policy's log-probabilities, fixed at sampling time.
+        old_logprobs: float32 [N, R], the trainer's log-probabilities of the policy that sampled, fixed at
+            sampling time.
+        importance: float32 [N, R], weight of each token in the policy loss, 0 on padding; None for no
+            correction of the sampler's distance from ``old_logprobs``.
         ref_logprobs: float32 [N, R], the frozen reference model's; None unless the objective asks.
         values: float32 [N, R], the critic's value before each token; None unless the objective asks.
         teacher: prompts and log-probabilities of the self-teacher; None unless the objective asks.
     """
 
     old_logprobs: Tensor
+    importance: Tensor | None
     ref_logprobs: Tensor | None
     values: Tensor | None
     teacher: TeacherAnnotation | None

@@ -37,7 +37,10 @@ def _score(cfg: DictConfig, folder: Path) -> Summary:
     bench = build.build_workbench(cfg, f"benchmark.parts.{part}")
     try:
         problems = bench.problems("test", cfg.evaluation.problems)
-        engine = instantiate(cfg, "rollout.engine")(policy=bench.model.load().to(device))
+        policy = bench.model.load()
+        engine = instantiate(cfg, "rollout.engine")(policy=policy)
+        if engine.shares_weights:
+            policy.to(device)  # another engine has a copy where it samples; this one only feeds it
         result = evaluate(
             engine,
             bench.task,
@@ -47,6 +50,7 @@ def _score(cfg: DictConfig, folder: Path) -> Summary:
             bench.sampling,
             plan,
         )
+        engine.close()
     finally:
         bench.task.close()
     summary, name = result.to_summary(), cfg.benchmark.name

@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 
 from pipo.callbacks.base import IterationStats, RolloutCallback
 from pipo.callbacks.pipo import PIPOCallback
+from pipo.modules.functional.importance import ImportanceCorrection
 from pipo.modules.objectives.base import Distillation, Objective
 from pipo.modules.objectives.grpo import GRPO
 from pipo.modules.options import BatchConfig, OptimizerConfig
@@ -110,6 +111,7 @@ def module(
     tokens: int = 64,
     group_size: int = 4,
     rounds: int = 0,
+    importance: ImportanceCorrection | None = None,
     **optimizer: Any,
 ):
     numbers = {
@@ -132,6 +134,7 @@ def module(
         ),
         privileged=privileged,
         objective=objective or grpo(),
+        importance=importance or ImportanceCorrection(level="none", cap=2.0),
         optimizer=OptimizerConfig(**{**numbers, **optimizer}),
         batching=BatchConfig(mini_batch=mini_batch, tokens_per_micro_batch=tokens),
         seed=7,
