@@ -113,6 +113,13 @@ class Completions:
     @staticmethod
     def join(parts: Sequence[Completions]) -> Completions:
         """Concatenate along the rows, padding each part to the longest response."""
+        if not parts:
+            return Completions(
+                response_ids=torch.empty(0, 0, dtype=torch.int64),
+                response_mask=torch.empty(0, 0, dtype=torch.bool),
+                logprobs=torch.empty(0, 0),
+                finished=torch.empty(0, dtype=torch.bool),
+            )
         width = max(part.response_ids.shape[1] for part in parts)
 
         def pad(name: str) -> Tensor:

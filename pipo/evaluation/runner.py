@@ -70,7 +70,8 @@ def evaluate(
         raise ValueError(f"prompt_ids: {len(prompt_ids)} prompts for {len(examples)} examples")
     problems: list[ProblemResult] = []
     starts = range(0, len(examples), plan.prompts_per_batch)
-    for number, start in list(enumerate(starts))[rank::world_size]:
+    own = list(enumerate(starts))[rank::world_size]
+    for number, start in own:
         batch = range(start, min(start + plan.prompts_per_batch, len(examples)))
         seed = _batch_seed(plan.seed, number)
         completions = engine.generate([prompt_ids[i] for i in batch], plan.samples, sampling, seed)
@@ -78,8 +79,10 @@ def evaluate(
         verdicts = task.score_batch([examples[i] for i in batch for _ in range(plan.samples)], texts)
         samples = _samples(completions, texts, verdicts)
         for row, i in enumerate(batch):
-            own = samples[row * plan.samples : (row + 1) * plan.samples]
-            problems.append(_problem(i, examples[i], decode(prompt_ids[i]), own))
+            drawn = samples[row * plan.samples : (row + 1) * plan.samples]
+            problems.append(_problem(i, examples[i], decode(prompt_ids[i]), drawn))
+    if len(own) * world_size < len(starts):
+        engine.generate([], plan.samples, sampling, plan.seed)  # ranks that sample together ask equally often
     metric = PassAtK(plan.ks, _MEANS).to(device)
     metric.update(*_columns(problems))
     table = metric.compute()

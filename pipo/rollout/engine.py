@@ -75,6 +75,8 @@ class RolloutEngine(Protocol):
         (at 1 when greedy), before top-p and top-k cut it; an engine whose weights are a copy may give those
         of the distribution after the cut. The same seed gives the same tokens.
 
+        Ranks that sample together need each other: all call this equally often, if need be without prompts.
+
         Raises:
             EngineFailed: when the engine broke.
         """

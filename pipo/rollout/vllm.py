@@ -132,15 +132,13 @@ class VllmEngine:
         """Free the engine, and the process group when it is the engine's own."""
         if self._llm is None:
             return
-        from vllm.distributed.parallel_state import destroy_model_parallel
-
         llm, self._llm = self._llm, None
         with untouched_process(self.policy.device):
-            if self._owns_group:
-                llm.llm_engine.engine_core.shutdown()  # ends the process group too
-            else:
-                llm.llm_engine.model_executor.shutdown()
-                destroy_model_parallel()
+            # Collecting an engine, now or at some later time, would also end the default process group, whoever
+            # made that and whoever uses it by then.
+            llm.llm_engine.engine_core._finalizer.detach()  # type: ignore[attr-defined]
+            llm.llm_engine.model_executor.shutdown()
+            _leave_process_group(self._owns_group)
 
     def _build(self) -> LLM:
         size, ranks = self.config.tensor_parallel_size, world()[1]
@@ -156,8 +154,10 @@ class VllmEngine:
             try:
                 return LLM(folder, **_engine_options(self.config))
             except (ValueError, VLLMError) as error:
+                _leave_process_group(self._owns_group)
                 raise ConfigError(f"rollout.engine.config: vLLM refuses: {_short(error)}") from error
             except RuntimeError as error:
+                _leave_process_group(self._owns_group)
                 raise _failed("starting", error) from error
 
     @contextmanager
@@ -300,6 +300,18 @@ def _of_the_group(wanted: list[tuple[TokenIds, int]]) -> tuple[list[tuple[TokenI
     parts: list[list[tuple[TokenIds, int]]] = [[]] * group.world_size
     dist.all_gather_object(parts, wanted, group=group.cpu_group)
     return [one for part in parts for one in part], sum(len(part) for part in parts[: group.rank_in_group])
+
+
+def _leave_process_group(owned: bool) -> None:
+    """Give up vLLM's groups of processes, and the default group when the engine made it."""
+    from vllm.distributed import parallel_state
+
+    if owned:
+        parallel_state.cleanup_dist_env_and_memory()
+    elif parallel_state._WORLD is not None:
+        parallel_state.destroy_model_parallel()
+        parallel_state._WORLD.destroy()
+        parallel_state._WORLD = None
 
 
 def _repack_tied_head(model: torch.nn.Module) -> None:

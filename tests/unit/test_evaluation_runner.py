@@ -66,6 +66,8 @@ class ScriptedEngine:
 
     def wake(self) -> None: ...
 
+    def close(self) -> None: ...
+
 
 class FirstTokenTask(Task[Example]):
     name = "first-token"
