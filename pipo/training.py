@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from pipo import build, run_folder
-from pipo.callbacks.checkpoint import iterations_of
+from pipo.callbacks.checkpoint import finished_checkpoints, iterations_of
 from pipo.callbacks.evaluation import HeldOutEvaluation
 from pipo.callbacks.interrupt import GracefulStop
 from pipo.callbacks.progress import RunProgress
@@ -23,6 +23,7 @@ from pipo.modules.policy import load_weights, read_checkpoint
 from pipo.modules.policy_module import PolicyModule
 from pipo.plot import plot_curves
 from pipo.quiet import quiet
+from pipo.rollout.engine import EngineFailed
 from pipo.run_log import METRICS_FILE
 from pipo.tasks.datamodule import PromptDataModule
 
@@ -38,7 +39,7 @@ def train(cfg: DictConfig, overrides: list[str]) -> float:
 
     Raises:
         ConfigError: when anything the user gave cannot be used; no training has begun then.
-        RunStopped: when a signal ended the run.
+        RunStopped: when a signal or a broken engine ended the run.
     """
     quiet()
     checkpoint = None
@@ -118,10 +119,21 @@ def _fit(
         _log_config(trainer.loggers, cfg)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
         failed = False
+    except EngineFailed as error:
+        raise EngineFailed(f"{error}; {_going_on(Path(str(cfg.output_dir)))}") from error
     finally:
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.finish(exit_code=int(failed))
+
+
+def _going_on(folder: Path) -> str:
+    """What a run that broke has left to go on from."""
+    checkpoints = finished_checkpoints(folder / "checkpoints")
+    if not checkpoints:
+        return "no checkpoint had been written yet"
+    done = iterations_of(checkpoints[-1])
+    return f"saved up to iteration {done}, go on with python train.py resume={folder}"
 
 
 def _finish(cfg: DictConfig, run: build.RunConfig, callbacks: list[pl.Callback]) -> float:

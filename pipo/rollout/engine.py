@@ -55,8 +55,8 @@ class EngineFailed(RunStopped):
 class RolloutEngine(Protocol):
     """Token ids in, token ids and their log-probabilities out; never text.
 
-    With several processes ``wake``, ``sync_weights``, ``sleep`` and ``close`` are collective: all call them in
-    the same order, because weights may be spread over the processes.
+    With several processes ``wake``, ``sync_weights``, ``sleep`` and ``close`` are collective: all call them
+    in the same order, because weights may be spread over the processes.
 
     Attributes:
         shares_weights: True when the engine samples from the trainer's own weights at the trainer's

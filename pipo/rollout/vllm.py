@@ -134,9 +134,9 @@ class VllmEngine:
             return
         llm, self._llm = self._llm, None
         with untouched_process(self.policy.device):
-            # Collecting an engine, now or at some later time, would also end the default process group, whoever
-            # made that and whoever uses it by then.
-            llm.llm_engine.engine_core._finalizer.detach()  # type: ignore[attr-defined]
+            # Collecting an engine, now or at some later time, would also end the default process group,
+            # whoever made that and whoever uses it by then.
+            llm.llm_engine.engine_core._finalizer.detach()
             llm.llm_engine.model_executor.shutdown()
             _leave_process_group(self._owns_group)
 
@@ -233,7 +233,7 @@ class VllmEngine:
 
 
 def _engine_options(config: VllmConfig) -> dict[str, Any]:
-    """vLLM's own names for what the configuration says and what this engine always needs."""
+    """The engine's own names for what the configuration says and what this engine always needs."""
     from vllm.platforms import current_platform
 
     cpu = current_platform.is_cpu()
@@ -263,7 +263,7 @@ def _engine_options(config: VllmConfig) -> dict[str, Any]:
 
 
 def _request(sampling: SamplingParams, count: int, seed: int) -> Request:
-    """vLLM's sampling parameters; its n-th response draws from ``seed + n``."""
+    """Sampling parameters as vLLM has them; its n-th response draws from ``seed + n``."""
     from vllm import SamplingParams as Request
     from vllm.sampling_params import RequestOutputKind
 
@@ -287,7 +287,7 @@ def _completions(rows: Sequence[CompletionOutput]) -> Completions:
     """Responses as padded tensors."""
     ids, mask = pad_rows([list(row.token_ids) for row in rows])
     logprobs = torch.zeros(mask.shape)
-    logprobs[mask] = torch.tensor([value for row in rows for value in row.logprobs.logprobs])  # type: ignore[union-attr]
+    logprobs[mask] = torch.tensor([value for row in rows for value in row.logprobs.logprobs])
     finished = torch.tensor([row.finish_reason == "stop" for row in rows], dtype=torch.bool)
     return Completions(response_ids=ids, response_mask=mask, logprobs=logprobs, finished=finished)
 

@@ -34,7 +34,7 @@ def untouched_process(device: torch.device) -> Iterator[None]:
 
     Restored are the environment, the random numbers of Python, numpy and torch, the number of threads and the
     function that sets it, and the precision of matrix products. What vLLM replaces in ``torch.cuda`` and
-    ``torch.accelerator`` on a machine without an accelerator stays: it needs that, and the originals only fail.
+    ``torch.accelerator`` on a machine without one stays: it needs that, and the originals only fail.
 
     Args:
         device: the trainer's device, whose accelerator's random numbers are kept too.
@@ -75,7 +75,8 @@ def join_process_group() -> bool:
         return False
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RuntimeError("a rollout engine must be built after the trainer's process group")
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     return True
 
 

@@ -55,7 +55,8 @@ class ScriptedEngine:
         self.calls.append((list(prompts), seed))
         rows = [row for prompt in prompts for row in SCRIPT[prompt[0]][:group_size]]
         ids, mask = pad_rows(rows)
-        finished = torch.tensor([row[-1] in sampling.stop_token_ids for row in rows])
+        ends = [row[-1] in sampling.stop_token_ids for row in rows]
+        finished = torch.tensor(ends, dtype=torch.bool)
         return Completions(
             response_ids=ids, response_mask=mask, logprobs=torch.zeros(ids.shape), finished=finished
         )

@@ -31,14 +31,14 @@ class ImportanceCorrection:
 def importance_weights(
     trainer: Tensor, sampler: Tensor, mask: Tensor, correction: ImportanceCorrection
 ) -> Tensor:
-    """w = min(pi_trainer / pi_sampler, cap), of each token or of the product over each response.
+    """Weight w = min(pi_trainer / pi_sampler, cap), of each token or of the product over each response.
 
     Both are the same policy on paper; another kernel or precision makes them differ, so that responses are
     drawn from pi_sampler while the gradient is taken as if pi_trainer had drawn them. The weight multiplies
     the policy loss and carries no gradient. Truncation: Ionides, "Truncated importance sampling", Journal of
     Computational and Graphical Statistics 17(2), 2008. Between sampler and trainer: Yao et al., "Your
-    efficient RL framework secretly brings you off-policy RL training", 2025. Where the two agree the weight is
-    exactly 1.
+    efficient RL framework secretly brings you off-policy RL training", 2025. Where the two agree the weight
+    is exactly 1.
 
     Args:
         trainer: [N, R], the trainer's log-probabilities of the sampled tokens.
