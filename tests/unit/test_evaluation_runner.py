@@ -225,4 +225,5 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
         expected = run(plan, alone)
         assert [result for _, result in found] == [expected, expected]
         # The same prompts under the same seeds, dealt to the ranks in turn.
-        assert [call for calls, _ in found for call in calls] == alone.calls
+        assert [call for calls, _ in found for call in calls if call[0]] == alone.calls
+        assert len(found[0][0]) == len(found[1][0])  # ranks may need each other to sample

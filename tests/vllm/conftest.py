@@ -77,13 +77,23 @@ def full_logprobs(
         return policy(ids, mask, temperature)
 
 
-@pytest.fixture
-def policy() -> Policy:
-    return tiny_policy()
+@pytest.fixture(scope="module")
+def shared() -> Iterator[VllmEngine]:
+    """One engine for the tests of a file, because building one takes seconds."""
+    engine = VllmEngine(tiny_policy(), config())
+    yield engine
+    engine.close()
 
 
 @pytest.fixture
-def engine(policy: Policy) -> Iterator[VllmEngine]:
-    made = VllmEngine(policy, config())
-    yield made
-    made.close()
+def policy(shared: VllmEngine) -> Policy:
+    """The policy of the shared engine, as it came."""
+    shared.policy.load_state_dict(tiny_policy().state_dict())
+    return shared.policy
+
+
+@pytest.fixture
+def engine(policy: Policy, shared: VllmEngine) -> VllmEngine:
+    """The shared engine on the policy as it came."""
+    shared.sync_weights(policy.named_parameters())
+    return shared
