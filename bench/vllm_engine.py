@@ -24,7 +24,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from pipo.build import embedded_model
+from pipo.model_spec import embedded_model
 from pipo.modules.distributed import derive_seed
 from pipo.modules.policy import Policy, load_policy
 from pipo.quiet import quiet

@@ -37,7 +37,7 @@ def make(dtype: str, **changes) -> VllmEngine:
 
 @pytest.mark.parametrize(("dtype", "mean"), [("float32", 1e-3), ("bfloat16", 0.1)])
 def test_logprobs_and_three_updates(dtype, mean):
-    """The tolerances: TF32-free kernels in another order, and 8 bits of mantissa; other weights are nats away."""
+    """Kernels in another order, or 8 bits of mantissa; other weights would be nats away."""
     engine = make(dtype)
     for step in range(3):
         got = engine.generate(PROMPTS, 8, sampling(max_response_tokens=16), seed=3)
