@@ -108,16 +108,12 @@ def test_eval_measures_what_the_local_engine_measures(finished, tmp_path):
 
 
 def test_a_resumed_run_goes_on_exactly(finished, tmp_path):
-    whole, copy = tmp_path / "whole", tmp_path / "copy"
-    correction = ["rollout.importance_correction=token"]
-    code, err = run(
-        "train.py", *ENGINE, *SMALL, *correction, "iterations=4", f"output_dir={whole}", cwd=tmp_path
-    )
-    assert code == 0, err
+    copy = tmp_path / "copy"
     subprocess.run(["cp", "-r", str(finished), str(copy)], check=True)
-    code, err = run("train.py", f"resume={copy}", "iterations=4", cwd=tmp_path)
+    (copy / "checkpoints/iteration_000003.ckpt").unlink()
+    code, err = run("train.py", f"resume={copy}", cwd=tmp_path)
     assert code == 0, err
-    assert timeless(copy) == timeless(whole)
+    assert timeless(copy) == timeless(finished)
 
 
 def test_an_engine_that_breaks_ends_the_run_with_one_line_and_a_checkpoint(tmp_path):
@@ -139,18 +135,8 @@ def test_an_engine_that_breaks_ends_the_run_with_one_line_and_a_checkpoint(tmp_p
     assert [row["iteration"] for row in rows(tmp_path / "run")] == [0, 1, 2, 3, 4]
 
 
-def test_two_processes_drive_an_engine_each(finished, tmp_path):
-    code, err = run("train.py", *ENGINE, *TWO, *SMALL, "iterations=3", "output_dir=two", cwd=tmp_path)
-    assert code == 0, err
-    metrics = rows(tmp_path / "two")
-    assert len(metrics) == 3
-    assert all(row["rollout/logprob_diff_max"] < 1e-3 for row in metrics)
-    # The ranks' seeds differ from one process's, the weights and the responses' number do not.
-    assert metrics[0]["train/reward"] != rows(finished)[0]["train/reward"]
-
-
 def test_two_processes_share_one_copy_of_the_weights(tmp_path):
-    """Halves of every matrix on two ranks draw the very tokens that whole matrices draw."""
+    """An engine on each of two ranks, then one in halves on both, which draws the very same tokens."""
     folders = [tmp_path / "whole", tmp_path / "halves"]
     for folder, size in zip(folders, (1, 2), strict=True):
         sharing = f"rollout.engine.config.tensor_parallel_size={size}"
@@ -160,7 +146,7 @@ def test_two_processes_share_one_copy_of_the_weights(tmp_path):
     for one, other in zip(*map(rows, folders), strict=True):
         assert one["train/reward"] == other["train/reward"]
         assert one["train/response_length"] == other["train/response_length"]
-        assert other["rollout/logprob_diff_max"] < 1e-3
+        assert max(row["rollout/logprob_diff_max"] for row in (one, other)) < 1e-3
 
 
 @pytest.mark.parametrize("rank", [0, 1])
