@@ -25,10 +25,10 @@ test: $(INSTALLED_DEV)
 	$(PY) -m pytest $(ARGS)
 
 test-all: $(INSTALLED_DEV)
-	$(PY) -m pytest -m "not gpu" $(ARGS)
+	$(PY) -m pytest -m "not gpu and not vllm" $(ARGS)
 
 test-vllm: $(INSTALLED_VLLM)
-	PIPO_CACHE=$(abspath $(VENV_VLLM))/cache $(PY_VLLM) -m pytest tests/vllm -m vllm $(ARGS)
+	PIPO_CACHE=$(abspath $(VENV_VLLM))/cache $(PY_VLLM) -m pytest tests/vllm -m "vllm and not slow" $(ARGS)
 
 # Whether the package index has the CPU build; installs nothing.
 vllm-offered: $(PY)

@@ -149,7 +149,7 @@ def test_two_processes_share_one_copy_of_the_weights(tmp_path):
         assert max(row["rollout/logprob_diff_max"] for row in (one, other)) < 1e-3
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_one_of_two_engines_that_breaks_ends_both_processes(tmp_path, rank):
     arguments = [*BREAKING, f"rollout.engine.rank={rank}", *TWO, *SMALL, "iterations=50", "output_dir=run"]
     process = start("train.py", *arguments, cwd=tmp_path)
@@ -164,6 +164,7 @@ def test_one_of_two_engines_that_breaks_ends_both_processes(tmp_path, rank):
     torch.load(tmp_path / "run/checkpoints/iteration_000002.ckpt", weights_only=True)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_in_good_order(tmp_path):
     folder = tmp_path / "run"
     process = start("train.py", *ENGINE, *SMALL, "iterations=5000", f"output_dir={folder}", cwd=tmp_path)
