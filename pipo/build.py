@@ -30,6 +30,7 @@ from pipo.evaluation.results import EvaluationPlan
 from pipo.instantiate import construct, instantiate
 from pipo.loggers import MetricsFileLogger
 from pipo.model_spec import ModelSpec, build_model
+from pipo.modules.functional.importance import ImportanceCorrection
 from pipo.modules.objectives.base import Distillation, Objective
 from pipo.modules.policy import load_tokenizer, stop_token_ids
 from pipo.modules.policy_module import PolicyModule
@@ -249,6 +250,11 @@ def build_module(cfg: DictConfig, run: RunConfig, bench: Workbench) -> PolicyMod
         collector=collector,
         privileged=partial(_privileged, bench),
         objective=objective,
+        importance=construct(
+            ImportanceCorrection,
+            cfg,
+            {"level": "rollout.importance_correction", "cap": "rollout.importance_cap"},
+        ),
         optimizer=instantiate(cfg, "algo.optimizer"),
         batching=instantiate(cfg, "strategy.batching"),
         seed=run.seed,

@@ -114,6 +114,13 @@ class Completions:
     @staticmethod
     def join(parts: Sequence[Completions]) -> Completions:
         """Concatenate along the rows, padding each part to the longest response."""
+        if not parts:
+            return Completions(
+                response_ids=torch.empty(0, 0, dtype=torch.int64),
+                response_mask=torch.empty(0, 0, dtype=torch.bool),
+                logprobs=torch.empty(0, 0),
+                finished=torch.empty(0, dtype=torch.bool),
+            )
         width = max(part.response_ids.shape[1] for part in parts)
 
         def pad(name: str) -> Tensor:
@@ -173,13 +180,17 @@ class Annotations:
     """Per-token quantities that some models computed for the rollouts, without gradient.
 
     Attributes:
-        old_logprobs: float32 [N, R], the behaviour policy's log-probabilities, fixed at sampling time.
+        old_logprobs: float32 [N, R], the trainer's log-probabilities of the policy that sampled, fixed at
+            sampling time.
+        importance: float32 [N, R], weight of each token in the policy loss, 0 on padding; None for no
+            correction of the sampler's distance from ``old_logprobs``.
         ref_logprobs: float32 [N, R], the frozen reference model's; None unless the objective asks.
         values: float32 [N, R], the critic's value before each token; None unless the objective asks.
         teacher: prompts and log-probabilities of the self-teacher; None unless the objective asks.
     """
 
     old_logprobs: Tensor
+    importance: Tensor | None
     ref_logprobs: Tensor | None
     values: Tensor | None
     teacher: TeacherAnnotation | None

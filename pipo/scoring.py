@@ -82,7 +82,10 @@ def _score(cfg: DictConfig, folder: Path) -> None:
     with _opened_parts(cfg) as (benchmark, model, parts):
         _check_identity(folder, scoring_content.identities(cfg, parts, plan))
         done = _recovered(folder, parts, plan)
-        engine = instantiate(cfg, "rollout.engine")(policy=model.load().to(device))
+        policy = model.load()
+        engine = instantiate(cfg, "rollout.engine")(policy=policy)
+        if engine.shares_weights:
+            policy.to(device)  # another engine has a copy where it samples; this one only feeds it
         run = run_folder.record_run(folder)
         results: dict[str, EvaluationResult] = {}
         with EvaluationProgress(Console()) as progress:
@@ -104,6 +107,7 @@ def _score(cfg: DictConfig, folder: Path) -> None:
                     done=done[part.name],
                     on_batch=keep,
                 )
+        engine.close()
         content = scoring_content.content(cfg, benchmark, model, parts, results, plan, run)
     write_tables(folder, content)
     write_results(folder, content)

@@ -24,6 +24,7 @@ from pipo.evaluation.report import before_after_table
 from pipo.plot import plot_curves
 from pipo.processes import RUN_FOLDER, leads
 from pipo.quiet import quiet
+from pipo.rollout.engine import EngineFailed
 from pipo.run_log import METRICS_FILE
 from pipo.tasks.graders.worker_pool import WorkerStartError
 
@@ -98,7 +99,7 @@ def _run(cfg: DictConfig, run: build.RunConfig, checkpoint: Path | None) -> list
             run_folder.record_run(Path(run.output_dir))
         _log_config(trainer.loggers, cfg)
         trainer.fit(module, datamodule=data, ckpt_path=_state_of(checkpoint))
-    except WorkerStartError as error:
+    except (WorkerStartError, EngineFailed) as error:
         raise RunFailed(
             f"{error}; the run ended in the middle of an iteration, of which nothing is kept. "
             f"Go on from the newest checkpoint with python train.py resume={run.output_dir}"

@@ -12,6 +12,7 @@ import torch
 from pipo.callbacks.base import IterationStats, RolloutCallback
 from pipo.callbacks.pipo import PIPOCallback
 from pipo.checkpoints import STATE
+from pipo.modules.functional.importance import ImportanceCorrection
 from pipo.modules.objectives.base import Distillation, Objective
 from pipo.modules.objectives.grpo import GRPO
 from pipo.modules.options import BatchConfig, OptimizerConfig
@@ -115,6 +116,7 @@ def module(
     rounds: int = 0,
     sharding: Sharding | None = None,
     compute_dtype: torch.dtype | None = None,
+    importance: ImportanceCorrection | None = None,
     **optimizer: Any,
 ):
     numbers = {
@@ -138,6 +140,7 @@ def module(
         ),
         privileged=privileged,
         objective=objective or grpo(),
+        importance=importance or ImportanceCorrection(level="none", cap=2.0),
         optimizer=OptimizerConfig(**{**numbers, **optimizer}),
         batching=BatchConfig(mini_batch=mini_batch, tokens_per_micro_batch=tokens),
         seed=7,

@@ -56,6 +56,7 @@ class HeldOutEvaluation(pl.Callback):
 
     def _evaluate(self, module: PolicyModule, plan: EvaluationPlan) -> EvaluationResult:
         rank, ranks = world()
+        module.engine.wake()  # all ranks together, before some of them find nothing to evaluate
         with module.sampling():
             return evaluate(
                 module.engine,

@@ -80,7 +80,8 @@ def evaluate(
     known = {problem.index: problem for problem in done}
     problems: list[ProblemResult] = []
     starts = range(0, len(examples), plan.prompts_per_batch)
-    for number, start in list(enumerate(starts))[rank::world_size]:
+    own = list(enumerate(starts))[rank::world_size]
+    for number, start in own:
         batch = range(start, min(start + plan.prompts_per_batch, len(examples)))
         if start in known:
             problems += [known[i] for i in batch]
@@ -90,12 +91,14 @@ def evaluate(
         samples = _graded(completions, decode, task, [examples[i] for i in batch], plan.samples)
         votes = majority_values(samples, task.same_answers) if vote else [None] * len(batch)
         scored = [
-            _problem(i, examples[i], decode(prompt_ids[i]), own, majority)
-            for i, own, majority in zip(batch, samples, votes, strict=True)
+            _problem(i, examples[i], decode(prompt_ids[i]), drawn, majority)
+            for i, drawn, majority in zip(batch, samples, votes, strict=True)
         ]
         problems += scored
         if on_batch is not None:
             on_batch(scored)
+    if len(own) * world_size < len(starts):
+        engine.generate([], plan.samples, sampling, plan.seed)  # ranks that sample together ask equally often
     names = (*_MEANS, "majority") if vote else _MEANS
     metric = PassAtK(plan.ks, names).to(device)
     metric.update(*_columns(problems, names))

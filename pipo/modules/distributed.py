@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from pipo.errors import ConfigError
 
+Number = TypeVar("Number", int, float)
 Value = TypeVar("Value")
 
 
@@ -36,13 +38,30 @@ def all_reduce_sum(value: Tensor, device: torch.device | None = None) -> Tensor:
     return moved.cpu()
 
 
-def all_reduce_max(value: int, device: torch.device | None = None) -> int:
+def all_reduce_max(value: Number, device: torch.device | None = None) -> Number:
     """Largest value over ranks."""
     if world()[1] == 1:
         return value
     moved = torch.tensor([value], device=device)
     dist.all_reduce(moved, op=dist.ReduceOp.MAX)
-    return int(moved.item())
+    return type(value)(moved.item())
+
+
+def whole_parameters(
+    parameters: Iterable[tuple[str, Tensor]], dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    """Parameters one at a time, put together from the shards of all ranks where they are sharded.
+
+    Collective for sharded parameters: every rank goes through all of them. No more than one whole parameter
+    is held at a time.
+
+    Args:
+        parameters: name and value, of any dtype.
+        dtype: what the values are cast to, before shards travel.
+    """
+    for name, parameter in parameters:
+        value = parameter.detach().to(dtype)
+        yield name, value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def derive_seed(*parts: int) -> int:

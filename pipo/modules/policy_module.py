@@ -22,8 +22,9 @@ from pipo.metrics import IterationMetrics
 from pipo.modules.annotation import score_responses, unflatten
 from pipo.modules.batching import idle_micro_batch, micro_batches, mini_batches
 from pipo.modules.critic import Critic
-from pipo.modules.distributed import all_reduce_max, all_reduce_sum, derive_seed, world
+from pipo.modules.distributed import Number, all_reduce_max, all_reduce_sum, derive_seed, world
 from pipo.modules.functional.advantages import moments
+from pipo.modules.functional.importance import ImportanceCorrection, importance_weights
 from pipo.modules.functional.value import clipped_value_loss, explained_variance
 from pipo.modules.objectives.base import Distillation, Loss, MicroBatch, Objective
 from pipo.modules.options import BatchConfig, OptimizerConfig
@@ -58,6 +59,7 @@ class PolicyModule(pl.LightningModule):
         collector: samples and grades.
         privileged: the self-teacher's prompts for graded responses; used by objectives that distil.
         objective: the algorithm.
+        importance: weights for the sampler's distance from the policy.
         optimizer: AdamW's numbers.
         batching: how a batch is cut.
         seed: the run's seed.
@@ -78,6 +80,7 @@ class PolicyModule(pl.LightningModule):
         collector: Collector,
         privileged: Callable[[Rollouts, Distillation], tuple[TokenIds | None, ...]],
         objective: Objective,
+        importance: ImportanceCorrection,
         optimizer: OptimizerConfig,
         batching: BatchConfig,
         seed: int,
@@ -89,7 +92,8 @@ class PolicyModule(pl.LightningModule):
         self.compute_dtype, self.sharding = compute_dtype, sharding
         self._load_policy, self._make_engine = load_policy, make_engine
         self.collector, self.objective, self._privileged = collector, objective, privileged
-        self.optimizer_config, self.batching, self.seed = optimizer, batching, seed
+        self.importance, self.seed = importance, seed
+        self.optimizer_config, self.batching = optimizer, batching
         self.metrics = IterationMetrics()
         #: Metrics of the newest iteration; callbacks may add to it until ``IterationLog`` writes it.
         self.row: dict[str, float] = {}
@@ -176,6 +180,10 @@ class PolicyModule(pl.LightningModule):
         found = self.optimizers()
         return cast(LightningOptimizer, found[which] if isinstance(found, list) else found)
 
+    def teardown(self, stage: str) -> None:
+        """The engine ends with the training that it served."""
+        self.engine.close()
+
     # ------------------------------------------------------------------ one iteration
 
     def training_step(self, prompts: IterationPrompts, iteration: int) -> None:
@@ -184,6 +192,7 @@ class PolicyModule(pl.LightningModule):
         seed = derive_seed(self.seed, _ROLLOUT, iteration, world()[0])
         with self.sampling():
             rollouts = self.collector.collect(self.engine, prompts, seed, self.metrics, self.max_over_ranks)
+        self.engine.sleep()
         critic = self.objective.critic
         stats = IterationStats(
             iteration=iteration,
@@ -202,6 +211,7 @@ class PolicyModule(pl.LightningModule):
                 self._critic_update(batch, critic.value_clip)
         with self.metrics.timer("sync"):
             self.engine.sync_weights(self.policy.named_parameters())
+            self.engine.wake()
         schedules = self.lr_schedulers()
         for schedule in schedules if isinstance(schedules, list) else [schedules]:
             cast(torch.optim.lr_scheduler.LRScheduler, schedule).step()
@@ -375,7 +385,7 @@ class PolicyModule(pl.LightningModule):
         callbacks: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         return [callback for callback in callbacks if isinstance(callback, RolloutCallback)]
 
-    def max_over_ranks(self, value: int) -> int:
+    def max_over_ranks(self, value: Number) -> Number:
         """Largest value over all ranks."""
         return all_reduce_max(value, self.device)
 
@@ -415,17 +425,27 @@ class PolicyModule(pl.LightningModule):
         """Log-probabilities of the behaviour policy and the reference, before any weight moves."""
         sampled = rollouts.completions.logprobs
         old = sampled if self.engine.shares_weights else self._score(self.policy, rollouts)
-        mask = rollouts.completions.response_mask
-        gap = ((old - sampled) * mask).abs()
-        self.metrics.add("rollout/logprob_diff", gap.sum(), mask.sum())
         reference = self.__dict__["reference"]
         values = self._score(self.critic, rollouts) if self.objective.critic is not None else None
         return Annotations(
             old_logprobs=old,
+            importance=self._correct_sampler(old, sampled, rollouts.completions.response_mask),
             ref_logprobs=None if reference is None else self._score(reference, rollouts),
             values=values,
             teacher=self._annotate_teacher(rollouts),
         )
+
+    def _correct_sampler(self, trainer: Tensor, sampler: Tensor, mask: Tensor) -> Tensor | None:
+        """Importance weights of the tokens, and how far the sampler is from the trainer."""
+        gap, count = ((trainer - sampler) * mask).abs(), mask.sum()
+        self.metrics.add("rollout/logprob_diff", gap.sum(), count)
+        self.metrics.add("rollout/logprob_diff_max", self.max_over_ranks(gap.max().item()))
+        if self.importance.level == "none":
+            return None
+        weights = importance_weights(trainer, sampler, mask, self.importance)
+        self.metrics.add("rollout/importance_weight", weights.sum(), count)
+        self.metrics.add("rollout/importance_capped", (weights >= self.importance.cap).sum(), count)
+        return weights
 
     def _annotate_teacher(self, rollouts: Rollouts) -> TeacherAnnotation | None:
         """Privileged prompts, and what the teacher thinks of the sampled tokens."""

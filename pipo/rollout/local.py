@@ -50,6 +50,15 @@ class LocalEngine:
     def sync_weights(self, parameters: Iterable[tuple[str, Tensor]]) -> None:
         """Nothing to do: the engine reads the trainer's own tensors."""
 
+    def sleep(self) -> None:
+        """Nothing to give back: what a call of ``generate`` took, it has freed."""
+
+    def wake(self) -> None:
+        """Always awake."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
     @torch.inference_mode()
     def generate(
         self, prompts: Sequence[TokenIds], group_size: int, sampling: SamplingParams, seed: int

@@ -96,7 +96,7 @@ def test_every_metric_is_explained_and_every_explained_metric_is_logged(finished
     page = (ROOT / "docs/metrics.md").read_text()
     table = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
     explained = {name for cell in table for name in re.findall(r"`([^`]+)`", cell)}
-    # What the default run has no use for: a reference, a critic, a teacher, dynamic sampling.
+    # What the default run has no use for: a reference, a critic, a teacher, dynamic sampling, a correction.
     elsewhere = {"policy/kl_ref", "policy/divergence", "value/loss", "value/grad_norm", "time/critic"}
     elsewhere |= {
         "value/trained_rows",
@@ -105,6 +105,8 @@ def test_every_metric_is_explained_and_every_explained_metric_is_logged(finished
         "rollout/taught",
         "rollout/rounds",
         "rollout/batch_filled",
+        "rollout/importance_weight",
+        "rollout/importance_capped",
     }
     assert logged - {"iteration"} == explained - elsewhere - {"train/shaping"}
 
