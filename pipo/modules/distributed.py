@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from pipo.errors import ConfigError
 
@@ -45,23 +44,6 @@ def all_reduce_max(value: Number, device: torch.device | None = None) -> Number:
     moved = torch.tensor([value], device=device)
     dist.all_reduce(moved, op=dist.ReduceOp.MAX)
     return type(value)(moved.item())
-
-
-def whole_parameters(
-    parameters: Iterable[tuple[str, Tensor]], dtype: torch.dtype
-) -> Iterator[tuple[str, Tensor]]:
-    """Parameters one at a time, put together from the shards of all ranks where they are sharded.
-
-    Collective for sharded parameters: every rank goes through all of them. No more than one whole parameter
-    is held at a time.
-
-    Args:
-        parameters: name and value, of any dtype.
-        dtype: what the values are cast to, before shards travel.
-    """
-    for name, parameter in parameters:
-        value = parameter.detach().to(dtype)
-        yield name, value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def derive_seed(*parts: int) -> int:

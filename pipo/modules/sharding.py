@@ -8,7 +8,7 @@ kept until after (:func:`gathered`), when each process may make as many as it li
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -127,6 +127,22 @@ def sync_gradients(model: nn.Module, *, wanted: bool) -> None:
 def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor as a whole. Every process must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_parameters(
+    parameters: Iterable[tuple[str, Tensor]], dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    """Parameters one at a time, put together from the shards of all ranks where they are sharded.
+
+    Collective for sharded parameters: every rank goes through all of them. No more than one whole parameter
+    is held at a time.
+
+    Args:
+        parameters: name and value, of any dtype.
+        dtype: what the values are cast to, before shards travel.
+    """
+    for name, parameter in parameters:
+        yield name, full_tensor(parameter.detach().to(dtype))
 
 
 def full_tensors(model: nn.Module, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:

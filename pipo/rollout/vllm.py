@@ -22,8 +22,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipo.errors import ConfigError
-from pipo.modules.distributed import derive_seed, whole_parameters, world
+from pipo.modules.distributed import derive_seed, world
 from pipo.modules.policy import Policy
+from pipo.modules.sharding import whole_parameters
 from pipo.records import Completions, TokenIds, pad_rows
 from pipo.rollout.engine import EngineFailed, SamplingParams
 from pipo.rollout.vllm_process import join_process_group, quiet_vllm, untouched_process
