@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from pipo.checkpoints import finished_checkpoints
 from tests.conftest import ROOT
 
 SMALL = [
@@ -90,7 +91,7 @@ def test_shards_and_whole_weights_give_the_same_run(runs):
 
 @pytest.mark.slow
 def test_a_checkpoint_in_shards_can_be_scored(runs, tmp_path):
-    (checkpoint,) = (runs / "fsdp" / "checkpoints").glob("iteration_*.ckpt")
+    checkpoint = finished_checkpoints(runs / "fsdp" / "checkpoints")[-1]
     scored = {}
     for name, model in {"shards": checkpoint, "export": runs / "fsdp"}.items():
         settings = ["evaluation.problems=16", "evaluation.samples=8", f"output_dir={tmp_path / name}"]

@@ -101,6 +101,12 @@ class ScriptedEngine:
         for _ in parameters:
             pass
 
+    def sleep(self) -> None: ...
+
+    def wake(self) -> None: ...
+
+    def close(self) -> None: ...
+
 
 class PromptSeededEngine(LocalEngine):
     """Draws depend on the prompt and the call, so that ranks sample what one process would."""
