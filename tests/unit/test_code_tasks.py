@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,10 @@ def example(kind: str, number: int, split: str = "test") -> CodeExample:
     return make_task(kind, DATA / f"{kind}_small.jsonl").examples(split)[number]  # pyright: ignore[reportArgumentType]
 
 
+def taco_calls(function: str, arguments: tuple[tuple[Any, ...], ...], expected: tuple[Any, ...]) -> CallTests:
+    return CallTests(function=function, arguments=arguments, expected=expected, maybe_wrapped=True)
+
+
 def test_taco_rows_become_problems() -> None:
     task = make_task("taco", DATA / "taco_small.jsonl")
     examples = task.examples("test")
@@ -28,9 +33,9 @@ def test_taco_rows_become_problems() -> None:
         StdinTests(inputs=("2\n", "-7\n"), outputs=("4\n", "-14\n")),
         StdinTests(inputs=("1 2\n3 4", "5"), outputs=("3\n7", "5")),
         StdinTests(inputs=("3", "1.5"), outputs=("1", "0.5")),
-        CallTests(function="add", arguments=((1, 2), (3, 4)), expected=(3, 7)),
-        CallTests(function="digits", arguments=((12,), (7,)), expected=([1, 2], [7])),
-        CallTests(function="lengths", arguments=(({1: "a", 2: "b"},), ({},)), expected=({1: 2}, {})),
+        taco_calls("add", ((1, 2), (3, 4)), ([3], [7])),
+        taco_calls("digits", ((12,), (7,)), ([1, 2], [7])),
+        taco_calls("lengths", (({1: "a", 2: "b"},), ({},)), ({1: 2}, {})),
     ]
 
 
