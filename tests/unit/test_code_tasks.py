@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import DictConfig
 
 from pipo.tasks.base import Reward, TaskError
 from pipo.tasks.code import CONTEST_PRELUDE, CodeExample, with_prelude
@@ -63,6 +65,15 @@ def test_taco_rows_that_cannot_be_used_are_named() -> None:
         strict=True,
     ):
         assert row.reason.startswith(beginning)
+
+
+def test_only_taco_tolerates_rounding(compose_config: Callable[..., DictConfig]) -> None:
+    names = ("code", "taco", "livecodebench", "humaneval", "mbpp")
+    graders = {name: compose_config(f"task={name}").task.source.grader for name in names}
+    assert {name: grader.float_tolerance for name, grader in graders.items()} == {
+        **dict.fromkeys(names, 0.0),
+        **dict.fromkeys(("code", "taco"), 1e-6),
+    }
 
 
 def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
