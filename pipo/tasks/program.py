@@ -24,11 +24,14 @@ _OPENING = re.compile(r"(?<!`)(?P<fence>`{3,})(?P<info>[^`]*)$|^[ \t]*(?P<tildes
 _PYTHON = re.compile(r"\{?\s*\.?(?:python(?!-)|py(?![a-z]))", re.IGNORECASE)
 # A line of a shell, such as what installs or starts a program.
 _COMMAND = re.compile(
-    r"\$\s | (?:sudo|pip3?|python[\d.]*|conda|uv|npm|brew|apt(?:-get)?|git|cd|mkdir|chmod|bash|sh|curl|wget|g\+\+|gcc)"
-    r"\s+ [^\s=(,.:]",
+    r"""
+    \$\s
+    | (?:sudo|pip3?|python[\d.]*|conda|uv|npm|brew|apt(?:-get)?|git|cd|mkdir|bash|sh|curl|wget|g\+\+|gcc)
+      \s+[^\s=(,.:]
+    """,
     re.VERBOSE,
 )
-# How far a closing fence may be indented beyond the opening one; a fence deeper within is the program's own text.
+# How far a closing fence may be in from the opening one; one deeper within is the program's own text.
 _MAX_INDENT = 3
 
 _TARGET = r"\*?[A-Za-z_][\w.]*(?:\[[^\n=]*\])?"
@@ -53,11 +56,10 @@ _DEFINITION = re.compile(r"(?:async\s+def|def|class|from|import)\s|@")
 def find_program(response: str) -> str | None:
     """A whole program.
 
-    It is the first block labelled as Python (``python``, ``Python3.11``, ``py run``, ``{python}``), and if there is
-    none the first block without a label that does not begin with a command of a shell (``pip install x``);
-    blocks in other languages are passed over. Where every line in column 0 begins like a statement, up to a first fence
-    without a label or in a response without any, the response continues a block which the prompt opened:
-    then these lines are the program.
+    It is the first block labelled as Python (``python``, ``Python3.11``, ``{python}``). If there is none, it is
+    the first block without a label that does not begin with a command of a shell (``pip install x``); blocks in other languages are passed over. Where every line in column 0 begins like a
+    statement, up to a first fence without a label or in a response without any, the response continues a
+    block which the prompt opened: then these lines are the program.
 
     Args:
         response: what the model wrote.
@@ -83,8 +85,8 @@ def complete_function(prompt: str, response: str, function: str) -> str | None:
       the body, indented if need be, and the whole prompt is put in front of it.
     * A response without a fence may write the function again, after prose. It begins with the first
       definition or import and ends before the first line in column 0, after the function, that does neither.
-    * Otherwise a response without a fence may begin with the body, not indented; it ends before the first line
-      in column 0 that does not begin like a statement.
+    * Otherwise a response without a fence may begin with the body, not indented; it ends before the first
+      line in column 0 that does not begin like a statement.
 
     Args:
         prompt: the code that was shown; it ends where the body of the function begins.

@@ -28,7 +28,10 @@ CODE = "n = int(input())\nprint(n)"
         f"{CODE}\n```\nIt reads and prints.\n```python\nprint(0)\n```",  # the prompt opened the block
         f"\n{CODE}\n",
         CODE,
-        *[f"```{info}\n{CODE}\n```" for info in ("Python3.11", "python run", "{python}", "{.py .numbers}", "pythonCopy")],
+        *[
+            f"```{info}\n{CODE}\n```"
+            for info in ("Python3.11", "python run", "{python}", "{.py .numbers}", "pythonCopy")
+        ],
         f"````python\n{CODE}\n````\n",
         f"~~~python\n{CODE}\n~~~\n```\n0\n```",
         f"~~~\n{CODE}\n~~~~",

@@ -98,8 +98,24 @@ CHOICES = ("the nucleus", "the mitochondrion", "B cells", "DNA")
         *["B", "b", " B\n", "(B)", "[B]", "( B )", "**B**", "B.", "B)", "B:", "**B.**", "B." + " " * 100_000],
         *["B: the mitochondrion", "B. The  mitochondrion.", "b) the mitochondrion", "B:the mitochondrion"],
         "**B: the mitochondrion**",
-        *["**(B)**", "(**B**).", "`B`", "$B$", r"\boxed{B}", r"$\boxed{\text{B}}$", "B,", "*b*", "(B).", "((B))"],
-        *["(B): the mitochondrion", "(B) the mitochondrion", "**B.** the mitochondrion", "`B`: the mitochondrion"],
+        *[
+            "**(B)**",
+            "(**B**).",
+            "`B`",
+            "$B$",
+            r"\boxed{B}",
+            r"$\boxed{\text{B}}$",
+            "B,",
+            "*b*",
+            "(B).",
+            "((B))",
+        ],
+        *[
+            "(B): the mitochondrion",
+            "(B) the mitochondrion",
+            "**B.** the mitochondrion",
+            "`B`: the mitochondrion",
+        ],
     ],
 )
 def test_what_is_read_as_a_letter(inner: str) -> None:
@@ -126,8 +142,14 @@ def test_what_is_read_as_a_letter(inner: str) -> None:
         "<answer>B cells</answer>",
         "<answer>B the mitochondrion</answer>",
         "<answer>A: B: the mitochondrion</answer>",
-        *[f"<answer>{x}</answer>" for x in ("**(E)**", "(A)(B)", "**A**, **B**", "$A$ or $B$", "A, B:", "(B): DNA")],
-        *[f"<answer>{x}</answer>" for x in (r"\boxed{A, B}", r"\boxed{}", "**", "()", "(B", "(A) or (B)", "B)(")],
+        *[
+            f"<answer>{x}</answer>"
+            for x in ("**(E)**", "(A)(B)", "**A**, **B**", "$A$ or $B$", "A, B:", "(B): DNA")
+        ],
+        *[
+            f"<answer>{x}</answer>"
+            for x in (r"\boxed{A, B}", r"\boxed{}", "**", "()", "(B", "(A) or (B)", "B)(")
+        ],
         "<answer>B",
         "B</answer>",
         "<ANSWER>B</ANSWER>",

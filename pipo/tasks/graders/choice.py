@@ -3,8 +3,8 @@ r"""Grader for multiple choice: the letter in the last ``<answer>``.
 What is read as a letter, blanks aside:
 
 * the letter of a choice alone, upper or lower case, in any nesting of brackets, asterisks, backticks, dollar
-  signs, ``\boxed{}`` and ``\text{}``, with or without ``.``, ``,``, ``:`` or ``)`` after it: ``B``, ``b``, ``(B)``,
-  ``**(B)**``, ``$\boxed{B}$``, ``B.``, ``B)``;
+  signs, ``\boxed{}`` and ``\text{}``, with or without ``.``, ``,``, ``:`` or ``)`` after it: ``B``, ``b``,
+  ``(B)``, ``**(B)**``, ``$\boxed{B}$``, ``B.``, ``B)``;
 * a letter with a mark or a wrapper, and the text of that very choice: ``(B): the mitochondrion``.
 
 Nothing else is: no other words (``B or C``, ``Option B``), no letter beyond the choices, no text of another
