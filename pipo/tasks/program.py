@@ -56,10 +56,11 @@ _DEFINITION = re.compile(r"(?:async\s+def|def|class|from|import)\s|@")
 def find_program(response: str) -> str | None:
     """A whole program.
 
-    It is the first block labelled as Python (``python``, ``Python3.11``, ``{python}``). If there is none, it is
-    the first block without a label that does not begin with a command of a shell (``pip install x``); blocks in other languages are passed over. Where every line in column 0 begins like a
-    statement, up to a first fence without a label or in a response without any, the response continues a
-    block which the prompt opened: then these lines are the program.
+    It is the first block labelled as Python (``python``, ``Python3.11``, ``{python}``). If there is none,
+    it is the first block without a label that does not begin with a command of a shell (``pip install x``);
+    blocks in other languages are passed over. Where every line in column 0 begins like a statement, up to a
+    first fence without a label or in a response without any, the response continues a block which the
+    prompt opened: then these lines are the program.
 
     Args:
         response: what the model wrote.
