@@ -35,6 +35,7 @@ def call_tests(count: int) -> CallTests:
         function="f",
         arguments=tuple((n, n) for n in range(count)),
         expected=tuple(2 * n for n in range(count)),
+        maybe_wrapped=False,
     )
 
 

@@ -97,6 +97,7 @@ def read_tests(row: Row) -> ProgramTests:
         function=function,
         arguments=tuple(_arguments(row.place, case["input"]) for case in cases),
         expected=tuple(_json(row.place, "output of a test", case["output"]) for case in cases),
+        maybe_wrapped=False,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
 from pipo.tasks.base import Dropped, Example, Prompt, Split, TaskError
@@ -81,7 +80,7 @@ class MathTask(RowTask[Example], BoxedTask):
         self.name = name
         self._fields = {"train": train_fields, "test": test_fields}
         self.prompt.render({"question": ""})  # a template that does not fit shows now
-        self._text_only = cache(self._find_text_only)
+        self._text_only: dict[Split, tuple[Dropped, ...]] = {}
 
     def make_example(self, split: Split, number: int, row: Row) -> Example:
         """One problem."""
@@ -109,7 +108,9 @@ class MathTask(RowTask[Example], BoxedTask):
 
     def doubtful(self, split: Split) -> Sequence[Dropped]:
         """Problems whose reference algebra cannot read: there only the same text is right."""
-        return self._text_only(split)
+        if split not in self._text_only:
+            self._text_only[split] = self._find_text_only(split)
+        return self._text_only[split]
 
     def _find_text_only(self, split: Split) -> tuple[Dropped, ...]:
         examples = self.examples(split)

@@ -62,7 +62,10 @@ def read_tests(row: Row, starter_code: str) -> ProgramTests:
     function = data.get("fn_name")
     if function:
         return CallTests(
-            function=function, arguments=_arguments(row.place, inputs), expected=_expected(outputs)
+            function=function,
+            arguments=_arguments(row.place, inputs),
+            expected=tuple(_expected(value) for value in outputs),
+            maybe_wrapped=True,
         )
     if _DEFINES_A_FUNCTION.search(starter_code):
         raise UnusableRow(
@@ -84,11 +87,11 @@ def _arguments(place: str, inputs: list[Any]) -> tuple[tuple[Any, ...], ...]:
     return tuple(tuple(_int_keys(value) for value in values) for values in inputs)
 
 
-def _expected(outputs: list[Any]) -> tuple[Any, ...]:
-    """The value of each call. Most rows wrap each into a list of its own; then all are such lists."""
-    if all(isinstance(value, list) and len(value) == 1 for value in outputs):
-        outputs = [value[0] for value in outputs]
-    return tuple(_int_keys(value) for value in outputs)
+def _expected(output: Any) -> Any:
+    """The value of a call. Many rows wrap it into a list of its own, others do not, and none says which."""
+    if isinstance(output, list) and len(output) == 1:
+        return [_int_keys(output[0])]
+    return _int_keys(output)
 
 
 def _int_keys(value: Any) -> Any:

@@ -9,6 +9,7 @@ import pytest
 
 from pipo.tasks.graders.answer_text import Listing, listing, number, tidy
 from pipo.tasks.graders.math import MathGrader
+from pipo.tasks.graders.units import unit_of, units_differ
 
 EQUAL = [
     (r"4.5 \times 10^{33}", "4.5e33"),
@@ -47,6 +48,24 @@ EQUAL = [
     ("E_2,E_1", "E_{1},E_{2}"),
     ("11111111100", r"11,\! 111,\! 111,\! 100"),
     (r"1\,000", "1000"),
+    (r"5 \text{ cm}", "5"),
+    ("5", r"5 \text{ cm}"),
+    ("5 centimeters", r"5\mathrm{~cm}"),
+    ("x = 5 cm", r"5\text{ cm}"),
+    (r"5\mathrm{m}/\mathrm{s}", r"5 \text{ meters per second}"),
+    (r"5 \mathrm{~kg} \cdot \mathrm{m}^{2}", r"5\text{ m}^2 \text{ kg}"),
+    (r"15\text{ square centimeters}", r"15\mbox{ cm}^2"),
+    (r"\$18.90", r"18.90 \text{ dollars}"),
+    (r"\$5 \text{ per hour}", r"5 \text{ dollars per hour}"),
+    ("$18$", r"18\text{ cents}"),  # these dollar signs are LaTeX
+    (r"90^\circ", r"90\text{ degrees}"),
+    (r"20^\circ", r"20^\circ \text{C}"),
+    (r"18 \text{ hens}", r"18 \text{ eggs}"),  # what is counted is no unit
+    (r"\frac12=0.5", "0.5"),
+    ("x=1+1=2", "2"),
+    (r"\sqrt2 \approx 1.414", r"\sqrt2"),
+    ("2003_6", "2003"),
+    ("1133_{10}", "1133"),
 ]
 DIFFERENT = [
     ("1, 2, 3, 4", "3"),
@@ -83,6 +102,31 @@ DIFFERENT = [
     (r"5\%", "0.5"),
     ("1.000", "1,000"),
     ("E_1", "E"),
+    (r"5\text{ cm}", r"5\text{ m}"),
+    ("5 km", "5 m"),
+    ("5km", r"5 \mathrm{~m}"),
+    (r"15\mbox{ cm}^2", r"15\mbox{ cm}^3"),
+    (r"\sqrt2 \text{ cm}", r"\sqrt2 \text{ inches}"),
+    (r"5 \text{ cents}", r"\$5"),
+    (r"5 \text{ cents}", r"5 \text{ dollars}"),
+    ("$18", r"18 \text{ cents}"),
+    (r"90^\circ", r"90 \text{ radians}"),
+    (r"20^\circ \text{C}", r"20^\circ \text{F}"),
+    (r"11{:}30\text{ a.m.}", r"11{:}30\text{ p.m.}"),
+    (r"5 \text{ m/s}", r"5 \text{ m}"),
+    (r"6 \text{ seven}", "6"),
+    ("6 seven", "6"),
+    (r"6 \approx 7", "6"),
+    (r"6 \approx 7", "7"),
+    (r"x = 6 \approx 7", "6"),
+    ("6~7", "6"),
+    (r"6 \sim 7", "7"),
+    ("1=2", "2"),
+    ("6=7", "7"),
+    ("x=6=7", "7"),
+    (r"\frac13=0.333", r"\frac13"),
+    ("6_7", "6"),
+    ("19_8", "19"),
 ]
 
 
@@ -129,6 +173,37 @@ def test_listing() -> None:
     assert listing("(-3,4]") == Listing("(]", ("-3", "4"))
     assert listing("1,234; 5").elements == ("1,234", "5")
     assert listing(r"1 \pm 2").count == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "unit"),
+    [
+        (r"5\text{ square meters}", {"m": 2}),
+        (r"864 \mbox{ inches}^2", {"inch": 2}),
+        (r"9.8 \mathrm{~m} / \mathrm{s}^{2}", {"m": 1, "s": -2}),
+        (r"3 \text{ feet per second squared}", {"foot": 1, "s": -2}),
+        ("3 hrs", {"hour": 1}),
+        (r"-\$3", {"dollar": 1}),
+        ("$5$", None),
+        (r"$\$5$", {"dollar": 1}),
+        (r"72^{\circ}", {"degree": 1}),
+        (r"\frac{270}{7}^\circ", {"degree": 1}),
+        (r"3 \text{ eggs}", None),
+        (r"3 \text{ m or so}", None),
+        (r"\text{m}", None),
+        ("3x", None),
+        ("2 + 3m", None),
+        ("m", None),
+        ("3 cm, 4 cm", None),
+    ],
+)
+def test_unit(answer: str, unit: dict[str, int] | None) -> None:
+    assert unit_of(answer) == unit
+
+
+def test_letters_that_may_be_variables_are_left_to_algebra() -> None:
+    assert not units_differ("2mg", "2 g m")
+    assert units_differ("2mg", "2g")
 
 
 def test_references_that_algebra_cannot_read_are_named(grader: MathGrader) -> None:

@@ -62,14 +62,24 @@ def prints(program: str | None, *pairs: tuple[str, str]) -> ProgramJob:
     return ProgramJob(program=program, tests=StdinTests(inputs=inputs, outputs=outputs))
 
 
-def calls(program: str, *pairs: tuple[tuple[Any, ...], Any]) -> ProgramJob:
+def calls(program: str, *pairs: tuple[tuple[Any, ...], Any], maybe_wrapped: bool = False) -> ProgramJob:
     arguments, expected = zip(*pairs, strict=True)
-    return ProgramJob(program=program, tests=CallTests(function="f", arguments=arguments, expected=expected))
+    tests = CallTests(function="f", arguments=arguments, expected=expected, maybe_wrapped=maybe_wrapped)
+    return ProgramJob(program=program, tests=tests)
 
 
 def asserts(program: str, *statements: str, setup: str = "", entry_point: str | None = None) -> ProgramJob:
     tests = AssertTests(setup=setup, statements=statements, entry_point=entry_point)
     return ProgramJob(program=program, tests=tests)
+
+
+def test_a_result_may_be_wrapped_where_the_row_does_not_say(grader: CodeGrader) -> None:
+    same = "def f(x): return x"
+    pairs = [((3,), [3]), (([3],), [3]), (([[3]],), [[3]]), (([3],), [[3]]), (({1: 2},), [{1: 2}]), ((3,), 3)]
+    wrong = [(([[3]],), [3]), (([3],), 3), ((3,), [[3]]), ((3,), [3, 3]), (([],), [[3]]), ((3,), [4])]
+    jobs = [calls(same, pair, maybe_wrapped=True) for pair in pairs + wrong]
+    assert [r.score for r in grader.grade_batch(jobs)] == [1.0] * len(pairs) + [0.0] * len(wrong)
+    assert grader.grade(calls(same, ((3,), [3]))).score == 0.0
 
 
 @pytest.mark.parametrize(

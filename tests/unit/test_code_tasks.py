@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from omegaconf import DictConfig
 
 from pipo.tasks.base import Reward, TaskError
 from pipo.tasks.code import CONTEST_PRELUDE, CodeExample, with_prelude
@@ -16,6 +19,10 @@ from tests.code_rows import DATA, ScriptedGrader, make_task
 
 def example(kind: str, number: int, split: str = "test") -> CodeExample:
     return make_task(kind, DATA / f"{kind}_small.jsonl").examples(split)[number]  # pyright: ignore[reportArgumentType]
+
+
+def taco_calls(function: str, arguments: tuple[tuple[Any, ...], ...], expected: tuple[Any, ...]) -> CallTests:
+    return CallTests(function=function, arguments=arguments, expected=expected, maybe_wrapped=True)
 
 
 def test_taco_rows_become_problems() -> None:
@@ -28,9 +35,9 @@ def test_taco_rows_become_problems() -> None:
         StdinTests(inputs=("2\n", "-7\n"), outputs=("4\n", "-14\n")),
         StdinTests(inputs=("1 2\n3 4", "5"), outputs=("3\n7", "5")),
         StdinTests(inputs=("3", "1.5"), outputs=("1", "0.5")),
-        CallTests(function="add", arguments=((1, 2), (3, 4)), expected=(3, 7)),
-        CallTests(function="digits", arguments=((12,), (7,)), expected=([1, 2], [7])),
-        CallTests(function="lengths", arguments=(({1: "a", 2: "b"},), ({},)), expected=({1: 2}, {})),
+        taco_calls("add", ((1, 2), (3, 4)), ([3], [7])),
+        taco_calls("digits", ((12,), (7,)), ([1, 2], [7])),
+        taco_calls("lengths", (({1: "a", 2: "b"},), ({},)), ({1: 2}, {})),
     ]
 
 
@@ -58,6 +65,15 @@ def test_taco_rows_that_cannot_be_used_are_named() -> None:
         strict=True,
     ):
         assert row.reason.startswith(beginning)
+
+
+def test_only_taco_tolerates_rounding(compose_config: Callable[..., DictConfig]) -> None:
+    names = ("code", "taco", "livecodebench", "humaneval", "mbpp")
+    graders = {name: compose_config(f"task={name}").task.source.grader for name in names}
+    assert {name: grader.float_tolerance for name, grader in graders.items()} == {
+        **dict.fromkeys(names, 0.0),
+        **dict.fromkeys(("code", "taco"), 1e-6),
+    }
 
 
 def test_nothing_usable_is_an_error(tmp_path: Path) -> None:

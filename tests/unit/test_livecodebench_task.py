@@ -30,7 +30,12 @@ def test_rows_become_problems() -> None:
     assert [e.tests for e in examples] == [
         StdinTests(inputs=("1\n", "4\n", "-1\n"), outputs=("2\n", "5\n", "0\n")),
         StdinTests(inputs=("1", "2"), outputs=("1", "4")),
-        CallTests(function="join", arguments=((["a", "b"], "-"), ([], "+")), expected=("a-b", "")),
+        CallTests(
+            function="join",
+            arguments=((["a", "b"], "-"), ([], "+")),
+            expected=("a-b", ""),
+            maybe_wrapped=False,
+        ),
     ]
     assert examples[2].starter_code.endswith("mark: str) -> str:")
 

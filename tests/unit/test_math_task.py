@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,6 +100,16 @@ def test_answers_of_every_type() -> None:
     assert [r.score for r in rewards] == [1.0] * 5 + [0.0] * 5
     assert [d.place for d in doubtful] == ["mine/test/4"]
     assert "compared as text" in doubtful[0].reason
+
+
+def test_a_task_can_be_copied_and_pickled() -> None:
+    task = make(DATA / "math_answers_small.jsonl", ANSWERS)
+    places = [d.place for d in task.doubtful("test")]
+    for twin in (copy.deepcopy(task), pickle.loads(pickle.dumps(task))):
+        assert [d.place for d in twin.doubtful("test")] == places == ["mine/test/4"]
+        assert twin.score(twin.examples("test")[0], "\\boxed{120}").score == 1.0
+        twin.close()
+    task.close()
 
 
 def test_prompt_in_both_forms() -> None:

@@ -28,6 +28,18 @@ CODE = "n = int(input())\nprint(n)"
         f"{CODE}\n```\nIt reads and prints.\n```python\nprint(0)\n```",  # the prompt opened the block
         f"\n{CODE}\n",
         CODE,
+        *[
+            f"```{info}\n{CODE}\n```"
+            for info in ("Python3.11", "python run", "{python}", "{.py .numbers}", "pythonCopy")
+        ],
+        f"````python\n{CODE}\n````\n",
+        f"~~~python\n{CODE}\n~~~\n```\n0\n```",
+        f"~~~\n{CODE}\n~~~~",
+        f"````\n{CODE}\n````",
+        f"```\npip install x\npython main.py\n```\n```\n{CODE}\n```",
+        f"```pycon\n>>> 1\n1\n```\n```python-repl\n1\n```\n```pytb\nError\n```\n```\n{CODE}\n```",
+        f"Not ```python``` but\n```\n{CODE}\n```",
+        f"{CODE}\n````\nIt reads and prints.",
     ],
 )
 def test_whole_programs(response: str) -> None:
@@ -50,11 +62,37 @@ def test_whole_programs(response: str) -> None:
         "```text\n3\n```",
         "```python\n\n```",
         "```python print(1)```",
+        "```python print(1)```\nIt prints.",
+        "```\npip install x\n```\n```cpp\nint main() {}\n```",
+        "```\n$ python main.py\n```",
+        "Prose ~~~\nx = 1\n~~~",
         "<think>\n```python\nprint(0)\n```\n</think>",
     ],
 )
 def test_no_program(response: str) -> None:
     assert find_program(response) is None
+
+
+@pytest.mark.parametrize(
+    ("opening", "inside", "closing"),
+    [
+        ("````python", "```", "````"),
+        ("````py", "```python", "`````"),
+        ("```python", "~~~", "```"),
+        ("~~~python", "```", "~~~"),
+        ("```python", "```python", "```"),  # a closing fence has no label
+        ("```python", "    ```", "  ```"),  # nor is it indented like code
+        ("```python", "`" * 2, "```"),
+    ],
+)
+def test_a_block_ends_at_a_fence_of_its_own_kind(opening: str, inside: str, closing: str) -> None:
+    program = f's = """\n{inside}\n"""\nprint(s)'
+    assert find_program(f"So:\n{opening}\n{program}\n{closing}\nDone.\n```python\n0\n```") == program
+
+
+def test_names_of_commands_are_names() -> None:
+    for line in ("git = 3", "cd, x = 1, 2", "sh (1)", "python.run()", "pip: int = 3"):
+        assert find_program(f"```\n{line}\nprint()\n```") == f"{line}\nprint()"
 
 
 # Parsing the last of these ends the process.
@@ -119,6 +157,10 @@ def test_preamble() -> None:
         f"{BODY}\n\nThe function halves twice.",
         f"```python\n{BODY}\n```",
         "```python\ny = half(x)\nreturn half(y)\n```",
+        "y = half(x)\nreturn half(y)",
+        "\ny = half(x)\nreturn half(y)\n\nThe function halves twice.\n",
+        "y = half(x)\n    return half(y)",  # only its first line has lost its blanks
+        "```python\ny = half(x)\n    return half(y)\n```",
     ],
 )
 def test_the_body_completes_the_prompt(response: str) -> None:
@@ -139,6 +181,21 @@ def test_the_body_completes_the_prompt(response: str) -> None:
 )
 def test_the_function_written_again_keeps_imports_and_helpers(response: str) -> None:
     assert complete_function(PROMPT, response, "quarter") == HEAD + FUNCTION
+
+
+@pytest.mark.parametrize(
+    ("response", "body"),
+    [
+        ("return x / 4", "    return x / 4"),
+        ("if x:\n    return x / 4\nreturn 0", "    if x:\n        return x / 4\n    return 0"),
+        ("for y in x:\n        z(y)\n    return 0", "    for y in x:\n        z(y)\n    return 0"),
+        ("import math\nreturn math.pi", "    import math\n    return math.pi"),
+        ("def h(y):\n    return y\nreturn h(x)", "    def h(y):\n        return y\n    return h(x)"),
+        ("return [\n    x,\n]", "    return [\n        x,\n    ]"),
+    ],
+)
+def test_a_body_that_is_not_indented(response: str, body: str) -> None:
+    assert complete_function(PROMPT, response, "quarter") == PROMPT + body
 
 
 def test_more_than_the_function() -> None:

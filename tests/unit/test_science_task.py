@@ -98,6 +98,24 @@ CHOICES = ("the nucleus", "the mitochondrion", "B cells", "DNA")
         *["B", "b", " B\n", "(B)", "[B]", "( B )", "**B**", "B.", "B)", "B:", "**B.**", "B." + " " * 100_000],
         *["B: the mitochondrion", "B. The  mitochondrion.", "b) the mitochondrion", "B:the mitochondrion"],
         "**B: the mitochondrion**",
+        *[
+            "**(B)**",
+            "(**B**).",
+            "`B`",
+            "$B$",
+            r"\boxed{B}",
+            r"$\boxed{\text{B}}$",
+            "B,",
+            "*b*",
+            "(B).",
+            "((B))",
+        ],
+        *[
+            "(B): the mitochondrion",
+            "(B) the mitochondrion",
+            "**B.** the mitochondrion",
+            "`B`: the mitochondrion",
+        ],
     ],
 )
 def test_what_is_read_as_a_letter(inner: str) -> None:
@@ -124,19 +142,30 @@ def test_what_is_read_as_a_letter(inner: str) -> None:
         "<answer>B cells</answer>",
         "<answer>B the mitochondrion</answer>",
         "<answer>A: B: the mitochondrion</answer>",
-        "<answer>\\boxed{B}</answer>",
+        *[
+            f"<answer>{x}</answer>"
+            for x in ("**(E)**", "(A)(B)", "**A**, **B**", "$A$ or $B$", "A, B:", "(B): DNA")
+        ],
+        *[
+            f"<answer>{x}</answer>"
+            for x in (r"\boxed{A, B}", r"\boxed{}", "**", "()", "(B", "(A) or (B)", "B)(")
+        ],
         "<answer>B",
         "B</answer>",
         "<ANSWER>B</ANSWER>",
         "<answer>B</answer> no, <answer>",
         "<answer>B</answer> no, <answer>C or D</answer>",
         "<answer>\u0412</answer>",  # the Cyrillic letter
-        "<answer>(B).</answer>",
         "<answer>" * 10_000,
     ],
 )
 def test_what_is_not_read(response: str) -> None:
     assert read_choice(response, CHOICES) is None
+
+
+def test_a_choice_may_end_as_a_letter_begins() -> None:
+    assert read_choice("<answer>(A) area (m)</answer>", ("area (m)", "area (s)")) == "A"
+    assert read_choice("<answer>(A) area (s)</answer>", ("area (m)", "area (s)")) is None
 
 
 def test_verdicts() -> None:

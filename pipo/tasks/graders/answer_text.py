@@ -40,31 +40,36 @@ _NOT_UNITS = frozenset(
     ]
 )
 
+_NUMBER_WORD = re.compile(
+    "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|"
+    "(?:thir|four|fif|six|seven|eigh|nine)teen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
+)
+
 _CLOSED_UP = re.compile(r"(\\\\)|\\!\s*|(?<=\d)\\,(?=\d{3}(?!\d))")
 _SPACING = re.compile(r"(\\\\)|\\[,;: ]|\\q?quad(?![A-Za-z])|~")
 _WRAPPERS = re.compile(r"(\\\\)|\\?\$|\\[()\[\]]|\\(?:left|right|displaystyle)(?![A-Za-z])")
-_TEXT_COMMAND = r"\\(?:text|textrm|textbf|textit|textnormal|mbox|mathrm|mathbf|rm)"
-_TEXT = re.compile(_TEXT_COMMAND + r"\s*\{([^{}]*)\}")
-_TEXT_SUBSCRIPT = re.compile(r"_\s*\{\s*" + _TEXT_COMMAND + r"\s*\{([^{}]*)\}\s*\}")
-_TEXT_NUMBER = re.compile(_TEXT_COMMAND + r"\s*\{(\s*[+-]?[.0-9][^{}]*)\}")
+TEXT_COMMAND = r"\\(?:text|textrm|textbf|textit|textnormal|mbox|mathrm|mathbf|rm)"
+_TEXT = re.compile(TEXT_COMMAND + r"\s*\{([^{}]*)\}")
+_TEXT_SUBSCRIPT = re.compile(r"_\s*\{\s*" + TEXT_COMMAND + r"\s*\{([^{}]*)\}\s*\}")
+_TEXT_NUMBER = re.compile(TEXT_COMMAND + r"\s*\{(\s*[+-]?[.0-9][^{}]*)\}")
 _JOINING_WORD = re.compile(
-    r"(?:,?\s*" + _TEXT_COMMAND + r"\s*\{\s*(?:and|or)\s*\}|(?:,|(?<=[\w)\]}]))\s+(?:and|or)(?=[\s\\]))\s*"
+    r"(?:,?\s*" + TEXT_COMMAND + r"\s*\{\s*(?:and|or)\s*\}|(?:,|(?<=[\w)\]}]))\s+(?:and|or)(?=[\s\\]))\s*"
 )
-_PERCENT = re.compile(r"\\?%|" + _TEXT_COMMAND + r"\s*\{\s*percent\s*\}|(?<=\d)\s+percent\b")
+_PERCENT = re.compile(r"\\?%|" + TEXT_COMMAND + r"\s*\{\s*percent\s*\}|(?<=\d)\s+percent\b")
 _MAGNITUDE = re.compile(
-    rf"(?<=\d)\s*(?P<text>{_TEXT_COMMAND}\s*\{{\s*)?\b(?P<word>" + "|".join(_MAGNITUDES) + r")\b"
+    rf"(?<=\d)\s*(?P<text>{TEXT_COMMAND}\s*\{{\s*)?\b(?P<word>" + "|".join(_MAGNITUDES) + r")\b"
 )
-_EMPTY_TEXT = re.compile(_TEXT_COMMAND + r"\s*\{\s*\}")
+_EMPTY_TEXT = re.compile(TEXT_COMMAND + r"\s*\{\s*\}")
 _NUMPY = re.compile(r"\bnp\.(?=(?:arc)?(?:sin|cos|tan)\b)")
 _MEMBER = re.compile(r"[A-Za-z]\s*\\in(?![A-Za-z])\s*")
 _BARE_POINT = re.compile(r"(?<=\d)\.(?![\d.])")
 
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+"
-_DEGREES = r"\^\s*(?:\\circ|\{\s*\\circ\s*\})"
+DEGREES = r"\^\s*(?:\\circ|\{\s*\\circ\s*\})"
 _NUMBER = re.compile(
     rf"(?P<sign>[+-]?)\s*(?P<digits>{_DIGITS})"
     r"(?:[eE](?P<e>[+-]?[0-9]{1,6})|\s*(?:\\times|\\cdot|\*|×)\s*10\s*\^\s*(?P<power>\{\s*[+-]?[0-9]{1,6}\s*\}|[0-9]))?"  # noqa: RUF001
-    rf"\s*(?:(?P<percent>\\%)|{_DEGREES})?"
+    rf"\s*(?:(?P<percent>\\%)|{DEGREES})?"
 )
 _FRACTION = re.compile(
     r"(?P<sign>[+-]?)\s*(?:\\frac\s*(?:\{\s*(?P<a>-?[0-9]+)\s*\}\s*\{\s*(?P<b>[0-9]+)\s*\}|(?P<c>[0-9])\s*(?P<d>[0-9]))"
@@ -76,6 +81,7 @@ _UNIT_WORDS = re.compile(rf"([+-]?\s*(?:{_DIGITS}))\s+([A-Za-z]{{3,}}(?:\s+[A-Za
 _NUMBER_IN_WORDS = re.compile(r"(?<![a-z^_{\d])\d")  # not the 2 of cm2 or m^2
 _DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
 _RELATION = re.compile(r"[<>≤≥]|\\(?:le|leq|ge|geq|lt|gt|ne|neq|in|subset)(?![A-Za-z])")
+_EQUALS = re.compile(r"(=|\\(?:approx|approxeq|simeq|sim)(?![A-Za-z])|≈)")
 _GROUPED = re.compile(r"(?<![0-9])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])")
 _ELLIPSIS = re.compile(r"\.\.|…|\\(?:ldots|cdots|dots|vdots)(?![A-Za-z])")
 
@@ -182,10 +188,27 @@ def based(text: str) -> tuple[str, int] | None:
     return (match["digits"], base) if base > 10 or match["digits"].isdigit() else None
 
 
+def same_in_base(answer: str, reference: str) -> bool | None:
+    """Whether two tidied answers, at least one of them with a base, are the same; None if neither has one.
+
+    The base may go without saying, since the question names it; another one is wrong. A single digit with a
+    base is no answer to a reference without one: no question asks for its base.
+    """
+    (digits, base), (of_digits, of_base) = (based(text) or (text, None) for text in (answer, reference))
+    if base is None and of_base is None:
+        return None
+    if digits != of_digits:
+        return False
+    if base is None or of_base is None:
+        several = len(digits) > 1 and all(int(digit, 16) < (base or 0) for digit in digits)
+        return base is None or base == 10 or several
+    return base == of_base
+
+
 def drop_unit_words(text: str) -> str:
     """``18 eggs`` as ``18``: bare words after a tidied number, which algebra would multiply."""
     match = _UNIT_WORDS.fullmatch(text)
-    return match[1] if match and not _NOT_UNITS & set(match[2].lower().split()) else text
+    return match[1] if match and not _change_the_number(set(match[2].lower().split())) else text
 
 
 def is_text_only(text: str) -> bool:
@@ -193,8 +216,23 @@ def is_text_only(text: str) -> bool:
     inside = " ".join(_TEXT.findall(text)).lower()
     if match := _UNIT_WORDS.fullmatch(text):
         inside = match[2].lower()
-    says_more = _NOT_UNITS & set(re.findall("[a-z]+", inside)) or _NUMBER_IN_WORDS.search(inside)
+    says_more = _change_the_number(set(re.findall("[a-z]+", inside))) or _NUMBER_IN_WORDS.search(inside)
     return bool(says_more or _ELLIPSIS.search(text))
+
+
+def _change_the_number(words: set[str]) -> bool:
+    """Whether words behind a number are more than a unit: ``squared``, or another number."""
+    return bool(words & _NOT_UNITS or (words and all(map(_NUMBER_WORD.fullmatch, words))))
+
+
+def relates_numbers(text: str) -> bool:
+    r"""Whether a tidied answer is not one value but two numbers: ``6 \approx 7`` or ``6 = 7``."""
+    parts = _EQUALS.split(text)  # every other one is the sign
+    for left, sign, right in zip(parts[::2], parts[1::2], parts[2::2], strict=False):
+        a, b = number(left.strip()), number(right.strip())
+        if a is not None and b is not None and (sign != "=" or not a.equals(b)):
+            return True
+    return False
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""Grader for multiple choice: the letter in the last ``<answer>``.
+r"""Grader for multiple choice: the letter in the last ``<answer>``.
 
-What is read as a letter, after blanks around it and one pair of brackets or asterisks are taken off:
+What is read as a letter, blanks aside:
 
-* the letter of a choice alone, upper or lower case, with or without one of ``.``, ``)`` and ``:`` after it:
-  ``B``, ``b``, ``(B)``, ``[B]``, ``**B**``, ``B.``, ``B)``;
-* the letter, one of these marks, and the text of that very choice: ``B: the mitochondrion``.
+* the letter of a choice alone, upper or lower case, in any nesting of brackets, asterisks, backticks, dollar
+  signs, ``\boxed{}`` and ``\text{}``, with or without ``.``, ``,``, ``:`` or ``)`` after it: ``B``, ``b``,
+  ``(B)``, ``**(B)**``, ``$\boxed{B}$``, ``B.``, ``B)``;
+* a letter with a mark or a wrapper, and the text of that very choice: ``(B): the mitochondrion``.
 
 Nothing else is: no other words (``B or C``, ``Option B``), no letter beyond the choices, no text of another
 choice, no answer outside the tags, and no tag that is not closed, as in a response cut at the length limit.
@@ -19,8 +20,14 @@ from collections.abc import Sequence
 from pipo.tasks.base import Reward
 
 _OPEN, _CLOSE = "<answer>", "</answer>"
-_WRAPPERS = (("(", ")"), ("[", "]"), ("**", "**"))
-_ANSWER = re.compile(r"(?P<letter>[A-Za-z])(?:[.):]\s*(?P<text>.*))?", re.DOTALL)
+_WRAPPERS = (
+    *(("(", ")"), ("[", "]"), ("*", "*"), ("`", "`"), ("$", "$")),
+    *((f"\\{command}{{", "}") for command in ("boxed", "text", "textbf", "mathrm", "mathbf")),
+)
+_LETTER = re.compile(r"(?P<letter>[A-Za-z])\)?")
+# What the text of a choice may follow. All in front, a letter in its wrappers, is short.
+_AFTER_LETTER = re.compile(r"[.:)\]*`$}]")
+_MAX_HEAD = 24
 
 
 def letters(count: int) -> str:
@@ -39,15 +46,16 @@ def read_choice(response: str, choices: Sequence[str]) -> str | None:
     inner, closed, _ = rest.partition(_CLOSE)
     if not opened or not closed:
         return None
-    found = _ANSWER.fullmatch(_unwrapped(inner.strip()))
-    if found is None:
-        return None
-    letter = found["letter"].upper()
-    if letter not in letters(len(choices)):
-        return None
-    if found["text"] and _plain(found["text"]) != _plain(choices[letters(len(choices)).index(letter)]):
-        return None
-    return letter
+    by_letter = dict(zip(letters(len(choices)), choices, strict=True))
+    letter = _letter(inner)
+    if letter is not None:
+        return letter if letter in by_letter else None
+    for text in (inner, _unwrapped(inner)):  # (B) an area (m), **B: an area**
+        for mark in _AFTER_LETTER.finditer(text, 0, _MAX_HEAD):
+            letter = _letter(text[: mark.end()])
+            if letter in by_letter and _plain(text[mark.end() :]) == _plain(by_letter[letter]):
+                return letter
+    return None
 
 
 def grade_choice(response: str, choices: Sequence[str], correct: str) -> Reward:
@@ -70,11 +78,20 @@ def grade_choice(response: str, choices: Sequence[str], correct: str) -> Reward:
     return Reward(score=0.0, answer=letter, feedback=f"{said} The right answer is {correct}: {right}")
 
 
+def _letter(text: str) -> str | None:
+    """The letter, in upper case, if the text is nothing else but wrappers and marks."""
+    found = _LETTER.fullmatch(_unwrapped(text))
+    return found["letter"].upper() if found else None
+
+
 def _unwrapped(text: str) -> str:
-    for left, right in _WRAPPERS:
-        if text.startswith(left) and text.endswith(right) and len(text) > len(left + right):
-            return text[len(left) : -len(right)].strip()
-    return text
+    """The text without marks after it and, as often as there are any, without wrappers around it."""
+    while True:
+        text = text.strip().rstrip(".,: \n")
+        pair = next((p for p in _WRAPPERS if text.startswith(p[0]) and text.endswith(p[1])), None)
+        if pair is None or len(text) <= len(pair[0] + pair[1]):
+            return text
+        text = text[len(pair[0]) : -len(pair[1])]
 
 
 def _plain(text: str) -> str:

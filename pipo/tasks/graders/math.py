@@ -15,17 +15,19 @@ from typing import Any
 
 from pipo.tasks.base import Reward, TaskError
 from pipo.tasks.graders.answer_text import (
-    based,
     drop_unit_words,
     is_text_only,
     listings_differ,
     number,
     readings,
+    relates_numbers,
+    same_in_base,
     same_text,
     same_word,
     tidy,
     word,
 )
+from pipo.tasks.graders.units import units_differ
 from pipo.tasks.graders.worker_pool import WorkerPool
 
 MATH_WORKER = Path(__file__).with_name("math_worker.py")
@@ -62,9 +64,12 @@ def quick_verdict(answer: str, reference: str) -> bool | None:
     """Whether the two are equal, if that is clear without algebra; None if it takes math-verify."""
     if answer == reference:
         return True
+    other_unit = units_differ(answer, reference)
     answer, reference = tidy(answer), tidy(reference)
     if same_text(answer, reference):
         return True
+    if other_unit or relates_numbers(answer):
+        return False
     a, b = number(drop_unit_words(answer)), number(drop_unit_words(reference))
     if a is not None and b is not None:
         return a.equals(b)
@@ -72,10 +77,8 @@ def quick_verdict(answer: str, reference: str) -> bool | None:
         return same_word(answer, of)
     if is_text_only(answer) or is_text_only(reference):
         return False
-    (digits, base), (of_digits, of_base) = (based(t) or (t, None) for t in (answer, reference))
-    if base is not None or of_base is not None:
-        # The base may go without saying, since the question names it; another one is wrong.
-        return digits == of_digits and (base is None or of_base is None or base == of_base)
+    if (same := same_in_base(answer, reference)) is not None:
+        return same
     return False if listings_differ(answer, reference) else None
 
 
