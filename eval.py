@@ -6,6 +6,9 @@ Examples::
     python eval.py model=outputs/2026-01-31/12-00-00        # a run folder
     python eval.py model=outputs/2026-01-31/12-00-00/checkpoints/iteration_000100.ckpt
     python eval.py model=./some/hugging-face/folder evaluation.samples=32
+    python eval.py benchmark=arithmetic_levels preview=3    # show prompts, generate nothing
+    python eval.py resume=outputs/eval/2026-01-31/12-00-00  # go on with one that was stopped
+    python eval.py compare FIRST SECOND                     # two such folders, problem by problem
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from pipo.cli import check_command_line, exit_code, expand_model, register_resolvers
@@ -32,14 +36,23 @@ def main(cfg: DictConfig) -> None:
     def run() -> None:
         from pipo.scoring import score  # heavy imports only once the command line is known to be sound
 
-        score(cfg)
+        score(cfg, list(HydraConfig.get().overrides.task))
 
     code, _ = exit_code(run)
     if code:
         sys.exit(code)
 
 
+def compare() -> None:
+    """Two evaluations that are there already."""
+    from pipo.evaluation.comparison_report import print_comparison
+
+    print_comparison(sys.argv[2:])
+
+
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["compare"]:
+        sys.exit(exit_code(compare)[0])
     expand_model(sys.argv)
     check_command_line(sys.argv[1:], "eval")
     main()

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
-import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
@@ -18,10 +18,12 @@ from transformers import PreTrainedTokenizerBase
 from pipo.callbacks.checkpoint import IterationCheckpoint
 from pipo.callbacks.evaluation import HeldOutEvaluation
 from pipo.callbacks.export import ModelExport
+from pipo.callbacks.guard import SkippedStepLog
 from pipo.callbacks.interrupt import GracefulStop
 from pipo.callbacks.iteration_log import IterationLog
 from pipo.callbacks.probe import Probe
 from pipo.callbacks.progress import RunProgress
+from pipo.callbacks.random_state import RandomState
 from pipo.callbacks.samples import SampleLog
 from pipo.callbacks.teacher import TeacherAverage
 from pipo.errors import ConfigError
@@ -29,13 +31,17 @@ from pipo.evaluation.results import EvaluationPlan
 from pipo.instantiate import construct, instantiate
 from pipo.loggers import MetricsFileLogger
 from pipo.model_spec import ModelSpec, build_model
+from pipo.modules.functional.importance import ImportanceCorrection
 from pipo.modules.objectives.base import Distillation, Objective
 from pipo.modules.policy import load_tokenizer, stop_token_ids
 from pipo.modules.policy_module import PolicyModule
+from pipo.modules.sharding import Sharding
+from pipo.processes import leads
 from pipo.records import Rollouts, TokenIds
 from pipo.rollout.collector import CollectionConfig, Collector
 from pipo.rollout.engine import SamplingParams
 from pipo.rollout.privileged import teacher_prompts
+from pipo.strategies import COMPUTE_DTYPES, Hardware, build_strategy
 from pipo.tasks.base import Dropped, Example, Split, Task, TaskError
 from pipo.tasks.datamodule import IterationDataset, PromptDataModule
 from pipo.tasks.prompts import check_lengths, encode_examples, encode_prompt, response_decoder, trainable
@@ -145,21 +151,21 @@ class Workbench:
         )
 
     def _report(self, split: Split, dropped: Sequence[Dropped], used: int) -> None:
-        """Count and name what was left out: a few on the terminal, all in the log file."""
-        for row in dropped:
-            _LOG.info("%s %s: left out %s: %s", self.task.name, split, row.place, row.reason)
-        if dropped:
-            named = "; ".join(f"{row.place}: {row.reason}" for row in dropped[:3])
-            more = f"; {len(dropped) - 3} more are in the log" if len(dropped) > 3 else ""
-            _LOG.warning(
-                "%s %s: %d of %d rows left out (%s%s)",
-                self.task.name,
-                split,
-                len(dropped),
-                used + len(dropped),
-                named,
-                more,
-            )
+        """Count and name what was left out or is doubtful: a few on the terminal, all in the log file."""
+        # Of held-out problems only: to look at all training references takes algebra minutes.
+        doubtful = self.task.doubtful(split) if split == "test" else ()
+        for said, rows, total in (
+            ("rows left out", dropped, used + len(dropped)),
+            ("problems used although in doubt", doubtful, len(self.task.examples(split))),
+        ):
+            for row in rows:
+                _LOG.info("%s %s: %s: %s: %s", self.task.name, split, said, row.place, row.reason)
+            if rows:
+                named = "; ".join(f"{row.place}: {row.reason}" for row in rows[:3])
+                more = f"; {len(rows) - 3} more are in the log" if len(rows) > 3 else ""
+                _LOG.warning(
+                    "%s %s: %d of %d %s (%s%s)", self.task.name, split, len(rows), total, said, named, more
+                )
 
 
 def build_workbench(
@@ -235,15 +241,26 @@ def build_module(cfg: DictConfig, run: RunConfig, bench: Workbench) -> PolicyMod
         )
     except ValueError as error:
         raise ConfigError(f"algo: {error}") from error
+    if cfg.strategy.compute_dtype not in COMPUTE_DTYPES:
+        raise ConfigError(
+            f"strategy.compute_dtype must be null, float32 or bfloat16, got {cfg.strategy.compute_dtype!r}"
+        )
     return PolicyModule(
         load_policy=bench.model.load,
         make_engine=instantiate(cfg, "rollout.engine"),
         collector=collector,
         privileged=partial(_privileged, bench),
         objective=objective,
+        importance=construct(
+            ImportanceCorrection,
+            cfg,
+            {"level": "rollout.importance_correction", "cap": "rollout.importance_cap"},
+        ),
         optimizer=instantiate(cfg, "algo.optimizer"),
         batching=instantiate(cfg, "strategy.batching"),
         seed=run.seed,
+        compute_dtype=COMPUTE_DTYPES[cfg.strategy.compute_dtype],
+        sharding=build_sharding(cfg),
     )
 
 
@@ -271,6 +288,15 @@ def build_data(cfg: DictConfig, run: RunConfig, bench: Workbench) -> PromptDataM
         iterations=run.iterations,
         seed=run.seed,
     )
+    if dataset.left_out:
+        _LOG.info(
+            "%s: an epoch is %d iterations of %d prompts; %d of the %d shuffled problems are left out of it",
+            bench.task.name,
+            len(problems.examples) // run.prompts,
+            run.prompts,
+            dataset.left_out,
+            len(problems.examples),
+        )
     return PromptDataModule(dataset)
 
 
@@ -313,7 +339,7 @@ def build_probe(cfg: DictConfig, bench: Workbench, start: int) -> Probe:
 def build_plan(cfg: DictConfig) -> EvaluationPlan:
     """How an evaluation measures."""
     names = ("samples", "ks", "prompts_per_batch", "confidence", "resamples", "seed")
-    return construct(EvaluationPlan, cfg, {name: f"evaluation.{name}" for name in names})
+    return construct(EvaluationPlan, cfg, {name: f"evaluation.{name}" for name in names}, majority=True)
 
 
 def build_callbacks(
@@ -327,6 +353,7 @@ def build_callbacks(
     if distillation is not None and distillation.teacher_average < 1:
         callbacks.append(TeacherAverage(weight=distillation.teacher_average))
     callbacks += [
+        SkippedStepLog(folder=str(folder)),
         construct(
             SampleLog,
             cfg,
@@ -340,10 +367,11 @@ def build_callbacks(
         *([build_probe(cfg, bench, start)] if cfg.probe.prompts else []),
         IterationLog(),
         RunProgress(),
+        RandomState(),
         construct(
             IterationCheckpoint,
             cfg,
-            {"every": "checkpoint.every", "keep": "checkpoint.keep"},
+            {name: f"checkpoint.{name}" for name in ("every", "keep", "best")},
             folder=str(folder / "checkpoints"),
         ),
     ]
@@ -351,8 +379,8 @@ def build_callbacks(
 
 
 def build_loggers(cfg: DictConfig, run: RunConfig, start: int) -> list[Logger]:
-    """Metrics files, and W&B if chosen."""
-    if cfg.logger.name == "none":
+    """Metrics files, and W&B if chosen; in the first process only, which sees the metrics of all."""
+    if cfg.logger.name == "none" or not leads():
         return []
     loggers: list[Logger] = [MetricsFileLogger(folder=run.output_dir, start=start)]
     if cfg.logger.wandb is not None:
@@ -360,25 +388,44 @@ def build_loggers(cfg: DictConfig, run: RunConfig, start: int) -> list[Logger]:
     return loggers
 
 
+def build_sharding(cfg: DictConfig) -> Sharding | None:
+    """How weights are sharded; None unless the strategy shards."""
+    if (cfg.strategy.trainer.strategy == "fsdp") != (cfg.strategy.sharding is not None):
+        raise ConfigError("strategy.sharding goes with sharded weights, and only with them: strategy=fsdp")
+    return None if cfg.strategy.sharding is None else instantiate(cfg, "strategy.sharding")
+
+
 def build_trainer(
     cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Logger], objective: Objective
 ) -> pl.Trainer:
     """A trainer whose one epoch is the whole run and whose batches are iterations."""
+    names = ("accelerator", "devices", "num_nodes", "strategy")
+    hardware = construct(Hardware, cfg, {name: f"strategy.trainer.{name}" for name in names})
     container = OmegaConf.to_container(cfg.strategy.trainer, resolve=True)
     assert isinstance(container, dict)
-    options = {str(key): value for key, value in container.items()}
-    if str(options["precision"]) in ("16-mixed", "16-true", "bf16-true"):
+    more = {str(key): value for key, value in container.items() if key not in names}
+    if "precision" in more:
         raise ConfigError(
-            "strategy.trainer.precision: use 32-true or bf16-mixed; weights in bfloat16: model.dtype=bfloat16"
+            "strategy.trainer.precision: set model.dtype (weights) or strategy.compute_dtype (products)"
         )
-    if options["strategy"] == "ddp" and objective.critic is not None:
-        # Policy and critic have a backward pass each, which leaves the other's parameters unused.
-        options["strategy"] = "ddp_find_unused_parameters_true"
-    if options["accelerator"] == "auto":
-        options["accelerator"] = default_device()
+    sharding = build_sharding(cfg)
+    strategy = build_strategy(
+        hardware,
+        has_critic=objective.critic is not None,
+        cpu_offload=sharding is not None and sharding.cpu_offload,
+    )
     try:
         return pl.Trainer(
-            **options,
+            accelerator=hardware.device,
+            devices=hardware.per_node,
+            num_nodes=hardware.num_nodes,
+            strategy=strategy,
+            # Weights are as the model was loaded, and the module chooses what to compute in. Lightning's
+            # autocast would keep casts of the old weights over the optimiser steps of an iteration.
+            precision="32-true",
+            **more,
+            # Its answer to a signal would be a checkpoint in the middle of an iteration; see GracefulStop.
+            plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
             max_epochs=1,
             logger=loggers or False,
             callbacks=callbacks,
@@ -390,8 +437,3 @@ def build_trainer(
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise ConfigError(f"strategy.trainer: {error}") from error
-
-
-def default_device() -> str:
-    """A CUDA GPU if there is one, else the CPU; other accelerators lack double precision."""
-    return "cuda" if torch.cuda.is_available() else "cpu"

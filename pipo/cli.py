@@ -13,7 +13,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipo.errors import ConfigError, RunStopped
+from pipo.errors import ConfigError, RunFailed, RunStopped
+from pipo.processes import given_folder, started_together
 from pipo.sweep import job_name
 
 Value = TypeVar("Value")
@@ -29,7 +30,15 @@ def register_resolvers() -> None:
         return total // by
 
     def run_folder(resume: str | None, fresh: str) -> str:
-        return str(resume) if resume else fresh
+        if resume:
+            return str(resume)
+        if (given := given_folder()) is not None:
+            return given
+        if started_together():
+            raise ConfigError(
+                "output_dir: several processes start at once, so name their folder: output_dir=..."
+            )
+        return fresh
 
     def wandb_offline() -> bool:
         return not os.environ.get("WANDB_API_KEY")
@@ -67,13 +76,18 @@ def exit_code(run: Callable[[], Value]) -> tuple[int, Value | None]:
     """Run a program; mistakes of the user become one line, everything else keeps its trace.
 
     Returns:
-        Exit status and the program's value: 0, 2 for a bad configuration, 128 + signal for a stopped run.
+        Exit status and the program's value: 0, 1 for a failed run, 2 for a bad configuration, 128 + signal
+        for a stopped run.
     """
     try:
         return 0, run()
     except (ConfigError, OmegaConfBaseException) as error:
-        print(f"error: {_first_line(error)}", file=sys.stderr)
+        details = error.details if isinstance(error, ConfigError) else ()
+        print("\n  ".join([f"error: {_first_line(error)}", *details]), file=sys.stderr)
         return 2, None
+    except RunFailed as failed:
+        print(f"error: {failed}", file=sys.stderr)
+        return 1, None
     except RunStopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.code, None
@@ -91,9 +105,10 @@ def check_command_line(arguments: list[str], config_name: str) -> None:
         return
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            compose(config_name=config_name, overrides=arguments, return_hydra_config=True)
+            cfg = compose(config_name=config_name, overrides=arguments, return_hydra_config=True)
+            _ = cfg.output_dir  # Hydra is about to make this folder
     except (HydraException, OmegaConfBaseException) as error:
-        if isinstance(error.__cause__, ConfigError):
+        if _own_error(error) is not None:
             print(f"error: {_first_line(error)}", file=sys.stderr)
             sys.exit(2)
         text = f"{error}\n{error.__cause__ or ''}"
@@ -108,7 +123,11 @@ def check_command_line(arguments: list[str], config_name: str) -> None:
 
 def _first_line(error: Exception) -> str:
     """OmegaConf adds lines about its own types; the message of an inner ConfigError comes first."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ConfigError):
-        cause = cause.__cause__
-    return str(cause or error).splitlines()[0]
+    return str(_own_error(error) or error).splitlines()[0]
+
+
+def _own_error(error: BaseException | None) -> ConfigError | None:
+    """The ConfigError behind an error of OmegaConf, if that is what it is about."""
+    while error is not None and not isinstance(error, ConfigError):
+        error = error.__cause__ or error.__context__
+    return error

@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class ConfigError(ValueError):
-    """A mistake in the configuration, the data or on the command line. The message names it."""
+    """A mistake in the configuration, the data or on the command line. The message names it.
+
+    Args:
+        message: what is wrong and what to do.
+        details: a line each for several things that are wrong in the same way.
+    """
+
+    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.details = tuple(details)
+
+
+class RunFailed(Exception):
+    """The run cannot go on: a full disk, a grader that cannot start, numbers that are not finite.
+
+    The message says what happened, what is left, and how to go on.
+    """
 
 
 class RunStopped(Exception):

@@ -126,7 +126,8 @@ def _absolute(reference: str, key: str) -> str:
 def _validated(key: str, value: Any, hint: Any) -> Any:
     """The value if it is of the annotated type (an integer passes for a float), else a ConfigError."""
     config = pydantic.ConfigDict(arbitrary_types_allowed=True)
-    if isinstance(value, list) and typing.get_origin(hint) is tuple:
+    alternatives = (hint, *typing.get_args(hint))  # the second for an optional tuple
+    if isinstance(value, list) and any(typing.get_origin(option) is tuple for option in alternatives):
         value = tuple(value)  # YAML has no tuples
     try:
         if isinstance(hint, type) and hasattr(hint, "__dataclass_fields__"):
@@ -134,7 +135,7 @@ def _validated(key: str, value: Any, hint: Any) -> Any:
         return pydantic.TypeAdapter(hint, config=config).validate_python(value, strict=True)
     except pydantic.ValidationError as error:
         wanted = getattr(hint, "__name__", str(hint)) if not typing.get_args(hint) else str(hint)
-        wanted = wanted.replace("typing.", "")
+        wanted = wanted.replace("typing.", "").replace("collections.abc.", "")
         raise ConfigError(f"{key}: expected {wanted}, got {value!r}") from error
 
 

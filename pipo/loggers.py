@@ -7,8 +7,8 @@ in the file before the next iteration begins, and a resumed run goes on where it
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from pipo.files import replace_text, sync
 from pipo.run_log import METRICS_FILE, read_metrics
 
 
@@ -31,12 +32,19 @@ class MetricsFileLogger(Logger):
     def __init__(self, *, folder: str, start: int) -> None:
         super().__init__()
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.jsonl, self.csv = self.folder / METRICS_FILE, self.folder / "metrics.csv"
+        self._rows: list[dict[str, Any]] = []
+        self._columns: list[str] = []
+        self._take_over(start)
+
+    @rank_zero_only
+    def _take_over(self, start: int) -> None:
+        """Go on with the rows before ``start``; other processes log nothing."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         earlier = read_metrics(self.jsonl) if self.jsonl.exists() else []
         self._rows = [row for row in earlier if row["iteration"] < start]
-        self._columns: list[str] = []
-        self._rewrite()
+        replace_text(self.jsonl, "".join(json.dumps(row) + "\n" for row in self._rows))
+        self._write_csv()
 
     @property
     def name(self) -> str:
@@ -66,24 +74,17 @@ class MetricsFileLogger(Logger):
         else:
             self._write_csv()
 
-    def _rewrite(self) -> None:
-        lines = "".join(json.dumps(row) + "\n" for row in self._rows)
-        _replace(self.jsonl, lines)
-        self._write_csv()
+    @rank_zero_only
+    def save(self) -> None:
+        """Called before a checkpoint is written: its rows outlive a loss of power, too."""
+        sync(self.jsonl)
 
     def _write_csv(self) -> None:
         """Columns appear during a run (the first evaluation, the first comparison): write all rows again."""
         names = {name for row in self._rows for name in row} - {"iteration"}
         self._columns = ["iteration", *sorted(names)]
-        temporary = self.csv.with_suffix(".csv.tmp")
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, self._columns, restval="")
-            writer.writeheader()
-            writer.writerows(self._rows)
-        os.replace(temporary, self.csv)
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, self._columns, restval="")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        replace_text(self.csv, table.getvalue())

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from pipo.checkpoints import STATE, verify
 from pipo.errors import ConfigError
 from pipo.instantiate import construct, instantiate
-from pipo.modules.policy import Policy, load_policy, load_weights, read_checkpoint
+from pipo.modules.policy import Policy, load_policy, load_weights
 
 
 def embedded_model(name: str) -> str:
@@ -48,7 +49,8 @@ class ModelSpec:
         """Read the weights."""
         policy = load_policy(self.path, self.dtype, self.gradient_checkpointing)
         if self.checkpoint is not None:
-            load_weights(policy, read_checkpoint(self.checkpoint))
+            verify(self.checkpoint)
+            load_weights(policy, self.checkpoint / STATE)
         return policy
 
 
@@ -65,7 +67,7 @@ def build_model(cfg: DictConfig) -> ModelSpec:
     if path.suffix == ".ckpt":
         path = path.resolve()
         saved = path.parent.parent / "config.yaml"
-        if not path.is_file() or not saved.is_file():
+        if not path.is_dir() or not saved.is_file():
             raise ConfigError(f"model.path={path}: not a checkpoint inside a run folder")
         # The run's own configuration says what kind of model the weights belong to.
         return replace(build_model(OmegaConf.load(saved)), checkpoint=path)  # type: ignore[arg-type]

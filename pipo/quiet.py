@@ -12,7 +12,8 @@ def quiet() -> None:
     """Silence progress bars and notices that tell a user nothing about the run."""
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     # One batch is an iteration that makes its own data, so a loader without workers is the right one.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # The schedule counts iterations, also those in which only a critic is trained.

@@ -20,7 +20,8 @@ token is a response token).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -113,6 +114,13 @@ class Completions:
     @staticmethod
     def join(parts: Sequence[Completions]) -> Completions:
         """Concatenate along the rows, padding each part to the longest response."""
+        if not parts:
+            return Completions(
+                response_ids=torch.empty(0, 0, dtype=torch.int64),
+                response_mask=torch.empty(0, 0, dtype=torch.bool),
+                logprobs=torch.empty(0, 0),
+                finished=torch.empty(0, dtype=torch.bool),
+            )
         width = max(part.response_ids.shape[1] for part in parts)
 
         def pad(name: str) -> Tensor:
@@ -172,13 +180,17 @@ class Annotations:
     """Per-token quantities that some models computed for the rollouts, without gradient.
 
     Attributes:
-        old_logprobs: float32 [N, R], the behaviour policy's log-probabilities, fixed at sampling time.
+        old_logprobs: float32 [N, R], the trainer's log-probabilities of the policy that sampled, fixed at
+            sampling time.
+        importance: float32 [N, R], weight of each token in the policy loss, 0 on padding; None for no
+            correction of the sampler's distance from ``old_logprobs``.
         ref_logprobs: float32 [N, R], the frozen reference model's; None unless the objective asks.
         values: float32 [N, R], the critic's value before each token; None unless the objective asks.
         teacher: prompts and log-probabilities of the self-teacher; None unless the objective asks.
     """
 
     old_logprobs: Tensor
+    importance: Tensor | None
     ref_logprobs: Tensor | None
     values: Tensor | None
     teacher: TeacherAnnotation | None
@@ -287,8 +299,43 @@ class PolicyBatch:
     def reweighted(self, advantages: Tensor, kl_coef: float) -> PolicyBatch:
         """The same responses for a surrogate with other advantages; neither distils nor teaches a critic."""
         return replace(
-            self, advantages=advantages, kl_coef=kl_coef, teacher_prompt_ids=None, value_targets=None
+            self,
+            advantages=advantages,
+            ref_logprobs=self.ref_logprobs if kl_coef else None,
+            kl_coef=kl_coef,
+            teacher_prompt_ids=None,
+            value_targets=None,
         )
+
+    def to_plain(self) -> dict[str, Any]:
+        """Tensors, numbers and lists only, so that a file of it loads without running code."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.value_targets is not None:
+            plain["value_targets"] = {
+                f.name: getattr(self.value_targets, f.name) for f in fields(ValueTargets)
+            }
+        return _to_plain(plain)
+
+    @staticmethod
+    def from_plain(plain: dict[str, Any]) -> PolicyBatch:
+        """The batch that :meth:`to_plain` described."""
+        values = dict(plain)
+        values["prompt_ids"] = tuple(tuple(ids) for ids in plain["prompt_ids"])
+        if (teacher := plain["teacher_prompt_ids"]) is not None:
+            values["teacher_prompt_ids"] = tuple(None if ids is None else tuple(ids) for ids in teacher)
+        if (targets := plain["value_targets"]) is not None:
+            values["value_targets"] = ValueTargets(**targets)
+        return PolicyBatch(**values)
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()  # a view would take all that it is a view of into the file
+    if isinstance(value, dict):
+        return {key: _to_plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_to_plain(item) for item in value]
+    return value
 
 
 def pad_rows(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

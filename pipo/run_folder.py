@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import importlib.metadata
 import json
 import logging
@@ -10,7 +12,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +20,15 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipo.callbacks.checkpoint import finished_checkpoints
-from pipo.errors import ConfigError
+from pipo.checkpoints import DamagedCheckpoint, finished_checkpoints, set_aside, sweep, verify
+from pipo.errors import ConfigError, RunFailed
+from pipo.files import replace_text
 
-_LOG = "train.log"
-# What a resumed run may change; everything else would make it another run.
-RESUMABLE_KEYS = ("iterations", "resume")
+log = logging.getLogger(__name__)
+
+_RECORD = "run.jsonl"
+# What a storage says that takes no more: full, over quota, over a size limit, broken, read-only.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _PACKAGES = ("pipo", "torch", "lightning", "transformers", "hydra-core", "math-verify", "wandb", "numpy")
 
 
@@ -36,7 +40,8 @@ def claim(folder: Path, cfg: DictConfig) -> None:
     Raises:
         ConfigError: when it holds a run already, or something that is not a run.
     """
-    found = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    # A partial file may be another program's that wants the same folder at this moment.
+    found = sorted(p.name for p in folder.glob("*") if not p.match(".*.partial"))
     if "config.yaml" in found:
         raise ConfigError(
             f"output_dir={folder}: already holds a run; go on with resume={folder} or take another folder"
@@ -44,51 +49,103 @@ def claim(folder: Path, cfg: DictConfig) -> None:
     if found:
         raise ConfigError(f"output_dir={folder}: holds something else ({', '.join(found[:3])}); take another")
     folder.mkdir(parents=True, exist_ok=True)
+    # A name of its own, then a link: the file is whole as soon as it is there, and only one program makes it.
+    mine = folder / f".config.yaml.{os.getpid()}.partial"
+    replace_text(mine, OmegaConf.to_yaml(cfg))
     try:
-        with (folder / "config.yaml").open("x", encoding="utf-8") as file:
-            file.write(OmegaConf.to_yaml(cfg))
+        os.link(mine, folder / "config.yaml")
     except FileExistsError as error:
         raise ConfigError(f"output_dir={folder}: another run has just taken this folder") from error
+    finally:
+        mine.unlink()
 
 
 @contextmanager
 def claimed(folder: Path, cfg: DictConfig) -> Iterator[None]:
-    """Hold a folder for a run; it is given back when nothing was sampled, so the command may be repeated.
+    """Hold a folder for a new run; it is given back when nothing was sampled, so the command may be repeated.
 
     Raises:
         ConfigError: see :func:`claim`.
     """
+    made = not folder.exists()
     claim(folder, cfg)
     try:
-        yield
+        with held(folder):
+            yield
     finally:
         if not (folder / "samples.jsonl").exists():
             release(folder)
+            if made and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Be the only program at work in a folder, until this process ends in whatever way.
+
+    Raises:
+        ConfigError: when another program does already.
+    """
+    with (folder / _RECORD).open("a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"{folder}: another program is at work in this folder") from error
+        except OSError as error:
+            log.warning("%s: cannot be locked (%s); see that no other program works there", folder, error)
+        yield
+
+
+@contextmanager
+def storage_errors(folder: Path) -> Iterator[None]:
+    """A disk that is full or broken is no fault of the program: one message that says what is left.
+
+    Raises:
+        RunFailed: naming the file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise RunFailed(
+            f"{error.filename or folder}: cannot be written ({error.strerror}). What was written before is "
+            f"whole; make room, then go on with python train.py resume={folder}"
+        ) from error
 
 
 def release(folder: Path) -> None:
     """Give a folder back whose run never began."""
-    for name in ("config.yaml", "run.jsonl", "train.log", "metrics.jsonl", "metrics.csv"):
+    logs = ("train.log", "eval.log", "metrics.jsonl", "metrics.csv")
+    for name in ("config.yaml", _RECORD, "identity.json", "wandb_id.txt", *logs):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "wandb", ignore_errors=True)
 
 
-def open_log(folder: Path) -> None:
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written must not bury what the run itself says about the disk."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing."""
+
+
+def open_log(folder: Path, name: str) -> None:
     """Send what the program logs to the run folder as well; warnings also go to the terminal."""
-    handler = logging.FileHandler(folder / _LOG, encoding="utf-8")
+    handler = _LogFile(folder / name, encoding="utf-8")
     handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
     logging.getLogger().addHandler(handler)
 
 
-def resumed(folder: Path, overrides: list[str]) -> tuple[DictConfig, Path]:
-    """The configuration and the newest checkpoint of an earlier run.
+def saved_config(folder: Path, overrides: list[str], *changeable: str) -> DictConfig:
+    """The configuration that a run was started with.
 
     Args:
         folder: the run folder.
-        overrides: the command line; only ``iterations=`` may go with ``resume=``.
+        overrides: the command line that resumes it.
+        *changeable: keys that may be given anew; any other would make it another run.
 
     Raises:
-        ConfigError: when there is no run, no checkpoint, or another override.
+        ConfigError: when there is no run, or another override.
     """
     if not (folder / "config.yaml").is_file():
         if folder.is_dir() and not any(folder.iterdir()):
@@ -99,16 +156,10 @@ def resumed(folder: Path, overrides: list[str]) -> tuple[DictConfig, Path]:
         key, _, value = entry.lstrip("+").partition("=")
         if key.startswith("hydra."):
             continue
-        if key not in RESUMABLE_KEYS:
-            raise ConfigError(
-                f"{entry}: a resumed run keeps its own configuration; only iterations= may be changed"
-            )
+        if key not in ("resume", *changeable):
+            only = f"; only {changeable[0]}= may be changed" if changeable else ""
+            raise ConfigError(f"{entry}: a resumed run keeps its own configuration{only}")
         changes.append(f"{key}={value}")
-    checkpoints = finished_checkpoints(folder / "checkpoints")
-    if not checkpoints:
-        raise ConfigError(f"resume={folder}: no checkpoint was written yet; start the run again")
-    if not zipfile.is_zipfile(checkpoints[-1]):
-        raise ConfigError(f"{checkpoints[-1]}: damaged; remove it to go on from the checkpoint before it")
     saved = OmegaConf.load(folder / "config.yaml")
     assert isinstance(saved, DictConfig)
     try:
@@ -117,11 +168,43 @@ def resumed(folder: Path, overrides: list[str]) -> tuple[DictConfig, Path]:
         raise ConfigError(f"resume={folder}: {error}") from error
     assert isinstance(merged, DictConfig)
     merged.output_dir = str(folder)
-    return merged, checkpoints[-1]
+    return merged
 
 
-def record_run(folder: Path) -> None:
-    """Append what is needed to do the same again: command, commit and versions."""
+def save_config(folder: Path, cfg: DictConfig) -> None:
+    """Note a larger budget, so that resuming once more needs no ``iterations=``."""
+    replace_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.merge(cfg, {"resume": None})))
+
+
+def newest_checkpoint(folder: Path, *, leads: bool) -> Path | None:
+    """The newest checkpoint of a run that is what was written; None when there was none yet.
+
+    Every process reads every byte, because all must come to the same choice. Damaged ones are named, and
+    renamed by the first process.
+
+    Raises:
+        ConfigError: when all are damaged.
+    """
+    if leads:
+        sweep(folder)
+    damaged: list[tuple[Path, DamagedCheckpoint]] = []
+    for checkpoint in reversed(finished_checkpoints(folder / "checkpoints")):
+        try:
+            verify(checkpoint)
+        except DamagedCheckpoint as error:
+            damaged.append((checkpoint, error))
+            continue
+        for path, error in damaged if leads else []:
+            kept_as = set_aside(path).name
+            log.warning("%s; it is %s now, and the run goes on from %s", error, kept_as, checkpoint.name)
+        return checkpoint
+    if damaged:
+        raise ConfigError(f"resume={folder}: no checkpoint is whole; {'; '.join(str(e) for _, e in damaged)}")
+    return None
+
+
+def record_run(folder: Path) -> dict[str, Any]:
+    """Append what is needed to do the same again, and return it: command, commit and versions."""
     versions = {}
     for package in _PACKAGES:
         try:
@@ -134,8 +217,9 @@ def record_run(folder: Path) -> None:
         "python": platform.python_version(),
         "versions": versions,
     }
-    with (folder / "run.jsonl").open("a", encoding="utf-8") as file:
+    with (folder / _RECORD).open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
+    return entry
 
 
 def _git() -> dict[str, Any] | None:
@@ -154,6 +238,4 @@ def _git() -> dict[str, Any] | None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a file that is either the old one or the new one, never half of it."""
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    replace_text(path, json.dumps(value, indent=2) + "\n")

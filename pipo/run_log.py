@@ -47,14 +47,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         ValueError: naming a line that is not a JSON object with an iteration.
     """
     rows = []
-    text = path.read_text(encoding="utf-8")
-    lines = text.splitlines()
-    for number, line in enumerate(lines, start=1):
+    # Bytes, because a crash may cut a character in two, and a response may hold other ends of lines.
+    *lines, rest = path.read_bytes().split(b"\n")
+    for number, line in enumerate([*lines, rest] if rest else lines, start=1):
         try:
             row = json.loads(line)
             int(row["iteration"])
         except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines) and not text.endswith("\n"):
+            if number > len(lines):
                 break
             raise ValueError(f"{path}, line {number}: not a record of an iteration") from error
         rows.append(row)

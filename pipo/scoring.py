@@ -2,69 +2,217 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
-from pipo import build, run_folder
-from pipo.evaluation.report import benchmark_table, write_results, write_samples
-from pipo.evaluation.results import Summary
+from pipo import build, run_folder, scoring_content
+from pipo.errors import ConfigError, RunStopped
+from pipo.evaluation.benchmark import Benchmark
+from pipo.evaluation.progress import EvaluationProgress
+from pipo.evaluation.report import RESULTS_FILE, scores_table, write_results
+from pipo.evaluation.results import EvaluationPlan, EvaluationResult, ProblemResult
 from pipo.evaluation.runner import evaluate
+from pipo.evaluation.samples import SAMPLES_FILE, append_samples, recover_samples
+from pipo.evaluation.tables import write_tables
 from pipo.instantiate import construct, instantiate
+from pipo.model_spec import ModelSpec, build_model
+from pipo.modules.policy import load_tokenizer
+from pipo.preview import print_preview
 from pipo.quiet import quiet
+from pipo.scoring_content import Part
+from pipo.strategies import default_device
 from pipo.tasks.prompts import response_decoder
 
+IDENTITY_FILE = "identity.json"
 
-def score(cfg: DictConfig) -> Summary:
-    """Evaluate, write results and samples, print a table.
+
+def score(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Evaluate every part, write results and samples, print a table; or only show prompts.
+
+    Args:
+        cfg: the composed configuration.
+        overrides: the command line, for ``resume=``.
 
     Raises:
-        ConfigError: when anything the user gave cannot be used.
+        ConfigError: when anything the user gave cannot be used; nothing has been generated then.
+        RunStopped: when a signal ended the evaluation.
     """
     quiet()
-    folder = Path(str(cfg.output_dir))
-    with run_folder.claimed(folder, cfg):
-        return _score(cfg, folder)
+    if cfg.preview is not None:
+        with _opened_parts(cfg) as (_, _, parts):
+            print_preview(parts, cfg.preview)
+        return
+    fresh = cfg.resume is None
+    folder = Path(str(cfg.output_dir if fresh else cfg.resume))
+    cfg = cfg.copy() if fresh else _saved(folder, overrides)
+    cfg.output_dir = str(folder)  # the saved configuration names the folder, not the time of day
+    with (
+        run_folder.claimed(folder, cfg) if fresh else run_folder.held(folder),
+        _stoppable(folder),
+    ):
+        run_folder.open_log(folder, "eval.log")
+        _score(cfg, folder)
 
 
-def _score(cfg: DictConfig, folder: Path) -> Summary:
+def _saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of an evaluation that can be gone on with."""
+    cfg = run_folder.saved_config(folder, list(overrides))
+    if "benchmark" not in cfg:
+        raise ConfigError(f"resume={folder}: a training run; go on with python train.py resume={folder}")
+    if (folder / RESULTS_FILE).exists():
+        raise ConfigError(f"resume={folder}: this evaluation is finished; see its {RESULTS_FILE}")
+    return cfg
+
+
+def _score(cfg: DictConfig, folder: Path) -> None:
     """Evaluate into a folder that is ours."""
     device = construct(_device, cfg, {"name": "device"})
     plan = build.build_plan(cfg)
-    (part,) = cfg.benchmark.parts
-    bench = build.build_workbench(cfg, f"benchmark.parts.{part}")
-    try:
-        problems = bench.problems("test", cfg.evaluation.problems)
-        engine = instantiate(cfg, "rollout.engine")(policy=bench.model.load().to(device))
-        result = evaluate(
-            engine,
-            bench.task,
-            problems.examples,
-            problems.prompt_ids,
-            response_decoder(bench.tokenizer),
-            bench.sampling,
-            plan,
-        )
-    finally:
-        bench.task.close()
-    summary, name = result.to_summary(), cfg.benchmark.name
-    run_folder.record_run(folder)
-    metadata = {"model": bench.model.path, "task_version": bench.task.version}
-    if bench.model.checkpoint is not None:
-        metadata["checkpoint"] = str(bench.model.checkpoint)
-    write_samples(folder, result.problems)
-    write_results(folder, {name: summary}, metadata)
+    logger = scoring_content.build_logger(cfg)
+    with _opened_parts(cfg) as (benchmark, model, parts):
+        _check_identity(folder, scoring_content.identities(cfg, parts, plan))
+        done = _recovered(folder, parts, plan)
+        policy = model.load()
+        engine = instantiate(cfg, "rollout.engine")(policy=policy)
+        if engine.shares_weights:
+            policy.to(device)  # another engine has a copy where it samples; this one only feeds it
+        run = run_folder.record_run(folder)
+        results: dict[str, EvaluationResult] = {}
+        with EvaluationProgress(Console()) as progress:
+            for part in parts:
+                bar = progress.part(part.name, len(part.problems.examples), done[part.name])
+
+                def keep(scored: Sequence[ProblemResult], name: str = part.name, bar=bar) -> None:
+                    append_samples(folder / SAMPLES_FILE, name, scored)
+                    bar(scored)
+
+                results[part.name] = evaluate(
+                    engine,
+                    part.bench.task,
+                    part.problems.examples,
+                    part.problems.prompt_ids,
+                    response_decoder(part.bench.tokenizer),
+                    part.bench.sampling,
+                    plan,
+                    done=done[part.name],
+                    on_batch=keep,
+                )
+        engine.close()
+        content = scoring_content.content(cfg, benchmark, model, parts, results, plan, run)
+    write_tables(folder, content)
+    write_results(folder, content)
     console = Console()
-    console.print(benchmark_table(name, summary))
-    console.print(f"results.json and samples.jsonl are in {folder}", highlight=False)
-    return summary
+    console.print(scores_table(benchmark.name, content))
+    console.print(f"results.json, samples.jsonl, table.md and table.tex are in {folder}", highlight=False)
+    if logger is not None:
+        scoring_content.log_to_wandb(logger, cfg, content)
+
+
+@contextmanager
+def _opened_parts(cfg: DictConfig) -> Iterator[tuple[Benchmark, ModelSpec, list[Part]]]:
+    """The benchmark, the model and every part with its problems; what cannot be read is named at once."""
+    keys = {name: f"benchmark.{name}" for name in ("name", "average", "weights", "not_covered")}
+    benchmark = construct(Benchmark, cfg, keys, parts=tuple(map(str, cfg.benchmark.parts)))
+    model = build_model(cfg)
+    tokenizer = load_tokenizer(model.path)
+    parts: list[Part] = []
+    errors: list[ConfigError] = []
+    with ExitStack() as stack:
+        for name in benchmark.parts:
+            try:
+                bench = build.build_workbench(cfg, f"benchmark.parts.{name}", model, tokenizer)
+                stack.callback(bench.task.close)
+                problems = bench.problems("test", cfg.evaluation.problems)
+            except ConfigError as error:
+                errors.append(error)
+                continue
+            parts.append(Part(name=name, bench=bench, problems=problems))
+        reasons = list(dict.fromkeys(map(str, errors)))
+        if len(reasons) > 1:
+            count = f"{len(errors)} of the {len(benchmark.parts)} parts of {benchmark.name}"
+            raise ConfigError(f"{count} cannot be scored:", reasons)
+        if reasons:
+            raise errors[0]
+        yield benchmark, model, parts
+
+
+def _check_identity(folder: Path, now: dict[str, dict[str, Any]]) -> None:
+    """Note what is scored, and how; an evaluation that goes on must be of the same."""
+    path = folder / IDENTITY_FILE
+    if not path.exists():
+        run_folder.write_json(path, now)
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for part, identity in now.items():
+        for key, value in identity.items():
+            if before[part][key] != value:
+                raise ConfigError(
+                    f"resume={folder}: {part}: {key} was {before[part][key]} at the beginning and is {value} "
+                    "now; score again into another folder"
+                )
+
+
+def _recovered(
+    folder: Path, parts: Sequence[Part], plan: EvaluationPlan
+) -> Mapping[str, Sequence[ProblemResult]]:
+    """What is scored already, if it is still what would be scored."""
+    sizes = {part.name: len(part.problems.examples) for part in parts}
+    try:
+        done = recover_samples(folder / SAMPLES_FILE, sizes, plan.prompts_per_batch)
+    except ValueError as error:
+        raise ConfigError(f"resume={folder}: {error}") from error
+    for part in parts:
+        decode = response_decoder(part.bench.tokenizer)
+        for old in done[part.name]:
+            example, prompt = part.problems.examples[old.index], decode(part.problems.prompt_ids[old.index])
+            if (old.uid, old.answer, old.prompt) != (example.uid, example.answer, prompt):
+                raise ConfigError(
+                    f"resume={folder}: {part.name} problem {old.index} ({old.uid}) is not the one that was "
+                    "scored: its data or its prompt have changed; score again into another folder"
+                )
+    return done
+
+
+@contextmanager
+def _stoppable(folder: Path) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the evaluation in good order and say how to go on."""
+    received = [signal.SIGINT]
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(signal.Signals(number))
+        raise KeyboardInterrupt
+
+    ours = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if ours else ()
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        number = received[-1]
+        if not (folder / SAMPLES_FILE).exists():
+            raise RunStopped(f"{number.name}: stopped before anything was scored", 128 + number) from stop
+        raise RunStopped(
+            f"{number.name}: stopped, what is scored stays scored; go on with python eval.py resume={folder}",
+            128 + number,
+        ) from stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device(build.default_device())
+        return torch.device(default_device())
     if name not in ("cpu", "cuda"):
         raise ValueError(f"device must be auto, cpu or cuda, got {name!r}")
     return torch.device(name)

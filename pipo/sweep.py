@@ -18,9 +18,8 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 
 from pipo.errors import ConfigError
+from pipo.processes import OF_THIS_PROCESS, leads
 
-# Set by a launcher of several processes or by Lightning for its own children.
-_INHERITED = {"LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
 _STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _failed: list[str] = []
 _finished: list[str] = []
@@ -33,6 +32,8 @@ def job_name(number: int, overrides: str) -> str:
 
 def run_job(script: str) -> float:
     """Run the current job of a sweep as a plain run; returns its held-out accuracy, nan if it failed.
+
+    A cluster may run this in every process of the job; the first one's value counts.
 
     Raises:
         ConfigError: when the command line names one folder for all jobs.
@@ -57,7 +58,7 @@ def run_job(script: str) -> float:
         *hydra.overrides.task,
         f"output_dir='{quoted}'",
     ]
-    environment = {key: value for key, value in os.environ.items() if key not in _INHERITED}
+    environment = {key: value for key, value in os.environ.items() if key not in OF_THIS_PROCESS}
     environment["PIPO_SWEEP_GROUP"] = Path(hydra.sweep.dir).as_posix().replace("/", "-")
     print(f"\n[job {hydra.job.num}] {hydra.job.override_dirname or 'defaults'}", flush=True)
     code = _wait(subprocess.Popen(command, env=environment, cwd=hydra.runtime.cwd))
@@ -66,6 +67,8 @@ def run_job(script: str) -> float:
         sys.exit(code)
     if code:
         _failed.append(f"{folder} (exit status {code})")
+        return math.nan
+    if not leads():
         return math.nan
     _finished.append(str(folder))
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))

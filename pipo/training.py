@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import os
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from pipo import build, run_folder
-from pipo.callbacks.checkpoint import iterations_of
 from pipo.callbacks.evaluation import HeldOutEvaluation
-from pipo.callbacks.interrupt import GracefulStop
+from pipo.callbacks.interrupt import REQUEUE, GracefulStop, requeue
 from pipo.callbacks.progress import RunProgress
-from pipo.errors import ConfigError, RunStopped
+from pipo.checkpoints import STATE, iterations_of
+from pipo.cli import CONF
+from pipo.errors import ConfigError, RunFailed, RunStopped
 from pipo.evaluation.report import before_after_table
-from pipo.modules.policy import load_weights, read_checkpoint
-from pipo.modules.policy_module import PolicyModule
 from pipo.plot import plot_curves
+from pipo.processes import RUN_FOLDER, leads
 from pipo.quiet import quiet
+from pipo.rollout.engine import EngineFailed
 from pipo.run_log import METRICS_FILE
-from pipo.tasks.datamodule import PromptDataModule
+from pipo.tasks.graders.worker_pool import WorkerStartError
 
 CallbackType = TypeVar("CallbackType", bound=pl.Callback)
 
@@ -38,26 +40,49 @@ def train(cfg: DictConfig, overrides: list[str]) -> float:
 
     Raises:
         ConfigError: when anything the user gave cannot be used; no training has begun then.
+        RunFailed: when the run cannot go on for a reason outside of the program.
         RunStopped: when a signal ended the run.
     """
     quiet()
-    checkpoint = None
-    if cfg.resume is not None:
-        cfg, checkpoint = run_folder.resumed(Path(str(cfg.resume)), overrides)
+    fresh = cfg.resume is None
+    if not fresh:
+        cfg = run_folder.saved_config(Path(str(cfg.resume)), overrides, "iterations")
     run = build.build_run_config(cfg)
     cfg = cfg.copy()
     cfg.output_dir = run.output_dir  # the saved configuration names the folder, not the time of day
-    folder, fresh = Path(run.output_dir), checkpoint is None
-    with run_folder.claimed(folder, cfg) if fresh and _leads() else nullcontext():
-        if _leads():
-            run_folder.open_log(folder)
+    folder = Path(run.output_dir)
+    os.environ[RUN_FOLDER] = str(folder)
+    with run_folder.storage_errors(folder), _holding(folder, cfg, fresh=fresh):
+        checkpoint = None
+        if leads():
+            run_folder.open_log(folder, "train.log")
+        if not fresh:
+            checkpoint = run_folder.newest_checkpoint(folder, leads=leads())
+            _check_unfinished(run, checkpoint)
+            if leads():
+                run_folder.save_config(folder, cfg)
         callbacks = _run(cfg, run, checkpoint)
-    return _finish(cfg, run, callbacks)
+        return _finish(cfg, run, callbacks)
 
 
-def _leads() -> bool:
-    """Whether this is the first process; asked before there is a process group."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+def _holding(folder: Path, cfg: DictConfig, *, fresh: bool) -> AbstractContextManager[None]:
+    """The first process keeps others out of the run folder."""
+    if not leads():
+        return nullcontext()
+    return run_folder.claimed(folder, cfg) if fresh else run_folder.held(folder)
+
+
+def _check_unfinished(run: build.RunConfig, checkpoint: Path | None) -> None:
+    """Refuse to resume what has its result; a run that was ended during its last evaluation has none."""
+    if checkpoint is None:
+        return
+    folder, finished = Path(run.output_dir), iterations_of(checkpoint)
+    summary = folder / "summary.json"
+    scored = summary.exists() and json.loads(summary.read_text(encoding="utf-8"))["iterations"] == finished
+    if finished > run.iterations or (finished == run.iterations and scored):
+        raise ConfigError(
+            f"resume={folder}: its {finished} iterations are finished; iterations= above that goes on"
+        )
 
 
 def _run(cfg: DictConfig, run: build.RunConfig, checkpoint: Path | None) -> list[pl.Callback]:
@@ -68,34 +93,25 @@ def _run(cfg: DictConfig, run: build.RunConfig, checkpoint: Path | None) -> list
         module = build.build_module(cfg, run, bench)
         data = build.build_data(cfg, run, bench)
         callbacks = build.build_callbacks(cfg, run, bench, module.objective.distillation, start)
-        if start >= run.iterations:
-            assert checkpoint is not None
-            _score_finished(run, module, _only(callbacks, HeldOutEvaluation), checkpoint)
-            return callbacks
         loggers = build.build_loggers(cfg, run, start)
         trainer = build.build_trainer(cfg, callbacks, loggers, module.objective)
-        if _leads():
+        if leads():
             run_folder.record_run(Path(run.output_dir))
-        _fit(trainer, module, data, cfg, checkpoint)
+        _log_config(trainer.loggers, cfg)
+        trainer.fit(module, datamodule=data, ckpt_path=_state_of(checkpoint))
+    except (WorkerStartError, EngineFailed) as error:
+        raise RunFailed(
+            f"{error}; the run ended in the middle of an iteration, of which nothing is kept. "
+            f"Go on from the newest checkpoint with python train.py resume={run.output_dir}"
+        ) from error
     finally:
         bench.task.close()
     return callbacks
 
 
-def _score_finished(
-    run: build.RunConfig, module: PolicyModule, evaluation: HeldOutEvaluation, checkpoint: Path
-) -> None:
-    """The last evaluation of a run that was stopped after its last iteration."""
-    folder, finished = Path(run.output_dir), iterations_of(checkpoint)
-    if finished > run.iterations or (folder / "summary.json").exists():
-        raise ConfigError(
-            f"resume={folder}: its {finished} iterations are finished; iterations= above that goes on"
-        )
-    module.configure_model()
-    state = read_checkpoint(checkpoint)
-    load_weights(module.policy, state)
-    evaluation.load_state_dict(state["callbacks"][evaluation.state_key])
-    evaluation.measure_after(module)
+def _state_of(checkpoint: Path | None) -> Path | None:
+    """What Lightning reads of a checkpoint."""
+    return None if checkpoint is None else checkpoint / STATE
 
 
 def _log_config(loggers: list[Logger], cfg: DictConfig) -> None:
@@ -105,31 +121,16 @@ def _log_config(loggers: list[Logger], cfg: DictConfig) -> None:
         logger.log_hyperparams({"config": container})
 
 
-def _fit(
-    trainer: pl.Trainer,
-    module: PolicyModule,
-    data: PromptDataModule,
-    cfg: DictConfig,
-    checkpoint: Path | None,
-) -> None:
-    """Train; a W&B run is closed whatever happens, and says whether it was a success."""
-    failed = True
-    try:
-        _log_config(trainer.loggers, cfg)
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
-        failed = False
-    finally:
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.finish(exit_code=int(failed))
-
-
 def _finish(cfg: DictConfig, run: build.RunConfig, callbacks: list[pl.Callback]) -> float:
     """Summary, curves and the table at the end; one process writes them."""
     folder = Path(run.output_dir)
     stop, evaluation = _only(callbacks, GracefulStop), _only(callbacks, HeldOutEvaluation)
     before, after = evaluation.before, evaluation.after
-    leader, seconds = _leads(), _only(callbacks, RunProgress).seconds
+    leader, seconds = leads(), _only(callbacks, RunProgress).seconds
+    metrics = folder / METRICS_FILE
+    if leader and metrics.exists() and metrics.stat().st_size:
+        plot_curves(metrics, folder / "curves.png")
+    # Last of all: a run that has its summary is finished.
     if leader and before is not None and after is not None:
         summary = {
             "iterations": run.iterations,
@@ -138,13 +139,8 @@ def _finish(cfg: DictConfig, run: build.RunConfig, callbacks: list[pl.Callback])
             "after": after,
         }
         run_folder.write_json(folder / "summary.json", summary)
-    metrics = folder / METRICS_FILE
-    if leader and metrics.exists() and metrics.stat().st_size:
-        plot_curves(metrics, folder / "curves.png")
     if after is None:
-        raise RunStopped(
-            f"{stop.reason}: stopped and saved; go on with python train.py resume={folder}", stop.exit_code
-        )
+        raise _stopped(stop, folder)
     assert before is not None
     if leader:
         console = Console()
@@ -153,12 +149,23 @@ def _finish(cfg: DictConfig, run: build.RunConfig, callbacks: list[pl.Callback])
     return float(after["pass@1"])
 
 
+def _stopped(stop: GracefulStop, folder: Path) -> RunStopped:
+    """How a run ends that a signal ended; SLURM is asked to start it again if that was what it meant."""
+    assert stop.reason is not None
+    again = requeue() if stop.reason == REQUEUE and leads() else None
+    then = f"{again}; " if again is not None else ""
+    message = f"{stop.reason.name}: stopped and saved; {then}go on with python train.py resume={folder}"
+    return RunStopped(message, 128 + stop.reason)  # as shells do
+
+
 def _where(folder: Path, task: str, seconds: float) -> str:
     """What lies where, and what to type next."""
+    # A task's held-out problems may be a benchmark under another name, or none.
+    benchmark = task if (CONF / "benchmark" / f"{task}.yaml").is_file() else "..."
     lines = [f"{seconds:.0f} s in all; everything is in [bold]{folder}[/bold]"]
     for name, what in (
         ("curves.png", "accuracy, reward, feedback, lengths, time"),
-        ("model/", f"Hugging Face format; score it with python eval.py model={folder} benchmark={task}"),
+        ("model/", f"Hugging Face format; score it with python eval.py model={folder} benchmark={benchmark}"),
         ("samples.jsonl", "sampled responses"),
         ("metrics.csv", "every metric of every iteration, also as metrics.jsonl"),
         ("checkpoints/", "go on with python train.py resume=" + str(folder) + " iterations=..."),

@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
 from pipo.callbacks.base import IterationStats, RolloutCallback
 from pipo.callbacks.pipo import PIPOCallback
+from pipo.checkpoints import STATE
+from pipo.modules.functional.importance import ImportanceCorrection
 from pipo.modules.objectives.base import Distillation, Objective
 from pipo.modules.objectives.grpo import GRPO
 from pipo.modules.options import BatchConfig, OptimizerConfig
 from pipo.modules.policy_module import PolicyModule
+from pipo.modules.sharding import Sharding
 from pipo.records import Rollouts, TokenIds
 from pipo.rollout.collector import CollectionConfig, Collector
 from pipo.rollout.engine import SamplingParams
@@ -112,6 +116,9 @@ def module(
     tokens: int = 64,
     group_size: int = 4,
     rounds: int = 0,
+    sharding: Sharding | None = None,
+    compute_dtype: torch.dtype | None = None,
+    importance: ImportanceCorrection | None = None,
     **optimizer: Any,
 ):
     numbers = {
@@ -121,6 +128,7 @@ def module(
         "weight_decay": 0.01,
         "max_grad_norm": 1.0,
         "warmup_iterations": 0,
+        "max_skipped_steps": 3,
     }
     return PolicyModule(
         load_policy=make_policy,
@@ -134,9 +142,12 @@ def module(
         ),
         privileged=privileged,
         objective=objective or grpo(),
+        importance=importance or ImportanceCorrection(level="none", cap=2.0),
         optimizer=OptimizerConfig(**{**numbers, **optimizer}),
         batching=BatchConfig(mini_batch=mini_batch, tokens_per_micro_batch=tokens),
         seed=7,
+        sharding=sharding,
+        compute_dtype=compute_dtype,
     )
 
 
@@ -184,5 +195,6 @@ def fit(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    trainer.fit(model, datamodule=data(iterations), ckpt_path=checkpoint)
+    state = None if checkpoint is None else checkpoint / STATE
+    trainer.fit(model, datamodule=data(iterations), ckpt_path=state)
     return trainer

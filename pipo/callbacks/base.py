@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import lightning.pytorch as pl
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pipo.modules.policy_module import PolicyModule
     from pipo.records import PolicyBatch, Rollouts
 
@@ -27,6 +29,25 @@ class IterationStats:
     policy_learns: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class SkippedStep:
+    """An optimiser step that was not made because its numbers were not finite; the same on every rank.
+
+    Attributes:
+        iteration: counted from 0.
+        update: ``policy``, ``pipo`` or ``value``.
+        loss: over all ranks.
+        grad_norm: before clipping.
+        in_a_row: how many steps were skipped since the last that was made, this one included.
+    """
+
+    iteration: int
+    update: str
+    loss: float
+    grad_norm: float
+    in_a_row: int
+
+
 class RolloutCallback(pl.Callback):
     """A Lightning callback that also acts on the rollouts of an iteration."""
 
@@ -42,4 +63,12 @@ class RolloutCallback(pl.Callback):
 
         The old log-probabilities in ``batch`` are already fixed, so an update made here is seen by the
         base update as what it is: a change of the policy since sampling.
+        """
+
+    def on_step_skipped(
+        self, trainer: pl.Trainer, module: PolicyModule, batch: PolicyBatch, rows: Tensor, step: SkippedStep
+    ) -> None:
+        """Called on every rank after an optimiser step was left out; weights and optimiser are untouched.
+
+        ``batch`` and ``rows`` are this rank's share of the mini-batch.
         """

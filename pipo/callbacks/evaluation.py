@@ -50,24 +50,26 @@ class HeldOutEvaluation(pl.Callback):
             raise ValueError(f"every and curve_samples must be >= 1, got {every} and {curve_samples}")
         self.task, self.examples, self.prompt_ids = task, examples, prompt_ids
         self.decode, self.sampling, self.plan, self.every = decode, sampling, plan, every
-        self.curve_plan = replace(plan, samples=curve_samples, ks=(1,))
+        self.curve_plan = replace(plan, samples=curve_samples, ks=(1,), majority=False)
         self.before: Summary | None = None
         self.after: Summary | None = None
 
     def _evaluate(self, module: PolicyModule, plan: EvaluationPlan) -> EvaluationResult:
         rank, ranks = world()
-        return evaluate(
-            module.engine,
-            self.task,
-            self.examples,
-            self.prompt_ids,
-            self.decode,
-            self.sampling,
-            plan,
-            rank=rank,
-            world_size=ranks,
-            device=module.device,
-        )
+        module.engine.wake()  # all ranks together, before some of them find nothing to evaluate
+        with module.sampling():
+            return evaluate(
+                module.engine,
+                self.task,
+                self.examples,
+                self.prompt_ids,
+                self.decode,
+                self.sampling,
+                plan,
+                rank=rank,
+                world_size=ranks,
+                device=module.device,
+            )
 
     def _measure(self, module: PolicyModule, when: str) -> Summary:
         """A full evaluation, with a word on the terminal about what takes so long."""
@@ -110,11 +112,7 @@ class HeldOutEvaluation(pl.Callback):
         """The model as it is now, unless the run was stopped before its budget."""
         assert isinstance(pl_module, PolicyModule)
         if not trainer.should_stop:
-            self.measure_after(pl_module)
-
-    def measure_after(self, module: PolicyModule) -> None:
-        """Score the model as it is now as the run's result."""
-        self.after = self._measure(module, "after")
+            self.after = self._measure(pl_module, "after")
 
     def state_dict(self) -> dict[str, Any]:
         """The first evaluation goes into the checkpoints, because it cannot be made again."""

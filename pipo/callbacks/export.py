@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities import rank_zero_only
 from transformers import PreTrainedTokenizerBase
 
+from pipo.modules.distributed import world
 from pipo.modules.policy_module import PolicyModule
+from pipo.modules.sharding import full_tensors
 
 
 class ModelExport(pl.Callback):
@@ -23,9 +24,13 @@ class ModelExport(pl.Callback):
         super().__init__()
         self.folder, self.tokenizer = Path(folder), tokenizer
 
-    @rank_zero_only
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the folder."""
+        """Write the folder; every rank sends its shards, the first puts them together and writes."""
         assert isinstance(pl_module, PolicyModule)
-        pl_module.policy.model.save_pretrained(self.folder)
-        self.tokenizer.save_pretrained(self.folder)
+        leader, model, whole = world()[0] == 0, pl_module.policy.model, {}
+        for name, tensor in full_tensors(model):
+            if leader:
+                whole[name] = tensor.cpu()
+        if leader:
+            model.save_pretrained(self.folder, state_dict=whole)
+            self.tokenizer.save_pretrained(self.folder)

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipo.evaluation.results import EvaluationPlan
 from pipo.evaluation.runner import evaluate, gather_problems
+from pipo.files import replace_text
 from pipo.modules.distributed import world
 from pipo.modules.policy_module import PolicyModule
 from pipo.records import TokenIds
@@ -58,7 +59,7 @@ class Probe(pl.Callback):
             raise ValueError(f"probe.samples must be >= 1, got {samples}")
         self.task, self.examples, self.prompt_ids = task, examples, prompt_ids
         self.decode, self.sampling = decode, sampling
-        self.plan = replace(plan, samples=samples, ks=(1,), resamples=1)
+        self.plan = replace(plan, samples=samples, ks=(1,), resamples=1, majority=False)
         self.path, self.start = Path(folder) / PROBE_FILE, start
         self.before: list[float] | None = None
         self.current: list[float] | None = None
@@ -68,7 +69,7 @@ class Probe(pl.Callback):
         assert isinstance(pl_module, PolicyModule)
         if trainer.is_global_zero and self.path.exists():
             kept = [row for row in read_metrics(self.path) if row["iteration"] < self.start]
-            self.path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            replace_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         if self.current is None:
             self.current = self._score(pl_module)
 
@@ -95,18 +96,20 @@ class Probe(pl.Callback):
     def _score(self, module: PolicyModule) -> list[float]:
         """Mean reward of each prompt, on every rank."""
         rank, ranks = world()
-        result = evaluate(
-            module.engine,
-            self.task,
-            self.examples,
-            self.prompt_ids,
-            self.decode,
-            self.sampling,
-            self.plan,
-            rank=rank,
-            world_size=ranks,
-            device=module.device,
-        )
+        module.engine.wake()  # all ranks together, before some of them find nothing to score
+        with module.sampling():
+            result = evaluate(
+                module.engine,
+                self.task,
+                self.examples,
+                self.prompt_ids,
+                self.decode,
+                self.sampling,
+                self.plan,
+                rank=rank,
+                world_size=ranks,
+                device=module.device,
+            )
         problems = gather_problems(result.problems)
         return [float(np.mean([sample.score for sample in problem.samples])) for problem in problems]
 

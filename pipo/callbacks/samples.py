@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from pipo.callbacks.base import IterationStats, RolloutCallback
+from pipo.files import replace_text, sync
 from pipo.modules.policy_module import PolicyModule
 from pipo.records import PolicyBatch, Rollouts
 from pipo.run_log import read_metrics
@@ -50,8 +51,15 @@ class SampleLog(RolloutCallback):
         """Forget what was written after the checkpoint that this run goes on from."""
         if self.path.exists():
             kept = [row for row in read_metrics(self.path) if row["iteration"] < self.start]
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
-            self.path.write_text(text, encoding="utf-8")
+            replace_text(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+
+    @rank_zero_only
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """No checkpoint is ahead of its samples."""
+        if self.path.exists():
+            sync(self.path)
 
     @rank_zero_only
     def on_rollouts_ready(

@@ -1,10 +1,11 @@
-"""Write an evaluation down: results.json, samples.jsonl and tables for the terminal."""
+"""Write an evaluation down: results.json, and tables for the terminal."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +13,19 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from pipo.evaluation.results import ProblemResult, Summary
-
-RESULTS_FILE = "results.json"
-SAMPLES_FILE = "samples.jsonl"
+from pipo.evaluation.compare import RESULTS_FILE
+from pipo.evaluation.results import Summary
 
 
-def write_results(folder: Path, summaries: Mapping[str, Summary], metadata: Mapping[str, Any]) -> Path:
+def write_results(folder: Path, content: Mapping[str, Any]) -> Path:
     """Write ``results.json`` with the ``evaluate`` library.
 
-    The file holds ``results`` (benchmark -> summary), ``metadata``, and what the library adds: the time, the
-    git commit of the working directory, and the versions of the library and of Python. Nothing is sent
-    anywhere. An earlier file is replaced.
+    The library adds the time, the git commit of the working directory, and its own version and that of
+    Python. Nothing is sent anywhere. An earlier file is replaced as a whole.
 
     Args:
         folder: made when it does not exist.
-        summaries: benchmark name -> :meth:`EvaluationResult.to_summary`.
-        metadata: what was evaluated: model, sampling, task versions; plain JSON types.
+        content: results and what was evaluated; plain JSON types.
 
     Returns:
         The path of the file.
@@ -36,40 +33,98 @@ def write_results(folder: Path, summaries: Mapping[str, Summary], metadata: Mapp
     # Imported here because it pulls in the datasets library, which takes seconds.
     from evaluate import save
 
-    return Path(save(folder / RESULTS_FILE, results=dict(summaries), metadata=dict(metadata)))
+    # Written beside and moved, because the file says that the evaluation is finished.
+    with _without_stderr():
+        temporary = Path(save(folder / f"unfinished_{RESULTS_FILE}", **content))
+    return temporary.replace(folder / RESULTS_FILE)
 
 
-def write_samples(folder: Path, problems: Iterable[ProblemResult]) -> Path:
-    """Write ``samples.jsonl``: one line per problem with all its responses, an earlier file is replaced.
+@contextlib.contextmanager
+def _without_stderr() -> Iterator[None]:
+    """The library asks git for a commit, whose complaint outside a checkout would look like an error."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
-    Returns:
-        The path of the file.
+
+def scores_table(name: str, content: Mapping[str, Any]) -> Table:
+    """One row per part, and the average; 80 characters wide unless names are long or the k are many.
+
+    Args:
+        name: of the benchmark.
+        content: of ``results.json``.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / SAMPLES_FILE
-    with path.open("w", encoding="utf-8") as file:
-        for problem in problems:
-            # Keys in reading order, and text as text: the file is meant for people and for grep.
-            record = {
-                "uid": problem.uid,
-                "level": problem.level,
-                "solved": f"{problem.solved}/{len(problem.samples)}",
-                "prompt": problem.prompt,
-                "answer": problem.answer,
-                "samples": [dataclasses.asdict(sample) for sample in problem.samples],
-            }
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    return path
-
-
-def benchmark_table(name: str, summary: Summary) -> Table:
-    """One benchmark as a table: metric, value, interval."""
-    table = _table(name, summary)
-    table.add_column("value", justify="right", no_wrap=True)
-    table.add_column(f"{summary['confidence']:.0%} interval", justify="right", no_wrap=True)
-    for row in _rows(summary):
-        table.add_row(row.label, row.show(row.value(summary)), row.show_interval(summary))
+    results: Mapping[str, Summary] = content["results"]
+    summaries = list(results.values())
+    confidence = summaries[0]["confidence"]
+    table = _empty(name, _scores_caption(content), padding=(0, 0))
+    table.add_column("part", overflow="fold")
+    table.add_column("prob-\nlems", justify="right", no_wrap=True)
+    table.add_column(
+        f"pass@1 (%)\n[{confidence:.0%} interval]".replace("[", "\\["), justify="right", no_wrap=True
+    )
+    metrics = [key for key in dict.fromkeys(key for each in summaries for key in each) if _is_rate(key)]
+    for heading in (*metrics, "tokens", "cut\n(%)", "grader\nerrors", "left\nout"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    left_out = {part: each["left_out"]["count"] for part, each in content["metadata"]["parts"].items()}
+    for part, summary in results.items():
+        length = summary["response_length"]
+        table.add_row(
+            escape(part),
+            str(summary["problems"]),
+            _with_interval(summary),
+            *(f"{100 * summary[key]:.1f}" if key in summary else "" for key in metrics),
+            f"{length:.{1 if length < 1000 else 0}f}",
+            f"{100 * summary['truncated']:.1f}",
+            str(summary["grader_errors"]),
+            str(left_out[part]),
+            end_section=part == list(results)[-1],
+        )
+    average = content["average"]
+    if len(results) > 1:
+        table.add_row(
+            "average",
+            str(sum(each["problems"] for each in summaries)),
+            _with_interval(average),
+            *(f"{100 * average[key]:.1f}" if key in average else "" for key in metrics),
+            "",
+            "",
+            str(sum(each["grader_errors"] for each in summaries)),
+            str(sum(left_out.values())),
+        )
     return table
+
+
+def _is_rate(key: str) -> bool:
+    return key.startswith(("pass@", "maj@")) and not key.endswith("_interval") and key != "pass@1"
+
+
+def _with_interval(summary: Mapping[str, Any]) -> str:
+    low, high = summary["pass@1_interval"]
+    return f"{100 * summary['pass@1']:.1f} \\[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _scores_caption(content: Mapping[str, Any]) -> list[str]:
+    """What the columns of the average are, the levels, and what is not covered."""
+    lines = []
+    columns = content["average"]["columns"]
+    if any(list(column["shares"]) != [name] for name, column in columns.items()):
+        shown = [f"{name} {100 * column['pass@1']:.1f}" for name, column in columns.items()]
+        lines.append(f"columns of the average: {', '.join(shown)}")
+    for part, summary in content["results"].items():
+        levels = [f"{name}: {100 * each['pass@1']:.1f}" for name, each in summary["levels"].items()]
+        if levels:
+            lines.append(f"{part}, pass@1 by level  {'  '.join(levels)}")
+    lines += [
+        f"not covered: {each['name']} ({each['weight']:.0%}): {each['why']}"
+        for each in content["not_covered"]
+    ]
+    return lines
 
 
 def before_after_table(before: Summary, after: Summary) -> Table:
@@ -104,6 +159,17 @@ def before_after_table(before: Summary, after: Summary) -> Table:
     return table
 
 
+def _empty(title: str, caption: Sequence[str], padding: tuple[int, int] = (0, 1)) -> Table:
+    return Table(
+        title=escape(title),
+        caption=escape("\n".join(caption)) if caption else None,
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+        padding=padding,
+    )
+
+
 def _table(title: str, *summaries: Summary) -> Table:
     """An empty table with the column of metric names; the caption counts what the summaries cover."""
     last = summaries[-1]
@@ -114,13 +180,7 @@ def _table(title: str, *summaries: Summary) -> Table:
     failures = [summary["grader_errors"] for summary in summaries]
     if any(failures):
         lines.append(f"responses that the grader failed on: {', then '.join(map(str, failures))}")
-    table = Table(
-        title=escape(title),
-        caption=escape("\n".join(lines)),
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-        caption_justify="left",
-    )
+    table = _empty(title, lines)
     table.add_column("metric")
     return table
 
@@ -160,7 +220,7 @@ class _Row:
 
 def _rows(summary: Summary) -> Iterator[_Row]:
     for key in summary:
-        if key.startswith("pass@") and not key.endswith("_interval"):
+        if key == "pass@1" or _is_rate(key):
             yield _Row(label=f"{key} (%)", path=(key,), scale=100, digits=1)
     yield _Row(label="reward", path=("reward",), scale=1, digits=3)
     yield _Row(label="length (tokens)", path=("response_length",), scale=1, digits=1)

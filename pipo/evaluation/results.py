@@ -23,6 +23,7 @@ class EvaluationPlan:
         prompts_per_batch: problems generated and graded at a time; also the unit dealt to ranks.
         confidence: of the intervals, in (0, 1).
         resamples: bootstrap resamples behind each interval.
+        majority: whether to put the responses to the vote too (maj@n), where the task can compare answers.
         seed: of sampling and of the bootstrap.
     """
 
@@ -31,6 +32,7 @@ class EvaluationPlan:
     prompts_per_batch: int
     confidence: float
     resamples: int
+    majority: bool
     seed: int
 
     def __post_init__(self) -> None:
@@ -69,6 +71,11 @@ class Sample:
     finished: bool
     length: int
 
+    @property
+    def solved(self) -> bool:
+        """Whether it got the full score."""
+        return self.score >= 1.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProblemResult:
@@ -81,6 +88,8 @@ class ProblemResult:
         prompt: the prompt as the model read it, decoded without special tokens.
         answer: the reference answer.
         samples: the graded responses.
+        majority: how often their majority answer is right, see :mod:`pipo.evaluation.voting`; None when
+            there was no vote.
     """
 
     index: int
@@ -89,11 +98,12 @@ class ProblemResult:
     prompt: str
     answer: str
     samples: tuple[Sample, ...]
+    majority: float | None
 
     @property
     def solved(self) -> int:
         """c, the number of responses with the full score."""
-        return sum(sample.score >= 1.0 for sample in self.samples)
+        return sum(sample.solved for sample in self.samples)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +125,8 @@ class EvaluationResult:
 
     Attributes:
         pass_at_k: k -> unbiased pass@k; k = 1 is the share of responses that solve their problem.
+        majority: n -> maj@n, the share of problems that the majority of all n responses solves; empty when
+            there was no vote.
         reward: mean verifier reward; differs from pass@1 only for graders that give partial scores.
         response_length: in tokens.
         truncated: share of responses cut at the length limit.
@@ -127,6 +139,7 @@ class EvaluationResult:
     """
 
     pass_at_k: Mapping[int, Estimate]
+    majority: Mapping[int, Estimate]
     reward: Estimate
     response_length: Estimate
     truncated: Estimate
@@ -141,11 +154,13 @@ class EvaluationResult:
         """Flat, plain JSON types.
 
         Returns:
-            ``pass@k`` (each k), ``reward``, ``response_length``, ``truncated`` as numbers, each with
-            ``<name>_interval: [low, high]`` beside it; ``levels: {level: {pass@1, pass@1_interval,
-            problems}}``; the counts ``problems``, ``samples``, ``grader_errors``; and ``confidence``.
+            ``pass@k`` (each k), ``maj@n`` (where there was a vote), ``reward``, ``response_length``,
+            ``truncated`` as numbers, each with ``<name>_interval: [low, high]`` beside it; ``levels:
+            {level: {pass@1, pass@1_interval, problems}}``; the counts ``problems``, ``samples``,
+            ``grader_errors``; and ``confidence``.
         """
         estimates = {f"pass@{k}": value for k, value in self.pass_at_k.items()}
+        estimates |= {f"maj@{n}": value for n, value in self.majority.items()}
         estimates |= {
             "reward": self.reward,
             "response_length": self.response_length,
@@ -153,9 +168,9 @@ class EvaluationResult:
         }
         summary: Summary = {}
         for name, value in estimates.items():
-            summary |= _flat(name, value)
+            summary |= flat(name, value)
         summary["levels"] = {
-            name: _flat("pass@1", level.accuracy) | {"problems": level.problems}
+            name: flat("pass@1", level.accuracy) | {"problems": level.problems}
             for name, level in self.levels.items()
         }
         summary["problems"] = self.problem_count
@@ -165,5 +180,6 @@ class EvaluationResult:
         return summary
 
 
-def _flat(name: str, estimate: Estimate) -> Summary:
+def flat(name: str, estimate: Estimate) -> Summary:
+    """A value with its interval beside it."""
     return {name: estimate.value, f"{name}_interval": [estimate.low, estimate.high]}

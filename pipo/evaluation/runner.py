@@ -20,12 +20,16 @@ from pipo.evaluation.results import (
     Sample,
 )
 from pipo.evaluation.statistics import Estimate, estimate, mean_at_n
+from pipo.evaluation.voting import majority_values
 from pipo.records import Completions, TokenIds
 from pipo.rollout.engine import RolloutEngine, SamplingParams
 from pipo.tasks.base import Example, Reward, Task
 
 Decode = Callable[[Sequence[int]], str]
 """Token ids to text, without special tokens."""
+
+OnBatch = Callable[[Sequence[ProblemResult]], None]
+"""Called with each batch of newly scored problems."""
 
 _MEANS = ("reward", "response_length", "truncated", "grader_errors")
 
@@ -42,6 +46,8 @@ def evaluate(
     rank: int = 0,
     world_size: int = 1,
     device: torch.device | str = "cpu",
+    done: Sequence[ProblemResult] = (),
+    on_batch: OnBatch | None = None,
 ) -> EvaluationResult:
     """Evaluate this rank's share of the problems and summarise those of all ranks.
 
@@ -59,6 +65,8 @@ def evaluate(
         rank: this process among ``world_size``.
         world_size: processes that share the problems.
         device: where results are gathered; the accelerator when the process group needs one (NCCL).
+        done: whole batches that were scored before, with the same plan; they are not scored again.
+        on_batch: told of each batch that is scored now.
 
     Raises:
         ValueError: when there are no problems, or not one prompt for each.
@@ -68,20 +76,32 @@ def evaluate(
         raise ValueError("examples: there is nothing to evaluate")
     if len(prompt_ids) != len(examples):
         raise ValueError(f"prompt_ids: {len(prompt_ids)} prompts for {len(examples)} examples")
+    vote = plan.majority and task.votes
+    known = {problem.index: problem for problem in done}
     problems: list[ProblemResult] = []
     starts = range(0, len(examples), plan.prompts_per_batch)
-    for number, start in list(enumerate(starts))[rank::world_size]:
+    own = list(enumerate(starts))[rank::world_size]
+    for number, start in own:
         batch = range(start, min(start + plan.prompts_per_batch, len(examples)))
+        if start in known:
+            problems += [known[i] for i in batch]
+            continue
         seed = _batch_seed(plan.seed, number)
         completions = engine.generate([prompt_ids[i] for i in batch], plan.samples, sampling, seed)
-        texts = _decode_rows(completions, decode)
-        verdicts = task.score_batch([examples[i] for i in batch for _ in range(plan.samples)], texts)
-        samples = _samples(completions, texts, verdicts)
-        for row, i in enumerate(batch):
-            own = samples[row * plan.samples : (row + 1) * plan.samples]
-            problems.append(_problem(i, examples[i], decode(prompt_ids[i]), own))
-    metric = PassAtK(plan.ks, _MEANS).to(device)
-    metric.update(*_columns(problems))
+        samples = _graded(completions, decode, task, [examples[i] for i in batch], plan.samples)
+        votes = majority_values(samples, task.same_answers) if vote else [None] * len(batch)
+        scored = [
+            _problem(i, examples[i], decode(prompt_ids[i]), drawn, majority)
+            for i, drawn, majority in zip(batch, samples, votes, strict=True)
+        ]
+        problems += scored
+        if on_batch is not None:
+            on_batch(scored)
+    if len(own) * world_size < len(starts):
+        engine.generate([], plan.samples, sampling, plan.seed)  # ranks that sample together ask equally often
+    names = (*_MEANS, "majority") if vote else _MEANS
+    metric = PassAtK(plan.ks, names).to(device)
+    metric.update(*_columns(problems, names))
     table = metric.compute()
     if len(table["index"]) != len(examples):
         raise RuntimeError(
@@ -112,6 +132,16 @@ def _decode_rows(completions: Completions, decode: Decode) -> list[str]:
     return [decode(row[:length]) for row, length in zip(rows, lengths, strict=True)]
 
 
+def _graded(
+    completions: Completions, decode: Decode, task: Task, examples: Sequence[Example], count: int
+) -> list[list[Sample]]:
+    """The ``count`` responses to each problem with their verdicts."""
+    texts = _decode_rows(completions, decode)
+    verdicts = task.score_batch([example for example in examples for _ in range(count)], texts)
+    samples = _samples(completions, texts, verdicts)
+    return [samples[row * count : (row + 1) * count] for row in range(len(examples))]
+
+
 def _samples(completions: Completions, texts: Sequence[str], verdicts: Sequence[Reward]) -> list[Sample]:
     finished, lengths = completions.finished.tolist(), completions.lengths.tolist()
     return [
@@ -127,7 +157,9 @@ def _samples(completions: Completions, texts: Sequence[str], verdicts: Sequence[
     ]
 
 
-def _problem(index: int, example: Example, prompt: str, samples: Sequence[Sample]) -> ProblemResult:
+def _problem(
+    index: int, example: Example, prompt: str, samples: Sequence[Sample], majority: float | None
+) -> ProblemResult:
     return ProblemResult(
         index=index,
         uid=example.uid,
@@ -135,23 +167,25 @@ def _problem(index: int, example: Example, prompt: str, samples: Sequence[Sample
         prompt=prompt,
         answer=example.answer,
         samples=tuple(samples),
+        majority=majority,
     )
 
 
-def _columns(problems: Sequence[ProblemResult]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What the metric takes: index, n, c and the means, in the order of ``_MEANS``."""
+def _columns(
+    problems: Sequence[ProblemResult], names: Sequence[str]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the metric takes: index, n, c and the named means."""
     if not problems:
         none = torch.empty(0, dtype=torch.int64)
-        return none, none, none, torch.empty(0, len(_MEANS), dtype=torch.float64)
-    means = np.stack(
-        [
-            mean_at_n([[s.score for s in p.samples] for p in problems]),
-            mean_at_n([[s.length for s in p.samples] for p in problems]),
-            mean_at_n([[not s.finished for s in p.samples] for p in problems]),
-            mean_at_n([[s.error is not None for s in p.samples] for p in problems]),
-        ],
-        axis=1,
-    )
+        return none, none, none, torch.empty(0, len(names), dtype=torch.float64)
+    columns = {
+        "reward": mean_at_n([[s.score for s in p.samples] for p in problems]),
+        "response_length": mean_at_n([[s.length for s in p.samples] for p in problems]),
+        "truncated": mean_at_n([[not s.finished for s in p.samples] for p in problems]),
+        "grader_errors": mean_at_n([[s.error is not None for s in p.samples] for p in problems]),
+        "majority": np.array([p.majority for p in problems], dtype=np.float64),
+    }
+    means = np.stack([columns[name] for name in names], axis=1)
     return (
         torch.tensor([p.index for p in problems]),
         torch.tensor([len(p.samples) for p in problems]),
@@ -168,16 +202,17 @@ def _summarise(
 ) -> EvaluationResult:
     columns = {name: column.numpy() for name, column in table.items()}
 
-    def mean(values: np.ndarray) -> Estimate:
-        return estimate(values, plan.confidence, plan.resamples, plan.seed)
+    def mean(values: np.ndarray, *, share: bool = True) -> Estimate:
+        return estimate(values, plan.confidence, plan.resamples, plan.seed, share=share)
 
     # Row i of the table is example i: the rows are sorted and none is missing.
     levels = np.array([example.level for example in examples])
     names = sorted({example.level for example in examples if example.level}, key=_level_order)
     return EvaluationResult(
         pass_at_k={k: mean(columns[f"pass@{k}"]) for k in plan.ks},
+        majority={plan.samples: mean(columns["majority"])} if "majority" in columns else {},
         reward=mean(columns["reward"]),
-        response_length=mean(columns["response_length"]),
+        response_length=mean(columns["response_length"], share=False),
         truncated=mean(columns["truncated"]),
         levels={
             name: LevelResult(

@@ -7,7 +7,10 @@ resampling responses would give intervals that are too narrow.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -84,15 +87,54 @@ def mean_at_n(scores: ArrayLike) -> Floats:
     return array.mean(axis=1)
 
 
+def bootstrap_means(values: ArrayLike, resamples: int, seed: int | Sequence[int]) -> Floats:
+    """Means of resampled problems: as many as there are, drawn with replacement, ``resamples`` times.
+
+    Args:
+        values: one number per problem.
+        resamples: number of resampled means.
+        seed: the same seed draws the same problems.
+
+    Raises:
+        ValueError: when there are no problems or no resamples.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or len(array) == 0:
+        raise ValueError(f"bootstrap: expected one value per problem, got shape {array.shape}")
+    if resamples < 1:
+        raise ValueError(f"bootstrap: resamples must be >= 1, got {resamples}")
+    problems = len(array)
+    generator = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    chunk = max(1, _DRAWS_AT_ONCE // problems)
+    for start in range(0, resamples, chunk):
+        rows = min(chunk, resamples - start)
+        drawn = generator.integers(problems, size=(rows, problems))
+        means[start : start + rows] = array[drawn].mean(axis=1)
+    return means
+
+
+def percentile_interval(means: Floats, confidence: float) -> tuple[float, float]:
+    """The two percentiles of resampled means that leave out (1 - confidence) / 2 on each side.
+
+    Raises:
+        ValueError: when the confidence lies outside (0, 1).
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"bootstrap: confidence must lie in (0, 1), got {confidence}")
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
 def bootstrap_interval(
-    values: ArrayLike, confidence: float, resamples: int, seed: int
+    values: ArrayLike, confidence: float, resamples: int, seed: int | Sequence[int]
 ) -> tuple[float, float]:
     """Percentile-bootstrap interval of the mean over problems.
 
-    Draws as many problems as there are, with replacement, ``resamples`` times, and takes the two percentiles
-    of the means that leave out (1 - confidence) / 2 on each side. The interval says how much the value would
-    move with *other problems of the same kind*. With one problem there is nothing to resample and its width
-    is zero, and so it is when all problems have the same value; neither means certainty.
+    The interval says how much the value would move with *other problems of the same kind*. With one problem
+    there is nothing to resample and its width is zero, and so it is when all problems have the same value;
+    neither means certainty.
 
     Args:
         values: one number per problem.
@@ -106,27 +148,86 @@ def bootstrap_interval(
     Raises:
         ValueError: when there are no problems or an argument is out of range.
     """
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or len(array) == 0:
-        raise ValueError(f"bootstrap: expected one value per problem, got shape {array.shape}")
+    return percentile_interval(bootstrap_means(values, resamples, seed), confidence)
+
+
+def wilson_interval(successes: int, trials: int, confidence: float) -> tuple[float, float]:
+    """Score interval of a proportion (Wilson, 1927), which keeps its coverage near 0 and 1.
+
+    Raises:
+        ValueError: no trials, more successes than trials, or a confidence outside (0, 1).
+    """
+    if not 0 <= successes <= trials or trials < 1:
+        raise ValueError(f"wilson: {successes} successes in {trials} trials")
     if not 0 < confidence < 1:
-        raise ValueError(f"bootstrap: confidence must lie in (0, 1), got {confidence}")
-    if resamples < 1:
-        raise ValueError(f"bootstrap: resamples must be >= 1, got {resamples}")
-    problems = len(array)
+        raise ValueError(f"wilson: confidence must lie in (0, 1), got {confidence}")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share, spread = successes / trials, z * z / trials
+    centre = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def estimate(values: ArrayLike, confidence: float, resamples: int, seed: int, *, share: bool) -> Estimate:
+    """The mean over problems with its interval.
+
+    Args:
+        values: one number per problem.
+        confidence: of the interval.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+        share: whether the values lie in [0, 1]. If each of them is 0 or 1, as with one response per problem,
+            their mean is a proportion and the interval is :func:`wilson_interval`: the bootstrap's would be
+            far too narrow near 0 and 1, and of no width at them. Else it is :func:`bootstrap_interval`.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if share and len(array) and np.isin(array, (0.0, 1.0)).all():
+        low, high = wilson_interval(int(array.sum()), len(array), confidence)
+    else:
+        low, high = bootstrap_interval(array, confidence, resamples, seed)
+    return Estimate(value=float(array.mean()), low=low, high=high)
+
+
+def sign_flip_p(contributions: ArrayLike, draws: int, seed: int) -> float:
+    """Two-sided p-value of a paired randomisation test.
+
+    If two models are equally good at every problem, the difference at each is as likely the other way round.
+    The value is the share of all ways to flip the signs for which the sum is at least as far from 0 as the
+    sum that was found. Problems without a difference have no say. All ways are counted when there are at most
+    ``draws`` of them; otherwise ``draws`` are drawn, and the one that was found counts among them, so that
+    the value is never 0.
+
+    Args:
+        contributions: what each problem adds to the difference.
+        draws: largest number of sign patterns.
+        seed: of the drawn patterns.
+    """
+    array = np.asarray(contributions, dtype=np.float64)
+    array = array[array != 0]
+    scale = np.abs(array).sum()
+    # Sums that are equal on paper may differ in the last digits.
+    found = np.abs(array.sum()) - 1e-9 * scale
+    if 2 ** len(array) <= draws:
+        patterns = np.arange(2 ** len(array))[:, None] >> np.arange(len(array)) & 1
+        return float(np.mean(np.abs((2 * patterns - 1) @ array) >= found))
     generator = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    chunk = max(1, _DRAWS_AT_ONCE // problems)
-    for start in range(0, resamples, chunk):
-        rows = min(chunk, resamples - start)
-        drawn = generator.integers(problems, size=(rows, problems))
-        means[start : start + rows] = array[drawn].mean(axis=1)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
+    hits, chunk = 0, max(1, _DRAWS_AT_ONCE // len(array))
+    for start in range(0, draws, chunk):
+        rows = min(chunk, draws - start)
+        signs = 2.0 * generator.integers(2, size=(rows, len(array)), dtype=np.int8) - 1
+        hits += int(np.sum(np.abs(signs @ array) >= found))
+    return (hits + 1) / (draws + 1)
 
 
-def estimate(values: ArrayLike, confidence: float, resamples: int, seed: int) -> Estimate:
-    """The mean over problems with its :func:`bootstrap_interval`."""
-    low, high = bootstrap_interval(values, confidence, resamples, seed)
-    return Estimate(value=float(np.mean(np.asarray(values, dtype=np.float64))), low=low, high=high)
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number by Holm's step-down method, in the order given.
+
+    Those below a level are significant together: the chance of even one false alarm among them stays below
+    that level, whatever the dependence between the tests.
+    """
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, at in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[at]))
+        adjusted[at] = largest
+    return adjusted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ def score_responses(
     *,
     temperature: float,
     token_budget: int,
+    device: torch.device,
+    passes: Callable[[int], int],
     prompts: Sequence[TokenIds] | None = None,
     group_size: int | None = None,
     rows: Tensor | None = None,
@@ -31,6 +33,9 @@ def score_responses(
         rollouts: the responses.
         temperature: sampling temperature that defines the policy; a critic has none.
         token_budget: most padded tokens of one forward pass.
+        device: where the model computes.
+        passes: forward passes that this process needs -> forward passes that it makes; sharded models need
+            the same number on every process.
         prompts: other prompts than those that were answered, with ``group_size`` responses each.
         group_size: responses per prompt; None for the rollouts' own.
         rows: responses to score, None for all; the others get 0.
@@ -43,13 +48,18 @@ def score_responses(
     group_size = rollouts.group_size if group_size is None else group_size
     rows = torch.arange(len(lengths)) if rows is None else rows
     extra = (temperature,) if isinstance(model, Policy) else ()
-    device = next(model.parameters()).device
     out = torch.zeros_like(completions.logprobs)
-    for group in row_groups(prompts, group_size, lengths, rows, token_budget):
+    groups = row_groups(prompts, group_size, lengths, rows, token_budget)
+    idle = passes(len(groups)) - len(groups)  # asked first: forward passes may be collective themselves
+    for group in groups:
         ids, mask = pack(prompts, group_size, completions.response_ids, lengths, group)
         flat = model(ids.to(device), mask.to(device), *extra)
         select = torch.tensor(group)
         out[select] = unflatten(flat.cpu(), completions.response_mask[select])
+    for _ in range(idle):
+        own = rollouts.prompts.prompt_ids, rollouts.group_size
+        ids, mask = pack(*own, completions.response_ids, lengths, [0])
+        model(ids.to(device), mask.to(device), *extra)
     return out
 
 

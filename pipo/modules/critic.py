@@ -5,19 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pipo.modules.policy import Policy
+from pipo.modules.policy import Policy, autocast
 
 
 class Critic(nn.Module):
     """Values of the states in which response tokens were chosen.
 
     Args:
-        backbone: a copy of the policy; its output head is not used. It is trained as a whole.
+        backbone: a copy of the policy; its output head is not used. It is trained as a whole, and computes
+            in the dtype in which the policy does.
     """
 
     def __init__(self, backbone: Policy) -> None:
         super().__init__()
         self.model = backbone.model.base_model
+        self.compute_dtype = backbone.compute_dtype
         width = backbone.head.weight.shape[1]
         # Zero: the first advantages are the returns, and every process starts with the same head.
         self.head = nn.Linear(width, 1, bias=True, dtype=torch.float32)
@@ -35,5 +37,9 @@ class Critic(nn.Module):
             float32 [number of True entries], in row-major order of the mask.
         """
         # The state in which token t + 1 is chosen ends with token t.
-        hidden = self.model(input_ids=input_ids[:, :-1], use_cache=False).last_hidden_state
-        return self.head(hidden[response_mask[:, 1:]].float()).squeeze(-1).float()
+        with autocast(self.head.weight.device, self.compute_dtype):
+            hidden = self.model(input_ids=input_ids[:, :-1], use_cache=False).last_hidden_state
+        # A product of its own rather than a view of the layer's output: what follows the output of a sharded
+        # model must find the hook on it. And in float32, whatever the backbone computes in.
+        weight, bias = self.head.weight[0].float(), self.head.bias.float()
+        return hidden[response_mask[:, 1:]].float() @ weight + bias

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from pipo.errors import ConfigError
+
+Number = TypeVar("Number", int, float)
+Value = TypeVar("Value")
 
 
 def world() -> tuple[int, int]:
@@ -29,13 +37,13 @@ def all_reduce_sum(value: Tensor, device: torch.device | None = None) -> Tensor:
     return moved.cpu()
 
 
-def all_reduce_max(value: int, device: torch.device | None = None) -> int:
+def all_reduce_max(value: Number, device: torch.device | None = None) -> Number:
     """Largest value over ranks."""
     if world()[1] == 1:
         return value
     moved = torch.tensor([value], device=device)
     dist.all_reduce(moved, op=dist.ReduceOp.MAX)
-    return int(moved.item())
+    return type(value)(moved.item())
 
 
 def derive_seed(*parts: int) -> int:
@@ -45,3 +53,38 @@ def derive_seed(*parts: int) -> int:
     """
     words = np.random.SeedSequence(parts).generate_state(1, dtype=np.uint64)
     return int(words[0]) >> 1
+
+
+def all_gather(value: Value) -> list[Value]:
+    """Every rank's value, in their order, on every rank; any picklable object of this program's own."""
+    ranks = world()[1]
+    if ranks == 1:
+        return [value]
+    parts: list[Any] = [None] * ranks
+    dist.all_gather_object(parts, value)
+    return parts
+
+
+def gather(value: Value) -> list[Value]:
+    """Every rank's value, in their order, on the first rank; the others get an empty list."""
+    rank, ranks = world()
+    if ranks == 1:
+        return [value]
+    parts: list[Any] = [None] * ranks if rank == 0 else []
+    dist.gather_object(value, parts if rank == 0 else None, dst=0)
+    return parts
+
+
+def own_part(parts: Sequence[Value]) -> Value:
+    """This rank's part of what :func:`gather` collected for a checkpoint.
+
+    Raises:
+        ConfigError: when the checkpoint was written by another number of ranks.
+    """
+    rank, ranks = world()
+    if len(parts) != ranks:
+        raise ConfigError(
+            f"the checkpoint holds the state of {len(parts)} processes and cannot be resumed with {ranks}; "
+            "use the same number of devices"
+        )
+    return parts[rank]

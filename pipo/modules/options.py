@@ -16,6 +16,8 @@ class OptimizerConfig:
         weight_decay: decoupled weight decay.
         max_grad_norm: gradients are scaled down to this global norm.
         warmup_iterations: the rate rises linearly over so many iterations; 0 for none.
+        max_skipped_steps: after so many steps in a row that were not made, because loss or gradient were not
+            finite, the run ends.
     """
 
     learning_rate: float
@@ -24,6 +26,7 @@ class OptimizerConfig:
     weight_decay: float
     max_grad_norm: float
     warmup_iterations: int
+    max_skipped_steps: int
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
@@ -35,6 +38,8 @@ class OptimizerConfig:
             raise ValueError(f"weight_decay must be >= 0, got {self.weight_decay}")
         if self.warmup_iterations < 0:
             raise ValueError(f"warmup_iterations must be >= 0, got {self.warmup_iterations}")
+        if self.max_skipped_steps < 1:
+            raise ValueError(f"max_skipped_steps must be >= 1, got {self.max_skipped_steps}")
         if not self.max_grad_norm > 0:
             raise ValueError(f"max_grad_norm must be positive, got {self.max_grad_norm}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +10,7 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -53,6 +53,10 @@ class Policy(nn.Module):
     Args:
         model: a decoder-only model with an output head without bias.
 
+    Attributes:
+        compute_dtype: dtype of matrix products, for sampling, scoring and updates alike; None for that of
+            the weights.
+
     Raises:
         ModelError: when the model does something to its attention or logits that this class would undo.
     """
@@ -60,6 +64,7 @@ class Policy(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+        self.compute_dtype: torch.dtype | None = None
         config = model.config.get_text_config()
         head = model.get_output_embeddings()
         name = type(model).__name__
@@ -83,6 +88,10 @@ class Policy(nn.Module):
         """Where the weights are."""
         return self.head.weight.device
 
+    def precision(self) -> contextlib.AbstractContextManager[Any]:
+        """Compute in ``compute_dtype``; never held over an optimiser step, as it keeps casts of weights."""
+        return autocast(self.device, self.compute_dtype)
+
     def forward(
         self,
         input_ids: Tensor,
@@ -102,12 +111,22 @@ class Policy(nn.Module):
         Returns:
             float32 [number of True entries], in row-major order of the mask.
         """
-        hidden = self.response_hidden(input_ids, response_mask)
-        if target is not None:
-            return blockwise_divergence(
-                hidden, self.head.weight, target.hidden, target.weight, target.form, temperature
-            )
-        return token_logprobs(hidden, self.head.weight, input_ids[response_mask], temperature)
+        with self.precision():
+            hidden, weight = self._hidden_and_head(input_ids, response_mask)
+            if target is not None:
+                return blockwise_divergence(
+                    hidden, weight, target.hidden, target.weight, target.form, temperature
+                )
+            return token_logprobs(hidden, weight, input_ids[response_mask], temperature)
+
+    def _hidden_and_head(self, input_ids: Tensor, response_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Final hidden states and the head's weight in the dtype of their product.
+
+        Cast here, because autocast does not reach the backward passes that compute the product again.
+        """
+        hidden, weight = self.response_hidden(input_ids, response_mask), self.head.weight
+        dtype = self.compute_dtype or weight.dtype
+        return hidden.to(dtype), weight.to(dtype)
 
     def response_hidden(self, input_ids: Tensor, response_mask: Tensor) -> Tensor:
         """Final hidden states that predict the response tokens, [number of True entries, width]."""
@@ -120,9 +139,9 @@ class Policy(nn.Module):
         self, input_ids: Tensor, response_mask: Tensor, form: DistillationForm
     ) -> DistillationTarget:
         """This model as a teacher; see :meth:`forward` for the arguments."""
-        return DistillationTarget(
-            hidden=self.response_hidden(input_ids, response_mask), weight=self.head.weight, form=form
-        )
+        with self.precision():
+            hidden, weight = self._hidden_and_head(input_ids, response_mask)
+        return DistillationTarget(hidden=hidden, weight=weight, form=form)
 
     def next_token_logits(
         self,
@@ -144,16 +163,24 @@ class Policy(nn.Module):
         Returns:
             float32 [n, V].
         """
-        hidden = self.model.base_model(
-            input_ids=input_ids,
-            position_ids=position_ids,
-            attention_mask=attention_mask,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        if last is None:
-            return self.head(hidden[:, 0]).float()
-        return self.head(hidden[torch.arange(len(last), device=last.device), last]).float()
+        with self.precision():
+            hidden = self.model.base_model(
+                input_ids=input_ids,
+                position_ids=position_ids,
+                attention_mask=attention_mask,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
+            if last is None:
+                return self.head(hidden[:, 0]).float()
+            return self.head(hidden[torch.arange(len(last), device=last.device), last]).float()
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
+    """Matrix products in a dtype other than the weights'; None for the weights' own."""
+    if dtype is None:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtype)
 
 
 def load_tokenizer(path: str) -> Tokenizer:
@@ -195,15 +222,16 @@ def load_policy(path: str, dtype: str, gradient_checkpointing: bool = False) -> 
     return Policy(model).train()
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A training checkpoint on the CPU; it holds plain data only, so no code is unpickled."""
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def load_weights(policy: Policy, checkpoint: Mapping[str, Any]) -> None:
-    """Replace a policy's weights by those in a training checkpoint."""
+def load_weights(policy: Policy, path: Path) -> None:
+    """Replace a policy's weights by those in a training checkpoint: a file, or a folder of shards."""
     prefix = "policy."
-    state = checkpoint["state_dict"].items()
+    if path.is_dir():
+        # Reads into the given tensors, from the shards of however many processes, without any process group.
+        wanted = {f"{prefix}{name}": tensor for name, tensor in policy.state_dict().items()}
+        load_shards({"state_dict": wanted}, checkpoint_id=path, no_dist=True)
+        return
+    # Plain data only: a file that would run code when it is unpickled is refused.
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"].items()
     policy.load_state_dict({k.removeprefix(prefix): v for k, v in state if k.startswith(prefix)})
 
 

@@ -1,12 +1,10 @@
-"""The frozen model that the KL penalty measures from."""
+"""The frozen model that the KL penalty measures from, and the one that a self-teacher begins as."""
 
 from __future__ import annotations
-
-import copy
 
 from pipo.modules.policy import Policy
 
 
-def frozen_copy(policy: Policy) -> Policy:
-    """A copy of the policy as it is now, without gradients and in evaluation mode."""
-    return copy.deepcopy(policy).requires_grad_(False).eval()
+def frozen(policy: Policy) -> Policy:
+    """The policy without gradients, in place; it drops nothing out, so that its mode does not matter."""
+    return policy.requires_grad_(False)

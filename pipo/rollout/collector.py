@@ -95,11 +95,7 @@ class Collector:
         found = sum(len(part.prompts) for part in parts)
         if found < wanted:
             log.info("after %d rounds %d of %d groups vary; training on those", drawn, found, wanted)
-        # A group that teaches nothing, not even its length, stands in where no other is left: a batch is
-        # never empty.
-        unshaped = replace(rollouts, shaping=torch.zeros_like(rollouts.shaping))
-        stand_in = _select(unshaped, torch.tensor([0]))
-        kept = _join([part for part in parts if len(part.prompts)] or [stand_in])
+        kept = _join([part for part in parts if len(part.prompts)] or [_stand_in(rollouts)])
         metrics.add("rollout/rounds", drawn)
         metrics.add("rollout/batch_filled", min(1.0, found / wanted))
         totals = {
@@ -183,6 +179,21 @@ def _select(rollouts: Rollouts, groups: Tensor) -> Rollouts:
         rewards=rollouts.rewards[rows],
         shaping=rollouts.shaping[rows],
     )
+
+
+def _stand_in(rollouts: Rollouts) -> Rollouts:
+    """A group where none is left, because a batch is never empty: its responses have no token.
+
+    So they teach nothing, and count in no denominator, which another rank's groups may share.
+    """
+    group = _select(rollouts, torch.tensor([0]))
+    drawn = group.completions
+    nothing = replace(
+        drawn,
+        response_mask=torch.zeros_like(drawn.response_mask),
+        logprobs=torch.zeros_like(drawn.logprobs),
+    )
+    return replace(group, completions=nothing, shaping=torch.zeros_like(group.shaping))
 
 
 def _join(parts: Sequence[Rollouts]) -> Rollouts:

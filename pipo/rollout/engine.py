@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from pipo.errors import RunFailed
 from pipo.records import Completions, TokenIds
 
 
@@ -40,8 +41,15 @@ class SamplingParams:
             raise ValueError(f"max_response_tokens must be >= 1, got {self.max_response_tokens}")
 
 
+class EngineFailed(RunFailed):
+    """The engine broke while it was at work; nothing about the configuration is known to be wrong."""
+
+
 class RolloutEngine(Protocol):
     """Token ids in, token ids and their log-probabilities out; never text.
+
+    With several processes ``wake``, ``sync_weights``, ``sleep`` and ``close`` are collective: all call them
+    in the same order, because weights may be spread over the processes.
 
     Attributes:
         shares_weights: True when the engine samples from the trainer's own weights at the trainer's
@@ -57,10 +65,28 @@ class RolloutEngine(Protocol):
         """Sample ``group_size`` responses for each prompt, group-major.
 
         The returned log-probabilities are those of the full distribution at ``sampling.temperature``
-        (at 1 when greedy), before top-p and top-k cut it. The same seed gives the same tokens.
+        (at 1 when greedy), before top-p and top-k cut it; an engine whose weights are a copy may give those
+        of the distribution after the cut. The same seed gives the same tokens.
+
+        Ranks that sample together need each other: all call this equally often, if need be without prompts.
+
+        Raises:
+            EngineFailed: when the engine broke.
         """
         ...
 
     def sync_weights(self, parameters: Iterable[tuple[str, Tensor]]) -> None:
         """Take over the trainer's weights (streamed by name); called before the next ``generate``."""
+        ...
+
+    def sleep(self) -> None:
+        """Give memory back until the next ``wake``; the weights may be lost."""
+        ...
+
+    def wake(self) -> None:
+        """Get ready to sample; harmless when awake. An engine that is not built yet is built now."""
+        ...
+
+    def close(self) -> None:
+        """Free everything; the engine is not used again."""
         ...

@@ -50,6 +50,15 @@ class LocalEngine:
     def sync_weights(self, parameters: Iterable[tuple[str, Tensor]]) -> None:
         """Nothing to do: the engine reads the trainer's own tensors."""
 
+    def sleep(self) -> None:
+        """Nothing to give back: what a call of ``generate`` took, it has freed."""
+
+    def wake(self) -> None:
+        """Always awake."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
     @torch.inference_mode()
     def generate(
         self, prompts: Sequence[TokenIds], group_size: int, sampling: SamplingParams, seed: int
@@ -59,10 +68,11 @@ class LocalEngine:
         self.policy.eval()
         generator = torch.Generator().manual_seed(seed)
         try:
-            waves = [
-                self._wave(wave, group_size, sampling, generator)
-                for wave in _waves(prompts, group_size, self.config.max_rows)
-            ]
+            with self.policy.precision():
+                waves = [
+                    self._wave(wave, group_size, sampling, generator)
+                    for wave in _waves(prompts, group_size, self.config.max_rows)
+                ]
         finally:
             self.policy.train(training)
         return Completions.join(waves)

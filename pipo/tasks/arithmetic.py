@@ -197,6 +197,7 @@ class ArithmeticTask(Task):
     name = "arithmetic"
     version = "1"
     template = "arithmetic/1"
+    votes = True
 
     def __init__(
         self, *, seed: int, train_problems: int, test_problems: int, levels: Mapping[Any, float]

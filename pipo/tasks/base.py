@@ -63,11 +63,11 @@ E = TypeVar("E", bound=Example)
 
 @dataclass(frozen=True, kw_only=True)
 class Dropped:
-    """A row that gave no problem.
+    """A row that gave no problem, or a problem about which something is off.
 
     Attributes:
-        place: where it stands (``data/train.jsonl, line 3``).
-        reason: why it cannot be used.
+        place: where it stands (``data/train.jsonl, line 3``), or the problem's ``uid``.
+        reason: why it cannot be used, or what is off.
     """
 
     place: str
@@ -102,11 +102,14 @@ class Task(ABC, Generic[E]):
         name: short name, used in metric names and file names.
         version: raised whenever problems or grading change, so results can be compared.
         template: name and version of the prompt (``math/1``), for the same reason.
+        votes: whether responses to a problem can be put to the vote (maj@k): they have a final answer,
+            ``same_answers`` compares two of them, and those with the full score all give the same one.
     """
 
     name: str
     version: str
     template: str
+    votes: bool = False
 
     @abstractmethod
     def examples(self, split: Split) -> Sequence[E]:
@@ -118,6 +121,10 @@ class Task(ABC, Generic[E]):
 
     def dropped(self, split: Split) -> Sequence[Dropped]:
         """Rows of a split that gave no problem."""
+        return ()
+
+    def doubtful(self, split: Split) -> Sequence[Dropped]:
+        """Problems of a split that are used although something about them is off; worth a warning."""
         return ()
 
     @abstractmethod
@@ -150,6 +157,13 @@ class Task(ABC, Generic[E]):
     def score_batch(self, examples: Sequence[E], responses: Sequence[str]) -> list[Reward]:
         """Grade many responses; ``examples[i]`` belongs to ``responses[i]``. Override to run in parallel."""
         return [self.score(e, r) for e, r in zip(examples, responses, strict=True)]
+
+    def same_answers(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Whether two final answers, as in ``Reward.answer``, mean the same; for each pair.
+
+        Here their texts decide. Override where the grader accepts more than one form of an answer.
+        """
+        return [a.strip() == b.strip() for a, b in pairs]
 
     def close(self) -> None:
         """Release worker processes, if any."""

@@ -16,6 +16,8 @@ class BoxedTask(Task[Example]):
         grader_timeout_s: seconds one such answer may take.
     """
 
+    votes = True
+
     def __init__(self, *, grader_workers: int, grader_timeout_s: float) -> None:
         self._grader = MathGrader(workers=grader_workers, timeout_s=grader_timeout_s)
 
@@ -27,6 +29,10 @@ class BoxedTask(Task[Example]):
         """As ``score``, in parallel."""
         pairs = [(response, e.answer) for e, response in zip(examples, responses, strict=True)]
         return self._grader.grade_batch(pairs)
+
+    def same_answers(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Whether the grader takes one answer of a pair for the other."""
+        return self._grader.same(pairs)
 
     def close(self) -> None:
         """End the grader's processes."""

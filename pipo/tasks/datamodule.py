@@ -27,8 +27,11 @@ class IterationDataset(Dataset[IterationPrompts]):
     """Item i holds the prompts of iteration i on this rank.
 
     Prompts are shuffled anew every epoch over the problems; no prompt repeats within an epoch, and the
-    remainder that does not fill an iteration is left out of that epoch. Refill rounds draw from all problems
-    at random and do not use up the epoch.
+    remainder that does not fill an iteration is left out of that epoch (``drop_last``; :attr:`left_out`).
+    Refill rounds draw from all problems at random and do not use up the epoch.
+
+    The prompts of an iteration are dealt to the ranks in turn, so that the first mini-batch of all ranks
+    together holds the first prompts, and so on: the same mini-batches whatever the number of ranks.
 
     Args:
         examples: the training problems.
@@ -67,6 +70,11 @@ class IterationDataset(Dataset[IterationPrompts]):
     def __len__(self) -> int:
         return self.iterations
 
+    @property
+    def left_out(self) -> int:
+        """Problems that every epoch leaves out, others each time, because they do not fill an iteration."""
+        return len(self.examples) % self.prompts_per_iteration
+
     def __getitem__(self, iteration: int) -> IterationPrompts:
         return IterationPrompts(first=self._first(iteration), refill=partial(self._refill, iteration))
 
@@ -83,9 +91,8 @@ class IterationDataset(Dataset[IterationPrompts]):
 
     def _share(self, order: list[int], position: int) -> PromptBatch:
         """This rank's part of the ``position``-th stretch of an order."""
-        share = self.prompts_per_iteration // self.world_size
-        start = position * self.prompts_per_iteration + self.rank * share
-        chosen = order[start : start + share]
+        start = position * self.prompts_per_iteration
+        chosen = order[start : start + self.prompts_per_iteration][self.rank :: self.world_size]
         return PromptBatch(
             examples=tuple(self.examples[i] for i in chosen),
             prompt_ids=tuple(self.prompt_ids[i] for i in chosen),

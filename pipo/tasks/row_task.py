@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Generic
 
 from pipo.tasks.base import Dropped, E, Split, Task, TaskError
-from pipo.tasks.rows import Row, Source, read_examples
+from pipo.tasks.rows import Row, RowSource, read_examples
 from pipo.tasks.template import load_template
 
 
@@ -23,10 +23,10 @@ class RowTask(Task[E], Generic[E]):
         TaskError: there is no such template.
     """
 
-    def __init__(self, *, train: Source | None, test: Source | None, template: str) -> None:
+    def __init__(self, *, train: RowSource | None, test: RowSource | None, template: str) -> None:
         self.prompt = load_template(template)
         self.template = self.prompt.label
-        self._sources: dict[Split, Source | None] = {"train": train, "test": test}
+        self._sources: dict[Split, RowSource | None] = {"train": train, "test": test}
         self._loaded: dict[Split, tuple[tuple[E, ...], tuple[Dropped, ...]]] = {}
 
     @abstractmethod

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pipo.tasks.base import Dropped, Example, TaskError
 
 E = TypeVar("E", bound=Example)
+
+_BUILDERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}
 
 
 class UnusableRow(TaskError):
@@ -63,7 +65,9 @@ class Source:
         configs: its configurations there, read one after another; ``default`` where it has none.
         split: which split there.
         revision: branch, tag or commit there.
-        data_files: files inside the data set's repository, for one that is read by file name; None otherwise.
+        data_files: files inside the data set's repository (patterns may stand for several), or whole
+            addresses (``https://...``), read as they are: for a data set that is published as a loading
+            script, which ``datasets`` no longer runs. Each ends in .parquet, .json or .jsonl. None otherwise.
     """
 
     path: str | None
@@ -80,10 +84,13 @@ class Source:
             object.__setattr__(self, "data_files", tuple(self.data_files))
         if not self.configs:
             raise ValueError("configs must name at least one configuration of the data set")
+        for file in self.data_files or ():
+            if Path(file).suffix not in _BUILDERS:
+                raise ValueError(f"data_files: {file!r} must end in one of {sorted(_BUILDERS)}")
 
     @property
     def name(self) -> str:
-        """The local file, or the hub's name of the rows."""
+        """The local file, or the published name of the rows."""
         return self.path if self.path is not None else f"{self.hub_id} ({self.split})"
 
     def rows(self) -> list[Row]:
@@ -98,28 +105,50 @@ class Source:
         return rows
 
     def _from_hub(self) -> list[Row]:
-        from datasets import load_dataset
-
         rows: list[Row] = []
         for config in self.configs:
             try:
-                files = list(self.data_files) if self.data_files is not None else None
-                table = load_dataset(
-                    self.hub_id, config, split=self.split, revision=self.revision, data_files=files
-                )
+                table = self._table(config)
             except Exception as error:  # network, hub and cache have many error types and one remedy
                 reason = str(error).strip().split("\n")[0][:200]
+                elsewhere = self.data_files is not None and "://" in self.data_files[0]
+                where = self.data_files[0] if elsewhere and self.data_files else "the Hugging Face hub"
                 raise TaskError(
-                    f"cannot load {self.hub_id}@{self.revision} ({config}, {self.split}) from the Hugging "
-                    f"Face hub ({type(error).__name__}: {reason}); without access to it, name a local file: "
+                    f"cannot load {self.hub_id}@{self.revision} ({config}, {self.split}) from {where} "
+                    f"({type(error).__name__}: {reason}); without access to it, name a local file: "
                     "path or test_path of the task, or a folder in data_dir"
                 ) from error
             place = f"{self.hub_id} ({config}, {self.split})"
-            rows += [Row(f"{place}, row {i}", fields) for i, fields in enumerate(table, start=1)]  # pyright: ignore[reportArgumentType]
+            rows += [Row(f"{place}, row {i}", fields) for i, fields in enumerate(table, start=1)]
         return rows
 
+    def _table(self, config: str) -> Iterable[Mapping[str, Any]]:
+        from datasets import load_dataset
 
-def read_examples(source: Source, make: Callable[[int, Row], E]) -> tuple[tuple[E, ...], tuple[Dropped, ...]]:
+        if self.data_files is None:
+            return load_dataset(self.hub_id, config, split=self.split, revision=self.revision)  # pyright: ignore[reportReturnType]
+        # By the format's own reader: the name of the repository would lead to its loading script.
+        home = f"hf://datasets/{self.hub_id}@{self.revision}/"
+        files = [file if "://" in file else home + file for file in self.data_files]
+        return load_dataset(_BUILDERS[Path(files[0]).suffix], data_files=files, split="train")  # pyright: ignore[reportReturnType]
+
+
+class RowSource(Protocol):
+    """What a task reads: :class:`Source`, or anything else that has rows."""
+
+    @property
+    def name(self) -> str:
+        """What the rows are called in messages."""
+        ...
+
+    def rows(self) -> list[Row]:
+        """All rows, in a fixed order."""
+        ...
+
+
+def read_examples(
+    source: RowSource, make: Callable[[int, Row], E]
+) -> tuple[tuple[E, ...], tuple[Dropped, ...]]:
     """All problems that the rows of a source give.
 
     Args:

@@ -16,9 +16,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from pipo.checkpoints import finished_checkpoints, verify
+from pipo.run_folder import held
 from tests.conftest import ROOT
 
 SMALL = ["pipo.window=2", "evaluation.problems=8", "curve.every=2", "recipe.responses=32", "samples.every=1"]
+SMALL += ["checkpoint.every=2"]
 
 
 def start(program: str, *arguments: str, cwd: Path, start_new_session: bool = False) -> subprocess.Popen[str]:
@@ -93,14 +96,17 @@ def test_every_metric_is_explained_and_every_explained_metric_is_logged(finished
     page = (ROOT / "docs/metrics.md").read_text()
     table = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
     explained = {name for cell in table for name in re.findall(r"`([^`]+)`", cell)}
-    # What the default run has no use for: a reference, a critic, a teacher, dynamic sampling.
+    # What the default run has no use for: a reference, a critic, a teacher, dynamic sampling, a correction.
     elsewhere = {"policy/kl_ref", "policy/divergence", "value/loss", "value/grad_norm", "time/critic"}
     elsewhere |= {
         "value/trained_rows",
         "value/explained_variance",
+        "value/skipped_steps",
         "rollout/taught",
         "rollout/rounds",
         "rollout/batch_filled",
+        "rollout/importance_weight",
+        "rollout/importance_capped",
     }
     assert logged - {"iteration"} == explained - elsewhere - {"train/shaping"}
 
@@ -120,7 +126,7 @@ def test_the_model_is_an_ordinary_hugging_face_folder(finished):
     model = AutoModelForCausalLM.from_pretrained(folder / "model")
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     assert model.config._attn_implementation == "sdpa"
-    state = torch.load(folder / "checkpoints/iteration_000004.ckpt", weights_only=True)["state_dict"]
+    state = torch.load(folder / "checkpoints/iteration_000004.ckpt/state", weights_only=True)["state_dict"]
     for name, value in model.state_dict().items():
         assert torch.equal(state[f"policy.model.{name}"], value)
     ids = tokenizer("12+34=", return_tensors="pt")
@@ -167,9 +173,15 @@ def test_resume_goes_on_to_a_larger_budget(finished, tmp_path):
     assert "are finished; iterations= above that goes on" in err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_a_valid_checkpoint_and_readable_metrics(tmp_path, number):
-    folder = tmp_path / "run"
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_leaves_a_valid_checkpoint_and_readable_metrics(tmp_path, monkeypatch, number):
+    folder, asked = tmp_path / "run", tmp_path / "asked"
+    scontrol = tmp_path / "bin/scontrol"  # SLURM's, as far as a run can tell
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@ $(ls {folder}/checkpoints | tail -n 1)" >> {asked}\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{scontrol.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
     process = start("train.py", *SMALL, "iterations=5000", f"output_dir={folder}", cwd=tmp_path)
     deadline = time.monotonic() + 120
     while not (folder / "metrics.jsonl").exists() or len(rows(folder)) < 3:
@@ -181,10 +193,15 @@ def test_a_signal_leaves_a_valid_checkpoint_and_readable_metrics(tmp_path, numbe
     assert process.returncode == 128 + number
     assert "Traceback" not in err
     assert f"resume={folder}" in err
-    (checkpoint,) = (folder / "checkpoints").iterdir()
+    checkpoint = finished_checkpoints(folder / "checkpoints")[-1]
     finished = len(rows(folder))
-    assert checkpoint.name == f"iteration_{finished:06d}.ckpt"
-    torch.load(checkpoint, weights_only=True)
+    assert verify(checkpoint).iterations == finished
+    torch.load(checkpoint / "state", weights_only=True)
+    if number == signal.SIGUSR1:  # asked once, when all was saved
+        assert "job 4711 is queued again" in err
+        assert asked.read_text() == f"requeue 4711 {checkpoint.name}\n"
+    else:
+        assert not asked.exists()
     AutoModelForCausalLM.from_pretrained(folder / "model")
 
 
@@ -246,6 +263,32 @@ def test_a_run_stopped_after_its_last_iteration_gets_its_summary_by_resuming(tmp
     assert len(rows(folder)) == 4
 
 
+def test_resume_names_a_damaged_checkpoint_and_goes_on_from_the_one_before(tmp_path, finished):
+    whole, _ = finished
+    folder = tmp_path / "run"
+    subprocess.run(["cp", "-r", str(whole), str(folder)], check=True)
+    state = folder / "checkpoints/iteration_000004.ckpt/state"
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    state.write_bytes(content)
+    code, _, err = run("train.py", f"resume={folder}", cwd=tmp_path)
+    assert code == 0, err
+    assert f"{state}: has another SHA-256 than when it was written" in err
+    assert "the run goes on from iteration_000002.ckpt" in err
+    assert [row["iteration"] for row in rows(folder)] == [0, 1, 2, 3]
+    summaries = [json.loads((f / "summary.json").read_text()) for f in (folder, whole)]
+    assert summaries[0]["after"] == summaries[1]["after"]
+
+
+def test_a_folder_that_is_trained_in_is_left_alone(tmp_path, finished):
+    whole, _ = finished
+    with held(whole):
+        code, _, err = run("train.py", f"resume={whole}", "iterations=5", cwd=tmp_path)
+    assert code == 2
+    assert "another program is at work in this folder" in err
+    assert len(rows(whole)) == 4
+
+
 def test_resume_forgets_what_came_after_its_checkpoint(tmp_path, finished):
     whole, _ = finished
     folder = tmp_path / "run"
@@ -283,6 +326,7 @@ def test_wandb_works_offline_without_an_account(tmp_path):
     code, _, err = run("train.py", *arguments, cwd=tmp_path)
     assert code == 0, err
     (offline,) = (folder / "wandb").glob("offline-run-*")
+    assert offline.name.endswith((folder / "wandb_id.txt").read_text().strip())
     assert list(offline.glob("run-*.wandb"))
     assert len(rows(folder)) == 2
 

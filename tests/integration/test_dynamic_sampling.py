@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pipo.callbacks.base import RolloutCallback
-from pipo.callbacks.checkpoint import IterationCheckpoint, finished_checkpoints
+from pipo.callbacks.checkpoint import IterationCheckpoint
+from pipo.checkpoints import finished_checkpoints
 from pipo.modules.functional.advantages import group_relative_advantages
 from pipo.rollout.collector import CollectionConfig
 from tests import toy
@@ -234,7 +235,7 @@ def test_resume_is_exact_with_refill_rounds(tmp_path, stop):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
             trainer.should_stop = batch_idx + 1 == stop
 
-    saving = IterationCheckpoint(folder=str(tmp_path), every=100, keep=1)
+    saving = IterationCheckpoint(folder=str(tmp_path), every=100, keep=1, best=False)
     toy.fit(module(), [first, toy.pipo(window=2), Stop(), saving], 7)
     (checkpoint,) = finished_checkpoints(tmp_path)
     toy.fit(module(), [second, toy.pipo(window=2)], 7, checkpoint)

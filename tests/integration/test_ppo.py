@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from pipo.callbacks.base import RolloutCallback
-from pipo.callbacks.checkpoint import IterationCheckpoint, finished_checkpoints
+from pipo.callbacks.checkpoint import IterationCheckpoint
+from pipo.checkpoints import finished_checkpoints
 from pipo.modules.functional.advantages import moments
 from pipo.modules.functional.value import explained_variance
 from pipo.modules.objectives.base import CriticConfig
@@ -261,7 +262,7 @@ def test_resume_equals_the_uninterrupted_run_bit_for_bit(tmp_path, warmup, stop)
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
             trainer.should_stop = batch_idx + 1 == stop
 
-    saving = IterationCheckpoint(folder=str(tmp_path), every=100, keep=1)
+    saving = IterationCheckpoint(folder=str(tmp_path), every=100, keep=1, best=False)
     toy.fit(toy.module(ppo(**objective)), [first, toy.pipo(window=2), Stop(), saving], 7)
     (checkpoint,) = finished_checkpoints(tmp_path)
     resumed = toy.fit(toy.module(ppo(**objective)), [second, toy.pipo(window=2)], 7, checkpoint)

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from pipo.callbacks.base import RolloutCallback
-from pipo.callbacks.checkpoint import IterationCheckpoint, finished_checkpoints
+from pipo.callbacks.checkpoint import IterationCheckpoint
 from pipo.callbacks.teacher import TeacherAverage
+from pipo.checkpoints import STATE, finished_checkpoints
 from pipo.metrics import IterationMetrics
 from pipo.modules.functional.aggregation import Aggregation
 from pipo.modules.functional.divergence import DistillationForm
@@ -217,7 +218,7 @@ class KeepTeacher(RolloutCallback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         for kept, model in (
-            (self.teachers, pl_module.__dict__["teacher"]),
+            (self.teachers, pl_module.teacher),
             (self.policies, pl_module.policy),
         ):
             kept.append({name: value.detach().clone() for name, value in model.state_dict().items()})
@@ -257,9 +258,11 @@ def test_the_averaged_teacher_survives_a_resume_bit_for_bit(tmp_path, stop):
             trainer.should_stop = batch_idx + 1 == stop
 
     whole, teachers = run(7)
-    run(7, Stop(), IterationCheckpoint(folder=str(tmp_path), every=100, keep=1))
+    run(7, Stop(), IterationCheckpoint(folder=str(tmp_path), every=100, keep=1, best=False))
     (checkpoint,) = finished_checkpoints(tmp_path)
-    assert same(torch.load(checkpoint, weights_only=True)["teacher"], teachers.teachers[stop - 1])
+    state, prefix = torch.load(checkpoint / STATE, weights_only=True)["state_dict"], "teacher."
+    saved = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    assert same(saved, teachers.teachers[stop - 1])
     second, resumed = run(7, checkpoint=checkpoint)
     assert any(m["pipo/applied"] == 1 for m in second.metrics)
     for one, other in (

@@ -1,27 +1,111 @@
-"""A program: trains the toy with an objective on some ranks and saves what each rank ended with.
+"""A program for tests: one of two processes that train the toy, case after case.
 
-python two_ranks.py OBJECTIVE RANKS OUT
+python two_ranks.py OUT CASE...
+
+A case is strategy:objective:pipo[:further], for example fsdp:grpo:default. Further is ``local`` to sample
+from the weights themselves, ``export`` to save the model at the end, ``resume`` to save in the middle and go
+on from there in a new trainer, or ``bfloat16`` to compute in that. The program is started twice, with
+LOCAL_RANK 0 and 1; importing takes longer than a case, so one start runs many.
 """
 
 from __future__ import annotations
 
 import sys
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import lightning.pytorch as pl
 import torch
 
+from pipo.callbacks.export import ModelExport
 from pipo.callbacks.teacher import TeacherAverage
+from pipo.model_spec import embedded_model
+from pipo.modules.critic import Critic
+from pipo.modules.functional.divergence import DistillationForm
+from pipo.modules.objectives.base import Objective
+from pipo.modules.objectives.cispo import CISPO
 from pipo.modules.objectives.dr_grpo import DrGRPO
-from pipo.records import Completions
+from pipo.modules.objectives.gspo import GSPO
+from pipo.modules.objectives.rloo import RLOO
+from pipo.modules.policy import load_tokenizer
+from pipo.modules.sharding import Sharding, full_tensors
+from pipo.records import Completions, TokenIds, pad_rows
+from pipo.rollout.engine import SamplingParams
 from pipo.rollout.local import LocalEngine
+from pipo.strategies import Hardware, build_strategy
 from tests import toy
 from tests.integration import test_ppo, test_sdpo
 
-CLIP = {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0, "aggregation": "token-mean", "kl_coef": 0.0}
+# Adam divides a gradient of rounding errors by itself, so such weights differ by a part of the rate.
+RATE = 1e-4
+CLIP: dict[str, Any] = {
+    "clip_low": 0.2,
+    "clip_high": 0.2,
+    "dual_clip": 3.0,
+    "aggregation": "token-mean",
+    "kl_coef": 0.0,
+}
+REVERSE_KL = DistillationForm(kind="reverse-kl", alpha=None, top_k=None)
+OBJECTIVES = {
+    "ppo": lambda: test_ppo.ppo(kl_reward_coef=0.05),
+    "grpo": lambda: toy.grpo(kl_coef=0.05),
+    "gspo": lambda: GSPO(
+        **{**CLIP, "dual_clip": None, "aggregation": "seq-mean-token-mean", "kl_coef": 0.05},
+        advantage_eps=1e-6,
+    ),
+    "dapo": lambda: toy.grpo(clip_high=0.28, dual_clip=10.0),
+    "sdpo": lambda: test_sdpo.sdpo(REVERSE_KL),
+    "sdpo_official": lambda: test_sdpo.sdpo(test_sdpo.OFFICIAL, 0.05),
+    "rloo": lambda: RLOO(**CLIP),
+    "dr_grpo": lambda: DrGRPO(**CLIP, max_response_tokens=5),
+    "cispo": lambda: CISPO(**{**CLIP, "clip_low": 1.0, "dual_clip": None}, advantage_eps=1e-6),
+}
+
+
+class ScriptedEngine:
+    """Responses that depend on the prompt and the number of the call alone, neither on ranks nor on weights.
+
+    Lengths differ, so ranks need different numbers of forward passes. Some prompts of some calls get the same
+    first token in all responses, so DAPO's filter drops groups, and on some rank in some call all of them.
+    """
+
+    shares_weights = False
+
+    def __init__(self, calls: int) -> None:
+        self.calls = calls
+
+    def generate(
+        self, prompts: Sequence[TokenIds], group_size: int, sampling: SamplingParams, seed: int
+    ) -> Completions:
+        self.calls += 1
+        rows = [row for prompt in prompts for row in self._group(prompt, group_size)]
+        ids, mask = pad_rows(rows)
+        finished = torch.tensor([row[-1] == toy.STOP for row in rows])
+        zeros = torch.zeros(ids.shape)
+        return Completions(response_ids=ids, response_mask=mask, logprobs=zeros, finished=finished)
+
+    def _group(self, prompt: TokenIds, group_size: int) -> list[list[int]]:
+        key = zlib.crc32(repr((prompt, self.calls)).encode())
+        generator = torch.Generator().manual_seed(key)
+        lengths = torch.randint(1, 6, (group_size,), generator=generator).tolist()
+        rows = [torch.randint(2, 48, (n,), generator=generator).tolist() for n in lengths]
+        if key % 3 == 0:
+            rows = [[2, *row[1:]] for row in rows]
+        return [[*row[:-1], toy.STOP] if len(row) > 2 else row for row in rows]
+
+    def sync_weights(self, parameters) -> None:
+        for _ in parameters:
+            pass
+
+    def sleep(self) -> None: ...
+
+    def wake(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class PromptSeededEngine(LocalEngine):
@@ -38,37 +122,119 @@ class PromptSeededEngine(LocalEngine):
         )
 
 
-OBJECTIVES = {
-    "grpo": lambda: (toy.grpo(kl_coef=0.05), []),
-    "dr_grpo": lambda: (DrGRPO(**CLIP, max_response_tokens=5), []),
-    "ppo": lambda: (test_ppo.ppo(kl_reward_coef=0.05), []),
-    "sdpo": lambda: (test_sdpo.sdpo(test_sdpo.OFFICIAL, 0.05), [TeacherAverage(weight=0.05)]),
-    "dapo": lambda: (toy.grpo(), []),
-}
+class UnevenSampling(pl.Callback):
+    """Before training and after every iteration, each rank samples as often as its number says: 0, 1."""
+
+    def __init__(self) -> None:
+        self.sampled: list[Completions] = []
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        with pl_module.sampling():
+            for number in range(trainer.global_rank):
+                engine = LocalEngine(pl_module.policy, toy.ENGINE)
+                self.sampled.append(engine.generate([(2, 3), (5, 3, 9)], 3, toy.sampling(), number))
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.on_train_start(trainer, pl_module)
 
 
-def main(name: str, ranks: int, out: Path) -> None:
-    """Six iterations, PIPO from the third."""
-    objective, callbacks = OBJECTIVES[name]()
-    rounds = 2 if name == "dapo" else 0
-    module = toy.module(objective, mini_batch=16, tokens=40, learning_rate=1e-3, rounds=rounds)
-    module._make_engine = lambda policy: PromptSeededEngine(policy, toy.ENGINE)
-    record = toy.Record()
+class Whole(pl.Callback):
+    """Every model, put together from its shards, and the metrics after each iteration."""
+
+    def __init__(self) -> None:
+        self.weights: list[dict[str, torch.Tensor]] = []
+        self.metrics: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        models = {"policy": pl_module.policy}
+        if isinstance(getattr(pl_module, "critic", None), Critic):
+            models["critic"] = pl_module.critic
+        if pl_module.teacher is not pl_module.policy:
+            models["teacher"] = pl_module.teacher
+        self.metrics.append(dict(pl_module.row))
+        self.weights.append(
+            {f"{of}.{k}": v.clone() for of, model in models.items() for k, v in full_tensors(model)}
+        )
+
+
+def run(name: str, ranks: int, out: Path) -> Whole:
+    """Train one case in a world of so many processes."""
+    # PIPO compares with a window of two, so its third and fourth iteration have a retrospective update.
+    iterations = 4 if ":default" in name else 2
+    if name.endswith(":export"):
+        tokenizer = load_tokenizer(embedded_model("tiny"))
+        return fit(
+            name, ranks, iterations, [ModelExport(folder=str(out / f"model-{ranks}"), tokenizer=tokenizer)]
+        )
+    if not name.endswith(":resume"):
+        return fit(name, ranks, iterations, [])
+    saved = out / f"{ranks}.ckpt"
+    fit(name, ranks, iterations, [SaveAndStop(saved, after=iterations - 1)])
+    return fit(name, ranks, iterations, [], saved)
+
+
+class SaveAndStop(pl.Callback):
+    def __init__(self, path: Path, after: int) -> None:
+        self.path, self.after = path, after
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if batch_idx + 1 == self.after:
+            trainer.save_checkpoint(self.path)
+            trainer.should_stop = True
+
+
+def fit(
+    name: str, ranks: int, iterations: int, more: list[pl.Callback], checkpoint: Path | None = None
+) -> Whole:
+    """One trainer."""
+    strategy, algorithm, pipo, *further = name.split(":")
+    objective: Objective = OBJECTIVES[algorithm]()
+    # Two optimiser steps per iteration; DAPO's filter leaves ranks with different numbers of rows, so that
+    # only a mini-batch of everything holds the same rows however they are split.
+    dapo = algorithm == "dapo"
+    module = toy.module(
+        objective,
+        mini_batch=16 if dapo else 8,
+        tokens=40,
+        rounds=int(dapo),
+        learning_rate=RATE,
+        sharding=Sharding(reduce_dtype="float32", cpu_offload=False) if strategy == "fsdp" else None,
+        compute_dtype=torch.bfloat16 if "bfloat16" in further else None,
+    )
+    local, calls = "local" in further, 0 if checkpoint is None else iterations - 1
+    module._make_engine = lambda policy: (
+        PromptSeededEngine(policy, toy.ENGINE) if local else ScriptedEngine(calls)
+    )
+    whole = Whole()
+    more = [*more, UnevenSampling()] if local else more
+    callbacks: list[pl.Callback] = [TeacherAverage(weight=0.05)] if algorithm == "sdpo_official" else []
+    callbacks += [toy.pipo(window=2)] if pipo == "default" else []
+    hardware = Hardware(
+        accelerator="cpu", devices=ranks, num_nodes=1, strategy="single" if ranks == 1 else strategy
+    )
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=ranks,
-        strategy="auto" if ranks == 1 else "ddp_find_unused_parameters_true",
+        strategy=build_strategy(hardware, has_critic=objective.critic is not None, cpu_offload=False),
         max_epochs=1,
         logger=False,
-        callbacks=[*callbacks, toy.pipo(window=2), record],
+        callbacks=[*callbacks, *more, whole],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    trainer.fit(module, datamodule=toy.data(6))
-    torch.save((record.weights[-1], record.metrics), out / f"{name}-{ranks}-{trainer.global_rank}.pt")
+    trainer.fit(module, datamodule=toy.data(iterations), ckpt_path=checkpoint)
+    return whole
+
+
+def main(out: Path, names: list[str]) -> None:
+    """Run the cases and save what this rank ended with."""
+    for name in names:
+        whole = run(name, 2, out)
+        rank = torch.distributed.get_rank()
+        torch.save((whole.weights, whole.metrics), out / f"{name.replace(':', '-')}-{rank}.pt")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -75,7 +75,9 @@ def test_too_little(progress, rewards, message):
 
 
 def test_in_a_run_the_signs_are_those_of_the_logged_numbers(tmp_path):
-    plan = EvaluationPlan(samples=8, ks=(1,), prompts_per_batch=8, confidence=0.95, resamples=10, seed=3)
+    plan = EvaluationPlan(
+        samples=8, ks=(1,), prompts_per_batch=8, confidence=0.95, resamples=10, majority=False, seed=3
+    )
     examples = toy.ToyTask().examples("test")[:6]
     probe = Probe(
         task=toy.ToyTask(),

@@ -47,8 +47,42 @@ def test_ranks_share_what_one_process_would_take(ranks):
     for rank, part in enumerate(parts):
         part.share_between(rank, ranks)
     for iteration in range(4):
-        joined = [uid for part in parts for uid in uids(part, iteration)]
-        assert joined == uids(whole, iteration)
+        # Dealt in turn: whatever prefix of the iteration is a mini-batch, the ranks' prefixes make it up.
+        dealt = [uid for turn in zip(*(uids(part, iteration) for part in parts), strict=True) for uid in turn]
+        assert dealt == uids(whole, iteration)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_no_prompt_is_skipped_or_repeated_over_a_resume(ranks):
+    """Stopped in the middle of an epoch: what was seen before and after is each epoch's order, once."""
+
+    def loaders() -> list[IterationLoader]:
+        parts = [dataset(prompts_per_iteration=2, iterations=10) for _ in range(ranks)]
+        for rank, part in enumerate(parts):
+            part.share_between(rank, ranks)
+        return [IterationLoader(part) for part in parts]
+
+    first, seen = loaders(), []
+    iterators = [iter(loader) for loader in first]
+    for _ in range(3):
+        seen += [e.uid for it in iterators for e in next(it).first.examples]
+    second = loaders()
+    for loader, earlier in zip(second, first, strict=True):
+        loader.load_state_dict(earlier.state_dict())
+    for prompts in zip(*second, strict=True):
+        seen += [e.uid for each in prompts for e in each.first.examples]
+    everything = {example.uid for example in EXAMPLES}
+    # 10 problems, 2 per iteration: an epoch is 5 iterations and leaves none out.
+    assert len(seen) == 20
+    assert set(seen[:10]) == set(seen[10:]) == everything
+
+
+def test_what_does_not_fill_an_iteration_is_left_out_and_said():
+    data = dataset(prompts_per_iteration=4, iterations=6)
+    assert data.left_out == 2
+    epochs = [{uid for i in range(2 * e, 2 * e + 2) for uid in uids(data, i)} for e in range(3)]
+    assert [len(epoch) for epoch in epochs] == [8, 8, 8]
+    assert len(set.union(*epochs)) == 10  # others are left out each time
 
 
 def test_the_loader_goes_on_where_it_was():

@@ -25,7 +25,9 @@ from pipo.tasks.base import Example, Prompt, Reward, Split, Task
 SAMPLING = SamplingParams(
     temperature=1.0, top_p=1.0, top_k=0, max_response_tokens=3, stop_token_ids=frozenset({9})
 )
-PLAN = EvaluationPlan(samples=4, ks=(1, 2), prompts_per_batch=2, confidence=0.95, resamples=200, seed=11)
+PLAN = EvaluationPlan(
+    samples=4, ks=(1, 2), prompts_per_batch=2, confidence=0.95, resamples=200, majority=True, seed=11
+)
 
 # Prompt token -> its four responses; 9 is the stop token, a response without it was cut. The grader gives
 # the first token in tenths, 8 makes it fail.
@@ -55,7 +57,8 @@ class ScriptedEngine:
         self.calls.append((list(prompts), seed))
         rows = [row for prompt in prompts for row in SCRIPT[prompt[0]][:group_size]]
         ids, mask = pad_rows(rows)
-        finished = torch.tensor([row[-1] in sampling.stop_token_ids for row in rows])
+        ends = [row[-1] in sampling.stop_token_ids for row in rows]
+        finished = torch.tensor(ends, dtype=torch.bool)
         return Completions(
             response_ids=ids, response_mask=mask, logprobs=torch.zeros(ids.shape), finished=finished
         )
@@ -65,6 +68,8 @@ class ScriptedEngine:
     def sleep(self) -> None: ...
 
     def wake(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class FirstTokenTask(Task[Example]):
@@ -148,6 +153,41 @@ def test_summary_is_flat_json() -> None:
     assert summary["levels"]["2"]["pass@1"] == pytest.approx(1 / 8)
 
 
+class VotingTask(FirstTokenTask):
+    votes = True
+
+
+def test_majority_by_hand() -> None:
+    result = evaluate(ScriptedEngine(), VotingTask(), EXAMPLES, PROMPTS, decode, SAMPLING, PLAN)
+    # p1: 10 10 0 0, a tie of two; p2: 0 5 0 10, lost; p3: two errors and two zeros, lost.
+    assert [problem.majority for problem in result.problems] == [0.5, 0.0, 0.0]
+    assert result.majority[4].value == pytest.approx(0.5 / 3)
+    summary = result.to_summary()
+    assert summary["maj@4"] == pytest.approx(0.5 / 3)
+    assert len(summary["maj@4_interval"]) == 2
+    # Only where the task votes, and only when it is asked to.
+    assert run().majority == {}
+    assert {problem.majority for problem in run().problems} == {None}
+    quiet = dataclasses.replace(PLAN, majority=False)
+    assert not evaluate(ScriptedEngine(), VotingTask(), EXAMPLES, PROMPTS, decode, SAMPLING, quiet).majority
+
+
+def test_what_is_done_is_not_sampled_again_and_each_new_batch_is_told() -> None:
+    told: list[list[str]] = []
+    whole = run(on_batch=lambda problems: told.append([problem.uid for problem in problems]))
+    assert told == [["p1", "p2"], ["p3"]]
+    engine = ScriptedEngine()
+    told.clear()
+    again = run(
+        engine=engine,
+        done=whole.problems[:2],
+        on_batch=lambda problems: told.append([p.uid for p in problems]),
+    )
+    assert again == whole
+    assert told == [["p3"]]
+    assert [prompts for prompts, _ in engine.calls] == [[(3,)]]
+
+
 def test_problems_without_level_make_no_level() -> None:
     plain = [dataclasses.replace(example, level="") for example in EXAMPLES]
     result = evaluate(ScriptedEngine(), FirstTokenTask(), plain, PROMPTS, decode, SAMPLING, PLAN)
@@ -222,4 +262,5 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
         expected = run(plan, alone)
         assert [result for _, result in found] == [expected, expected]
         # The same prompts under the same seeds, dealt to the ranks in turn.
-        assert [call for calls, _ in found for call in calls] == alone.calls
+        assert [call for calls, _ in found for call in calls if call[0]] == alone.calls
+        assert len(found[0][0]) == len(found[1][0])  # ranks may need each other to sample

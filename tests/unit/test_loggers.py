@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 
 import pytest
 
@@ -54,3 +55,32 @@ def test_a_line_cut_by_a_crash_is_left_out_but_a_broken_one_is_not(tmp_path):
 def test_metrics_without_an_iteration_are_refused(tmp_path):
     with pytest.raises(ValueError, match="iteration"):
         MetricsFileLogger(folder=str(tmp_path), start=0).log_metrics({"a": 1.0})
+
+
+def test_a_character_that_a_crash_cut_in_two_and_other_ends_of_lines_in_a_response(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    row = {"iteration": 0, "response": "one\u2028two\x85three \u00e9"}
+    whole = json.dumps(row, ensure_ascii=False).encode() + b"\n"
+    for cut in range(len(whole)):
+        path.write_bytes(whole + whole[:cut])
+        # All but the end of the line: the row is complete, though nothing says that it is.
+        assert read_metrics(path) == ([row, row] if cut == len(whole) - 1 else [row])
+
+
+def test_what_a_killed_program_wrote_is_taken_over_without_gap_or_repeat(tmp_path):
+    """Killed after the checkpoint at iteration 2."""
+    first = MetricsFileLogger(folder=str(tmp_path), start=0)
+    for step in range(4):
+        first.log_metrics({"a": float(step), f"late{step}": 1.0}, step=step)
+    lines, table = (tmp_path / "metrics.jsonl").read_bytes(), (tmp_path / "metrics.csv").read_bytes()
+    checkpoint = len(b"".join(lines.splitlines(keepends=True)[:2]))
+    for cut in range(checkpoint, len(lines), 5):
+        (tmp_path / "metrics.jsonl").write_bytes(lines[:cut])
+        (tmp_path / "metrics.csv").write_bytes(table[:cut])
+        (tmp_path / ".metrics.csv.partial").write_bytes(table[:cut])
+        second = MetricsFileLogger(folder=str(tmp_path), start=2)
+        for step in (2, 3):
+            second.log_metrics({"a": float(step), f"late{step}": 1.0}, step=step)
+        assert (tmp_path / "metrics.jsonl").read_bytes() == lines
+        assert (tmp_path / "metrics.csv").read_bytes() == table
+        assert len(list(tmp_path.iterdir())) == 2

@@ -64,13 +64,13 @@ def test_last_boxed(response: str, answer: str | None) -> None:
         ("0.3333", "0.333", False),  # numbers as written, not rounded
         ("9" * 400, "9" * 399 + "8", False),
         ("x+1", "x+1", True),
-        ("1,2", "12", None),  # a pair
-        ("12,34", "1234", None),  # not a group of three digits
+        ("1,2", "12", False),  # a pair
+        ("12,34", "1234", False),  # not a group of three digits
         ("1 2", "12", None),
-        ("1/2", "0.5", None),
-        ("1e3", "1000", None),
+        ("1/2", "0.5", True),
+        ("1e3", "1000", True),
         ("٥", "5", None),  # noqa: RUF001 - another script's digit is math-verify's business
-        ("5 apples", "5", None),
+        ("5 apples", "5", True),
     ],
 )
 def test_quick_verdict(answer: str, reference: str, verdict: bool | None) -> None:
@@ -102,6 +102,13 @@ def test_quick_verdict(answer: str, reference: str, verdict: bool | None) -> Non
 )
 def test_math_verify_verdict(grader: MathGrader, answer: str, reference: str, score: float) -> None:
     assert grader.grade(f"\\boxed{{{answer}}}", reference) == Reward(score=score, answer=answer)
+
+
+def test_same_answers_whichever_comes_first(grader: MathGrader) -> None:
+    same = [("1/2", "0.5"), (r"\frac{2}{4}", r"\frac12"), (" 5", "5.0"), ("x=5", "5"), ("", " "), ("?", "?")]
+    different = [("1/3", "0.5"), ("5", "6"), ("", "5"), (r"\text{yes}", r"\text{no}")]
+    for pairs in (same + different, [(b, a) for a, b in same + different]):
+        assert grader.same(pairs) == [True] * len(same) + [False] * len(different)
 
 
 def test_no_answer_scores_zero_without_error(grader: MathGrader) -> None:

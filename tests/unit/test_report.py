@@ -11,15 +11,17 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from pipo.evaluation.report import before_after_table, benchmark_table, write_results, write_samples
-from pipo.evaluation.results import EvaluationResult, LevelResult, ProblemResult, Sample, Summary
+from pipo.evaluation.report import before_after_table, scores_table, write_results
+from pipo.evaluation.results import EvaluationResult, LevelResult, Summary
 from pipo.evaluation.statistics import Estimate
+from pipo.evaluation.tables import write_tables
 
 
 def summary(accuracy: float, grader_errors: int = 0) -> Summary:
     value = Estimate(value=accuracy, low=accuracy - 0.02, high=accuracy + 0.02)
     return EvaluationResult(
         pass_at_k={1: value, 8: Estimate(value=0.9, low=0.88, high=0.92)},
+        majority={8: Estimate(value=0.6, low=0.5, high=0.7)},
         reward=value,
         response_length=Estimate(value=412.34, low=400.0, high=420.0),
         truncated=Estimate(value=0.01, low=0.0, high=0.02),
@@ -47,34 +49,13 @@ def test_results_file_is_written_without_network(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     folder = tmp_path / "not yet there"
     for accuracy in (0.5, 0.25):
-        path = write_results(folder, {"arithmetic": summary(accuracy)}, {"model": "tiny"})
+        results = {"arithmetic": summary(accuracy)}
+        path = write_results(folder, {"results": results, "metadata": {"model": "tiny"}})
     assert [file.name for file in folder.iterdir()] == ["results.json"]
     content = json.loads(path.read_text())
     assert content["results"]["arithmetic"]["pass@1"] == 0.25
     assert content["metadata"] == {"model": "tiny"}
     assert {"_timestamp", "_git_commit_hash", "_evaluate_version"} <= set(content)
-
-
-def test_samples_file_has_a_readable_line_per_problem(tmp_path: Path) -> None:
-    sample = Sample(response="π ≈ 3\n#3", score=1.0, answer="3", error=None, finished=True, length=8)
-    problems = [
-        ProblemResult(index=i, uid=f"p{i}", level="1", prompt="π?", answer="3", samples=(sample, sample))
-        for i in range(3)
-    ]
-    lines = write_samples(tmp_path / "new", problems).read_text(encoding="utf-8").splitlines()
-    assert len(lines) == 3
-    assert "π ≈ 3" in lines[0]
-    record = json.loads(lines[1])
-    assert list(record) == ["uid", "level", "solved", "prompt", "answer", "samples"]
-    assert record["solved"] == "2/2"
-    assert record["samples"][0] == {
-        "response": "π ≈ 3\n#3",
-        "score": 1.0,
-        "answer": "3",
-        "error": None,
-        "finished": True,
-        "length": 8,
-    }
 
 
 def cells(rendered: str, label: str) -> list[str]:
@@ -83,23 +64,128 @@ def cells(rendered: str, label: str) -> list[str]:
     return line.strip().removeprefix(label).split()
 
 
-def test_benchmark_table() -> None:
-    rendered = text(benchmark_table("arithmetic [test]", summary(0.5)))
-    assert "arithmetic [test]" in rendered
-    assert "95% interval" in rendered
-    assert cells(rendered, "pass@1 (%) ") == ["50.0", "[48.0,", "52.0]"]
-    assert cells(rendered, "reward") == ["0.500", "[0.480,", "0.520]"]
-    assert cells(rendered, "length (tokens)") == ["412.3", "[400.0,", "420.0]"]
+def content(**changes: Any) -> dict[str, Any]:
+    """What results.json holds of two parts, one of them without a vote."""
+    math, code = summary(0.5, grader_errors=2), summary(0.25)
+    del code["maj@8"], code["maj@8_interval"]
+    shares = {"Math & more": {"math": 1.0}, "Code": {"code": 1.0}}
+    values = {"Math & more": 0.5, "Code": 0.25}
+    return {
+        "results": {"math": math, "code": code},
+        "average": {
+            "pass@1": 0.375,
+            "pass@1_interval": [0.35, 0.4],
+            "pass@8": 0.9,
+            "columns": {name: {"pass@1": values[name], "shares": shares[name]} for name in shares},
+        },
+        "not_covered": [],
+        "metadata": {
+            "model": {"name": "my_model"},
+            "parts": {"math": {"left_out": {"count": 3}}, "code": {"left_out": {"count": 0}}},
+        },
+        **changes,
+    }
+
+
+MISSING = [{"name": "live", "weight": 0.3, "why": "needs 100% of\nsome service"}]
+
+
+def test_scores_table_has_a_row_per_part_and_the_average() -> None:
+    rendered = text(scores_table("real [test]", content(not_covered=MISSING)))
+    assert "real [test]" in rendered
+    assert "[95% interval]" in rendered
+    assert cells(rendered, "math ") == [
+        "20",
+        "50.0",
+        "[48.0,",
+        "52.0]",
+        "90.0",
+        "60.0",
+        "412.3",
+        "1.0",
+        "2",
+        "3",
+    ]
+    assert cells(rendered, "code ") == ["20", "25.0", "[23.0,", "27.0]", "90.0", "412.3", "1.0", "0", "0"]
+    assert cells(rendered, "average ") == ["40", "37.5", "[35.0,", "40.0]", "90.0", "2", "3"]
+    assert "columns of the average: Math & more 50.0, Code 25.0" in rendered
     # A level may be named anything, brackets included.
-    assert cells(rendered, "pass@1 (%), level [5]") == ["50.0", "[48.0,", "52.0]"]
-    assert "20 problems, 160 responses" in rendered
-    assert "grader" not in rendered
+    assert "math, pass@1 by level  [5]: 50.0" in rendered
+    assert "not covered: live (30%): needs 100% of" in rendered
+
+
+def test_scores_table_is_80_wide_with_usual_names_and_large_numbers() -> None:
+    wide = content()
+    worst = summary(1.0, grader_errors=1000) | {"pass@1_interval": [1.0, 1.0], "problems": 14042}
+    wide["results"] = {"olympiadbench": worst | {"response_length": 16384.0, "truncated": 1.0, "pass@8": 1.0}}
+    wide["metadata"]["parts"] = {"olympiadbench": {"left_out": {"count": 100}}}
+    row = next(line for line in text(scores_table("x", wide)).splitlines() if "olympiadbench" in line)
+    assert row.split() == [
+        *(
+            "olympiadbench",
+            "14042",
+            "100.0",
+            "[100.0,",
+            "100.0]",
+            "100.0",
+            "60.0",
+            "16384",
+            "100.0",
+            "1000",
+            "100",
+        )
+    ]
+
+
+def test_a_single_part_has_no_average_row() -> None:
+    one = content()
+    del one["results"]["code"]
+    one["average"]["columns"] = {"math": {"pass@1": 0.5, "shares": {"math": 1.0}}}
+    assert "average" not in text(scores_table("x", one))
+
+
+def test_tables_for_papers(tmp_path: Path) -> None:
+    write_tables(tmp_path, content(not_covered=MISSING))
+    assert (tmp_path / "table.md").read_text() == (
+        "| model | Math & more | Code | Avg |\n"
+        "|---|---:|---:|---:|\n"
+        "| my\\_model | 50.0 | 25.0 | 37.5 |\n"
+        "\nnot covered: live (30%): needs 100% of\nsome service\n"
+    )
+    assert (tmp_path / "table.tex").read_text().splitlines() == [
+        "% needs \\usepackage{booktabs}",
+        "\\begin{tabular}{lrrr}",
+        "\\toprule",
+        "model & Math \\& more & Code & Avg \\\\",
+        "\\midrule",
+        "my\\_model & 50.0 & 25.0 & 37.5 \\\\",
+        "\\bottomrule",
+        "\\end{tabular}",
+        "% not covered: live (30%): needs 100% of some service",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "latex"),
+    [
+        ("a_b", r"a\_b"),
+        ("50% & $1 #2", r"50\% \& \$1 \#2"),
+        (r"\{x}", r"\textbackslash{}\{x\}"),
+        ("~/m^2", r"\textasciitilde{}/m\textasciicircum{}2"),
+    ],
+)
+def test_latex_escapes(tmp_path: Path, text: str, latex: str) -> None:
+    named = content()
+    named["metadata"]["model"]["name"] = text
+    write_tables(tmp_path, named)
+    assert f"\n{latex} & 50.0 &" in (tmp_path / "table.tex").read_text()
 
 
 def test_before_after_table() -> None:
     rendered = text(before_after_table(summary(0.25), summary(0.5, grader_errors=3)))
     assert cells(rendered, "pass@1 (%) ") == ["25.0", "[23.0,", "27.0]", "50.0", "[48.0,", "52.0]", "+25.0"]
     assert cells(rendered, "pass@8 (%)") == ["90.0", "[88.0,", "92.0]", "90.0", "[88.0,", "92.0]", "+0.0"]
+    assert cells(rendered, "maj@8 (%)")[-1] == "+0.0"
     assert cells(rendered, "reward") == ["0.250", "0.500", "+0.250"]
     assert cells(rendered, "length (tokens)") == ["412.3", "412.3", "+0.0"]
     assert cells(rendered, "pass@1 (%), level [5]")[-1] == "+25.0"

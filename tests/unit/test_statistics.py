@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipo.evaluation.statistics import bootstrap_interval, estimate, mean_at_n, pass_at_k
+from pipo.evaluation.statistics import (
+    bootstrap_interval,
+    estimate,
+    holm,
+    mean_at_n,
+    pass_at_k,
+    sign_flip_p,
+    wilson_interval,
+)
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "losses.json").read_text())["cases"]["pass_at_k"]
 
@@ -111,6 +120,88 @@ def test_interval_refuses(values: list[float], confidence: float, resamples: int
 
 def test_estimate_joins_mean_and_interval() -> None:
     values = [0.0, 0.25, 1.0, 0.75]
-    result = estimate(values, 0.9, 200, seed=5)
+    result = estimate(values, 0.9, 200, seed=5, share=True)
     assert result.value == 0.5
     assert (result.low, result.high) == bootstrap_interval(values, 0.9, 200, seed=5)
+
+
+def test_proportions_get_wilsons_interval() -> None:
+    # 0 of 30 at 95 %: the upper end is z^2 / (n + z^2) with z = 1.959964, so 3.841459 / 33.841459.
+    nothing = estimate([0.0] * 30, 0.95, 200, seed=5, share=True)
+    assert nothing.low == 0.0
+    assert nothing.high == pytest.approx(3.841458820694124 / 33.841458820694124, rel=1e-9)
+    # By hand for 3 of 10: centre (.3 + .3841459 / 2) / 1.3841459, and the half-width below.
+    low, high = wilson_interval(3, 10, 0.95)
+    spread = 3.841458820694124 / 10
+    half = (0.3 * 0.7 / 10 + spread / 40) ** 0.5 * 3.841458820694124**0.5 / (1 + spread)
+    assert (low + high) / 2 == pytest.approx((0.3 + spread / 2) / (1 + spread), rel=1e-9)
+    assert (high - low) / 2 == pytest.approx(half, rel=1e-9)
+    # Lengths of 0 and 1 token are no proportion.
+    assert estimate([1.0] * 5, 0.95, 50, seed=5, share=False).low == 1.0
+    with pytest.raises(ValueError, match="4 successes in 3"):
+        wilson_interval(4, 3, 0.95)
+
+
+def test_wilsons_coverage_where_the_bootstrap_fails() -> None:
+    # All 2^n outcomes weighted by their probability: exact coverage at p = .05, n = 30 (bootstrap: 78 %).
+    n, p = 30, 0.05
+    covered = 0.0
+    for c in range(n + 1):
+        low, high = wilson_interval(c, n, 0.95)
+        covered += math.comb(n, c) * p**c * (1 - p) ** (n - c) * (low <= p <= high)
+    assert 0.93 <= covered <= 0.99
+
+
+def brute_force_p(values: list[float]) -> float:
+    """Share of all sign patterns whose sum is at least as far from 0, counted one by one."""
+    sums = [
+        abs(sum(s * v for s, v in zip(signs, values, strict=True)))
+        for signs in itertools.product((1, -1), repeat=len(values))
+    ]
+    return sum(total >= abs(sum(values)) - 1e-12 for total in sums) / len(sums)
+
+
+@pytest.mark.parametrize(
+    ("values", "by_hand"),
+    [
+        ([0.125] * 6, 2 / 64),  # only all + and all - reach 6/8
+        ([0.5, 0.25, 0.25, 0.125, -0.125, 0.375], None),
+        ([0.1, 0.2, -0.3, 0.1, 0.2, -0.3], 1.0),  # the sum is 0, and any sum is at least as far from it
+        ([0.5, 0.0, 0.0, 0.0, 0.0, 0.0], 1.0),
+        ([0.0] * 6, 1.0),
+        ([0.5, 0.5, 0.5, 0.0, 0.0, -0.5], 10 / 16),  # |sum| >= 1 of four: 2 x (1 + 4) of 16
+    ],
+)
+def test_sign_flips_are_all_counted(values: list[float], by_hand: float | None) -> None:
+    p = sign_flip_p(values, draws=64, seed=0)
+    assert p == brute_force_p(values)
+    assert by_hand is None or p == by_hand
+
+
+def test_drawn_sign_flips_come_near_the_count_of_all() -> None:
+    values = list(np.random.default_rng(7).integers(-3, 5, size=14) / 8)  # none is 0
+    exact = brute_force_p(values)
+    drawn = sign_flip_p(values, draws=2**13, seed=1)
+    assert 0.01 < exact < 0.5
+    # Four standard errors of a share from 8192 draws.
+    assert drawn == pytest.approx(exact, abs=4 * (exact * (1 - exact) / 2**13) ** 0.5)
+    assert drawn != exact
+    assert sign_flip_p([1.0] * 40, draws=100, seed=0) == 1 / 101  # never 0
+
+
+def test_the_test_rejects_as_often_as_it_says() -> None:
+    # No difference between the models: p below 5 % in at most about 5 % of 400 pairs, sd 4.4.
+    generator = np.random.default_rng(2)
+    rejected = 0
+    for _ in range(400):
+        rates = generator.random(30)
+        a, b = (generator.binomial(4, rates) / 4 for _ in range(2))
+        rejected += sign_flip_p(b - a, draws=500, seed=3) < 0.05
+    assert 4 <= rejected <= 20 + 4 * 4.4
+
+
+def test_holm_by_hand() -> None:
+    # Sorted .01 .02 .03 .04: 4 x .01 = .04, 3 x .02 = .06, 2 x .03 = .06, then not below the one before.
+    assert holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([0.2]) == [0.2]

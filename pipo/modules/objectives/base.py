@@ -237,6 +237,9 @@ def policy_batch(
 ) -> PolicyBatch:
     """Put a batch together from its parts.
 
+    The surrogate is linear in the size of its advantages, so importance weights of the sampler multiply
+    these, and the attribution for the same reason.
+
     Args:
         rollouts: the responses.
         annotations: what the models said about them.
@@ -247,9 +250,10 @@ def policy_batch(
         value_targets: see :class:`~pipo.records.PolicyBatch`.
     """
     mask = rollouts.completions.response_mask
+    weight = mask if annotations.importance is None else annotations.importance
 
     def per_token(values: Tensor) -> Tensor:
-        return (values[:, None] if values.dim() == 1 else values) * mask
+        return (values[:, None] if values.dim() == 1 else values) * weight
 
     return PolicyBatch(
         prompt_ids=rollouts.prompts.prompt_ids,

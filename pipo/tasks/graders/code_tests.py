@@ -30,11 +30,14 @@ class CallTests:
         function: its name.
         arguments: positional arguments of each call, plain data.
         expected: what each call must return, plain data.
+        maybe_wrapped: whether a list of one element in ``expected`` may stand for that element, so that
+            returning either is right.
     """
 
     function: str
     arguments: tuple[tuple[Any, ...], ...]
     expected: tuple[Any, ...]
+    maybe_wrapped: bool
 
     def __post_init__(self) -> None:
         _check_pairs("arguments", self.arguments, "expected", self.expected)

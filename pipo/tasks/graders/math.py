@@ -1,7 +1,8 @@
 r"""Grading of mathematical answers: the last ``\boxed{...}`` of a response against a reference.
 
-Two plain numbers are compared here, exactly. Everything else goes to math-verify in a worker
-process, because it can hang, crash or take all memory on what a model writes.
+What the writing alone decides, numbers and words above all, is decided here. The rest goes to
+math-verify in a worker process, because it can hang, crash or take all memory on what a model writes.
+``docs/tasks/mathematics.md`` says what counts as equal.
 """
 
 from __future__ import annotations
@@ -9,11 +10,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from pipo.tasks.base import Reward, TaskError
+from pipo.tasks.graders.answer_text import (
+    drop_unit_words,
+    is_text_only,
+    listings_differ,
+    number,
+    readings,
+    relates_numbers,
+    same_in_base,
+    same_text,
+    same_word,
+    tidy,
+    word,
+)
+from pipo.tasks.graders.units import units_differ
 from pipo.tasks.graders.worker_pool import WorkerPool
 
 MATH_WORKER = Path(__file__).with_name("math_worker.py")
@@ -22,12 +36,6 @@ MAX_ANSWER_CHARS = 2000
 
 # An escaped character is consumed as one token, so ``\{`` and ``\}`` never count as braces.
 _BRACE_TOKEN = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
-_NUMBER = re.compile(
-    r"(?:\\?\$ ?)?"  # a dollar sign, as currency or as the start of LaTeX mathematics
-    r"(?P<sign>[+-]?) ?(?:\\?\$ ?)?"
-    r"(?P<digits>(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)"
-    r" ?(?:\\?%)? ?\.?\$?\.?"
-)
 
 
 def last_boxed(response: str) -> str | None:
@@ -52,22 +60,26 @@ def last_boxed(response: str) -> str | None:
     return response[start:end].strip() if start >= 0 else None
 
 
-def plain_number(text: str) -> Decimal | None:
-    r"""The value of an integer or decimal as written; None for anything else.
-
-    Read past: ``$`` and ``\$``, commas between groups of three digits (also ``{,}`` and
-    ``,\!``), a percent sign and a full stop at the end. ``1,2`` is a pair, not a number.
-    """
-    match = _NUMBER.fullmatch(text.strip().replace("{,}", ",").replace(",\\!", ","))
-    return Decimal(match["sign"] + match["digits"].replace(",", "")) if match else None
-
-
 def quick_verdict(answer: str, reference: str) -> bool | None:
     """Whether the two are equal, if that is clear without algebra; None if it takes math-verify."""
     if answer == reference:
         return True
-    a, b = plain_number(answer), plain_number(reference)
-    return None if a is None or b is None else a == b
+    other_unit = units_differ(answer, reference)
+    answer, reference = tidy(answer), tidy(reference)
+    if same_text(answer, reference):
+        return True
+    if other_unit or relates_numbers(answer):
+        return False
+    a, b = number(drop_unit_words(answer)), number(drop_unit_words(reference))
+    if a is not None and b is not None:
+        return a.equals(b)
+    if (of := word(reference)) is not None:
+        return same_word(answer, of)
+    if is_text_only(answer) or is_text_only(reference):
+        return False
+    if (same := same_in_base(answer, reference)) is not None:
+        return same
+    return False if listings_differ(answer, reference) else None
 
 
 class MathGrader:
@@ -104,11 +116,43 @@ class MathGrader:
         Equal pairs of answer and reference, frequent within a group of samples, are graded once.
         """
         read = [(last_boxed(response), reference.strip()) for response, reference in pairs]
+        verdicts = self._compare([(answer, reference) for answer, reference in read if answer])
+        return [verdicts[a, r] if a else Reward(score=0.0) for a, r in read]
+
+    def same(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Whether the two answers of each pair mean the same, in order.
+
+        Neither is a reference, so it is enough that one of them, taken as the reference, makes the
+        other right. A comparison that cannot be finished counts as a difference.
+        """
+        both = [(a.strip(), b.strip()) for a, b in pairs]
+        verdicts = self._compare([pair for a, b in both for pair in ((a, b), (b, a)) if a and b])
+        return [
+            a == b or bool(a and b and max(verdicts[a, b].score, verdicts[b, a].score) == 1.0)
+            for a, b in both
+        ]
+
+    def unreadable(self, references: Sequence[str]) -> list[str]:
+        """The references that algebra cannot read, so that only their own text is right."""
+        distinct = [r for r in dict.fromkeys(references) if number(tidy(r)) is None and word(tidy(r)) is None]
+        outcomes = self._pool.run([_request(r, r) for r in distinct])
+        return [
+            reference
+            for reference, outcome in zip(distinct, outcomes, strict=True)
+            if is_text_only(tidy(reference))
+            or outcome.reply is None
+            or not json.loads(outcome.reply)["readable"]
+        ]
+
+    def close(self) -> None:
+        """End the worker processes. They start again when they are needed."""
+        self._pool.close()
+
+    def _compare(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Reward]:
+        """The verdict on each pair of answer and reference; no answer is empty."""
         verdicts: dict[tuple[str, str], Reward] = {}
         hard: list[tuple[str, str]] = []
-        for answer, reference in dict.fromkeys(read):
-            if not answer:
-                continue
+        for answer, reference in dict.fromkeys(pairs):
             if len(answer) > MAX_ANSWER_CHARS:
                 error = f"answer of {len(answer)} characters, more than {MAX_ANSWER_CHARS}"
                 verdicts[answer, reference] = Reward(score=0.0, answer=answer[:100], error=error)
@@ -117,14 +161,10 @@ class MathGrader:
             else:
                 hard.append((answer, reference))
         verdicts.update(zip(hard, self._ask(hard), strict=True))
-        return [verdicts[a, r] if a else Reward(score=0.0) for a, r in read]
-
-    def close(self) -> None:
-        """End the worker processes. They start again when they are needed."""
-        self._pool.close()
+        return verdicts
 
     def _ask(self, pairs: list[tuple[str, str]]) -> list[Reward]:
-        outcomes = self._pool.run([json.dumps(pair).encode() for pair in pairs])
+        outcomes = self._pool.run([_request(answer, reference) for answer, reference in pairs])
         rewards: list[Reward] = []
         for (answer, _), outcome in zip(pairs, outcomes, strict=True):
             if outcome.reply is None:
@@ -139,3 +179,12 @@ class MathGrader:
 
     def __setstate__(self, options: dict[str, Any]) -> None:
         self.__init__(**options)
+
+
+def _request(answer: str, reference: str) -> bytes:
+    answer, reference = tidy(answer), tidy(reference)
+    request = [
+        readings(answer, other_has_percent=reference.endswith("\\%")),
+        readings(reference, other_has_percent=answer.endswith("\\%")),
+    ]
+    return json.dumps(request).encode()

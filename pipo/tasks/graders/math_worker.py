@@ -1,7 +1,8 @@
 """The program that compares one answer with one reference by math-verify; see ``worker_pool``.
 
 Run as a file, it imports nothing of the project, so it starts fast and cannot load torch.
-A request is the JSON list ``[answer, reference]``; a reply is ``{"equal": bool, "error": str | null}``.
+A request is the JSON list ``[answers, references]``: each side in every way it may be meant. A reply is
+``{"equal": bool, "readable": bool, "error": str | null}``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 
 # Numbers such as 10^{10^{10}} would otherwise fill the machine before their time is up.
 _MEMORY_BYTES = 2 << 30
+# Expressions are equal if they agree to so many digits; at the library's 15, 10^{-20} is zero.
+_DIGITS = 50
 
 
 def _parse(text: str) -> list[Any]:
@@ -29,14 +32,27 @@ def _parse(text: str) -> list[Any]:
     return [x for x in found if not (hasattr(x, "has") and x.has(zoo, nan))]
 
 
-def compare(answer: str, reference: str) -> dict[str, Any]:
-    """Whether the two mean the same; the text that math-verify cannot read is compared as text."""
+def compare(answers: list[str], references: list[str]) -> dict[str, Any]:
+    """Whether one of the answers means one of the references; what cannot be read is compared as text."""
     from math_verify import verify
 
-    gold = _parse(reference)
+    gold = [x for reference in references for x in _parse(reference)]
     if not gold:
-        return {"equal": False, "error": f"the reference cannot be parsed: {reference!r}"}
-    return {"equal": bool(verify(gold, _parse(answer), timeout_seconds=None)), "error": None}
+        error = f"the reference cannot be parsed: {references[0]!r}"
+        return {"equal": False, "readable": False, "error": error}
+    readable = any(not isinstance(x, str) for x in gold)
+    if answers == references:
+        return {"equal": True, "readable": readable, "error": None}
+    found = [x for answer in answers for x in _parse(answer)]
+    # The texts hold no decimals any more, so there is nothing to round.
+    equal = verify(
+        gold,
+        found,
+        numeric_precision=_DIGITS,
+        allow_set_relation_comp=True,
+        timeout_seconds=None,
+    )
+    return {"equal": bool(equal), "readable": readable, "error": None}
 
 
 def main() -> None:
@@ -46,21 +62,21 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its time-outs are off
     try:
-        compare("x+1", "1+x")  # loads the grammar too, at no answer's expense
+        compare(["x+1"], ["1+x"])  # loads the grammar too, at no answer's expense
     except ImportError as error:
         connection.send_bytes(f"{error}; install math-verify".encode())
         return
     connection.send_bytes(b"ready")
     while True:
         try:
-            answer, reference = json.loads(connection.recv_bytes())
+            answers, references = json.loads(connection.recv_bytes())
         except EOFError:
             return
         signal.setitimer(signal.ITIMER_REAL, limit_s)  # SIGALRM ends the process by default
         try:
-            reply = compare(answer, reference)
+            reply = compare(answers, references)
         except Exception as error:  # whatever sympy raises costs this answer, not the worker
-            reply = {"equal": False, "error": f"{type(error).__name__}: {error}"[:300]}
+            reply = {"equal": False, "readable": False, "error": f"{type(error).__name__}: {error}"[:300]}
         signal.setitimer(signal.ITIMER_REAL, 0)
         connection.send_bytes(json.dumps(reply).encode())
 

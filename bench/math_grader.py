@@ -1,0 +1,99 @@
+"""Throughput and latency of the mathematics grader on answers to real problems.
+
+A quarter of the answers are the problem's own, written differently where that is easy; a quarter another
+problem's; a quarter perturbed; a quarter hard: nested powers, wrong lists, long sums. Usage::
+
+    python bench/math_grader.py <folder with math500.jsonl> [answers] [workers]
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipo.tasks.graders.math import MathGrader, quick_verdict
+
+TIMEOUT_S = 5.0
+
+
+def rewritten(answer: str) -> str:
+    """The same answer in another form."""
+    return answer.replace("\\frac", "\\dfrac") if "\\frac" in answer else f"{answer} + 0"
+
+
+def perturbed(answer: str, rng: random.Random) -> str:
+    """A wrong answer of the same kind: one digit, or a summand, is another."""
+    places = [i for i, c in enumerate(answer) if c.isdigit()]
+    if not places:
+        return f"{answer} + 1"
+    place = rng.choice(places)
+    return answer[:place] + str((int(answer[place]) + rng.randint(1, 8)) % 10) + answer[place + 1 :]
+
+
+def hard(answer: str, rng: random.Random) -> str:
+    """What costs time: much algebra, long lists, towers of powers (a hundredth)."""
+    kind = rng.random()
+    if kind < 0.01:
+        return "9^{9^{9^{9}}}"
+    if kind < 0.4:
+        return " + ".join(f"\\frac{{{rng.randint(1, 99)}}}{{{rng.randint(2, 99)}}} x^{i}" for i in range(8))
+    if kind < 0.7:
+        return ", ".join(str(rng.randint(0, 99)) for _ in range(12))
+    return f"\\sqrt{{{rng.randint(2, 99)}}} ({answer})"
+
+
+def answers(references: Sequence[str], count: int, seed: int = 0) -> list[tuple[str, str]]:
+    """Pairs of response and reference."""
+    rng = random.Random(seed)
+    pairs: list[tuple[str, str]] = []
+    for i in range(count):
+        reference = references[i % len(references)]
+        makers = (
+            lambda r=reference: rewritten(r),
+            lambda: rng.choice(references),
+            lambda r=reference: perturbed(r, rng),
+            lambda r=reference: hard(r, rng),
+        )
+        pairs.append((f"so \\boxed{{{rng.choice(makers)()}}}", reference))
+    return pairs
+
+
+def main() -> None:
+    """Print one table."""
+    folder, *numbers = sys.argv[1:]
+    count, workers = (*map(int, numbers), *(1000, 2)[len(numbers) :])
+    lines = (Path(folder) / "math500.jsonl").read_text(encoding="utf-8").splitlines()
+    pairs = answers([json.loads(line)["answer"] for line in lines], count)
+    grader = MathGrader(workers=workers, timeout_s=TIMEOUT_S)
+    grader.grade_batch([("\\boxed{x+y}", f"y+x+{i}") for i in range(workers)])  # start them
+    start = time.perf_counter()
+    rewards = grader.grade_batch(pairs)
+    total = time.perf_counter() - start
+    grader.close()
+    single = MathGrader(workers=1, timeout_s=TIMEOUT_S)
+    single.grade("\\boxed{x+y}", "y+x+1")
+    latencies = []
+    for response, reference in pairs:
+        begun = time.perf_counter()
+        single.grade(response, reference)
+        latencies.append(1000 * (time.perf_counter() - begun))
+    single.close()
+    quick = np.mean([quick_verdict(p[0][10:-1], p[1]) is not None for p in pairs])
+    p50, p99 = np.percentile(latencies, [50, 99])
+    print(f"answers              {count}, right {sum(r.score for r in rewards):.0f}")
+    print(
+        f"errors               {sum(r.error is not None for r in rewards)} (limit {TIMEOUT_S:g} s an answer)"
+    )
+    print(f"settled by writing   {100 * quick:.0f} %")
+    print(f"all, {workers} workers       {total:.1f} s, {count / total:.0f} answers/s")
+    print(f"one by one           p50 {p50:.2f} ms, p99 {p99:.0f} ms, max {max(latencies):.0f} ms")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# sbatch launch/slurm.sh /shared/runs/first model=./my-model ...    the first argument is the run folder
+#
+# One task per GPU; Lightning reads ranks and addresses from SLURM. When the folder holds a run already, as it
+# does when SLURM starts the job again, the run goes on from its newest checkpoint.
+#SBATCH --job-name=pipo
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=8
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+#SBATCH --signal=USR1@600
+# Ten minutes before its time is over, every task hears of it: finish the iteration, save, stop.
+set -euo pipefail
+FOLDER=${1:?the run folder}
+shift
+
+if [[ -f $FOLDER/config.yaml ]]; then
+  ARGUMENTS=("resume=$FOLDER")
+else
+  ARGUMENTS=(
+    "output_dir=$FOLDER" strategy=fsdp
+    strategy.trainer.num_nodes="$SLURM_JOB_NUM_NODES" strategy.trainer.devices=8 "$@"
+  )
+fi
+srun python train.py "${ARGUMENTS[@]}"

@@ -1,0 +1,70 @@
+"""A batch that an optimiser step was refused for, on disk, for whoever wants to find out why."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from pipo.callbacks.base import RolloutCallback, SkippedStep
+from pipo.modules.distributed import gather, world
+from pipo.modules.policy_module import PolicyModule
+from pipo.records import PolicyBatch
+
+log = logging.getLogger(__name__)
+
+
+class SkippedStepLog(RolloutCallback):
+    """Says that a step was skipped, and keeps the first batch that caused one.
+
+    One is kept per run folder: a batch of long responses is large, and whatever makes the second one
+    usually made the first.
+
+    Args:
+        folder: the run folder; the file is ``bad_batch_<iteration>.pt``, plain data of every process.
+    """
+
+    def __init__(self, *, folder: str) -> None:
+        super().__init__()
+        self.folder = Path(folder)
+
+    def on_step_skipped(
+        self, trainer: pl.Trainer, module: PolicyModule, batch: PolicyBatch, rows: Tensor, step: SkippedStep
+    ) -> None:
+        """Collect the mini-batch from every process and write it."""
+        parts = gather({"batch": batch.to_plain(), "rows": rows})
+        if world()[0] != 0:
+            return
+        path = self.folder / f"bad_batch_{step.iteration:06d}.pt"
+        kept = sorted(self.folder.glob("bad_batch_*.pt"))
+        if not kept:
+            described = {"iteration": step.iteration, "update": step.update}
+            numbers = {"loss": step.loss, "grad_norm": step.grad_norm}
+            torch.save({**described, **numbers, "ranks": parts}, path)
+            kept = [path]
+        log.warning(
+            "iteration %d: a step of the %s update was skipped, loss %g, gradient norm %g; %s",
+            step.iteration,
+            step.update,
+            step.loss,
+            step.grad_norm,
+            f"its batch is in {path}" if kept == [path] else f"the first such batch is in {kept[0]}",
+        )
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """How many steps were skipped since the last that was made counts on after a resume."""
+        assert isinstance(pl_module, PolicyModule)
+        checkpoint["skipped_in_a_row"] = pl_module.skipped_in_a_row
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take the count over."""
+        assert isinstance(pl_module, PolicyModule)
+        pl_module.skipped_in_a_row = checkpoint["skipped_in_a_row"]

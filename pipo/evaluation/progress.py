@@ -1,0 +1,76 @@
+"""What a long evaluation shows while it runs: a bar per part in a terminal, nothing elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+import numpy as np
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from pipo.evaluation.results import ProblemResult
+
+
+class EvaluationProgress:
+    """A context with one bar for each part that is begun.
+
+    Args:
+        console: where to draw.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=16),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> EvaluationProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def part(self, name: str, total: int, done: Sequence[ProblemResult]) -> PartProgress:
+        """A new bar.
+
+        Args:
+            name: of the part.
+            total: its problems.
+            done: those that were scored before.
+        """
+        task = self._bars.add_task(name, total=total, completed=len(done), status="")
+        return PartProgress(self._bars, task, done)
+
+
+class PartProgress:
+    """The bar of one part; called with each batch of scored problems."""
+
+    def __init__(self, bars: Progress, task: TaskID, done: Sequence[ProblemResult]) -> None:
+        self._bars, self._task = bars, task
+        self._rates = [problem.solved / len(problem.samples) for problem in done]
+        self._tokens, self._begun = 0, time.monotonic()
+
+    def __call__(self, problems: Sequence[ProblemResult]) -> None:
+        """Go on by one batch."""
+        self._rates += [problem.solved / len(problem.samples) for problem in problems]
+        self._tokens += sum(sample.length for problem in problems for sample in problem.samples)
+        speed = self._tokens / (time.monotonic() - self._begun)
+        status = f"{speed:,.0f} tok/s  pass@1 {100 * np.mean(self._rates):.1f}"
+        self._bars.update(self._task, completed=len(self._rates), status=status)

@@ -1,0 +1,57 @@
+"""Weights for what a sampler drew that is not quite the policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+CorrectionLevel = Literal["none", "token", "sequence"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportanceCorrection:
+    """Truncated importance sampling between sampler and trainer.
+
+    Attributes:
+        level: one weight per token, one per response, or none.
+        cap: no weight is larger.
+    """
+
+    level: CorrectionLevel
+    cap: float
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.cap < float("inf"):
+            raise ValueError(f"importance_cap must be >= 1 and finite, got {self.cap}")
+
+
+def importance_weights(
+    trainer: Tensor, sampler: Tensor, mask: Tensor, correction: ImportanceCorrection
+) -> Tensor:
+    """Weight w = min(pi_trainer / pi_sampler, cap), of each token or of the product over each response.
+
+    Both are the same policy on paper; another kernel or precision makes them differ, so that responses are
+    drawn from pi_sampler while the gradient is taken as if pi_trainer had drawn them. The weight multiplies
+    the policy loss and carries no gradient. Truncation: Ionides, "Truncated importance sampling", Journal of
+    Computational and Graphical Statistics 17(2), 2008. Between sampler and trainer: Yao et al., "Your
+    efficient RL framework secretly brings you off-policy RL training", 2025. Where the two agree the weight
+    is exactly 1.
+
+    Args:
+        trainer: [N, R], the trainer's log-probabilities of the sampled tokens.
+        sampler: [N, R], the sampler's.
+        mask: bool [N, R].
+        correction: level and cap.
+
+    Returns:
+        [N, R], 0 on padding.
+    """
+    gap = torch.where(mask, trainer - sampler, torch.zeros_like(trainer))
+    if correction.level == "none":
+        gap = torch.zeros_like(gap)
+    if correction.level == "sequence":
+        gap = gap.sum(dim=1, keepdim=True).expand_as(gap)
+    return gap.clamp(-20.0, 20.0).exp().clamp(max=correction.cap) * mask

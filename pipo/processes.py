@@ -1,0 +1,41 @@
+"""What a process can tell about the others before there is a process group: from its environment.
+
+torchrun sets RANK, Lightning sets LOCAL_RANK for the processes that it starts itself, and SLURM's srun sets
+SLURM_PROCID.
+"""
+
+from __future__ import annotations
+
+import os
+
+# A run tells its folder to the processes that it starts; theirs would be named by a later time of day.
+RUN_FOLDER = "PIPO_RUN_FOLDER"
+# What a program started for another purpose must not inherit.
+OF_THIS_PROCESS = {
+    "LOCAL_RANK",
+    "RANK",
+    "WORLD_SIZE",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    RUN_FOLDER,
+}
+
+
+def leads() -> bool:
+    """Whether this is the first of all processes."""
+    if "RANK" in os.environ:
+        return int(os.environ["RANK"]) == 0
+    own = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))
+    return int(own) == 0 and int(os.environ.get("NODE_RANK", "0")) == 0
+
+
+def given_folder() -> str | None:
+    """The run folder of the program that started this one as a further process of its own."""
+    return os.environ.get(RUN_FOLDER) if "LOCAL_RANK" in os.environ else None
+
+
+def started_together() -> bool:
+    """Whether something else than the first process has started the others."""
+    return int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", "1"))) > 1

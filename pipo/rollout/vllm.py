@@ -1,0 +1,347 @@
+"""Sampling by vLLM in the training process, on a copy of the weights that every update renews.
+
+Each process of the trainer drives an engine of its own on its own device (vLLM calls this an external
+launcher): no further process is started, weights are handed over by reference, and the ranks sample
+independently. Tensor-parallel groups of neighbouring ranks share one copy of the weights and their prompts.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import logging
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pipo.errors import ConfigError
+from pipo.modules.distributed import derive_seed, world
+from pipo.modules.policy import Policy
+from pipo.modules.sharding import whole_parameters
+from pipo.records import Completions, TokenIds, pad_rows
+from pipo.rollout.engine import EngineFailed, SamplingParams
+from pipo.rollout.vllm_process import join_process_group, quiet_vllm, untouched_process
+
+if TYPE_CHECKING:
+    from vllm import LLM, CompletionOutput
+    from vllm import SamplingParams as Request
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VllmConfig:
+    """Options of the vLLM engine.
+
+    Attributes:
+        dtype: of the engine's copy of the weights and of its activations.
+        max_num_seqs: responses decoded at a time; the others wait, and take the place of finished ones.
+        max_model_len: most tokens of a prompt and its response; None for as many as the model has positions.
+        gpu_memory_utilization: share of a GPU's memory for the engine's weights and key-value cache.
+        cpu_kv_cache_gib: size of the key-value cache on a CPU.
+        enforce_eager: do without CUDA graphs and compilation; on a CPU vLLM always does.
+        tensor_parallel_size: neighbouring ranks that share one copy of the weights.
+        sleep: give the memory back while the trainer works; on a CPU there is nothing to give.
+    """
+
+    dtype: Literal["float32", "bfloat16"]
+    max_num_seqs: int
+    max_model_len: int | None
+    gpu_memory_utilization: float
+    cpu_kv_cache_gib: float
+    enforce_eager: bool
+    tensor_parallel_size: int
+    sleep: bool
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "tensor_parallel_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.max_model_len is not None and self.max_model_len < 2:
+            raise ValueError(f"max_model_len must be >= 2 or null, got {self.max_model_len}")
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ValueError(f"gpu_memory_utilization must lie in (0, 1], got {self.gpu_memory_utilization}")
+        if not self.cpu_kv_cache_gib > 0:
+            raise ValueError(f"cpu_kv_cache_gib must be positive, got {self.cpu_kv_cache_gib}")
+
+
+def vllm_engines(config: VllmConfig) -> Callable[[Policy], VllmEngine]:
+    """What makes the engine of a policy.
+
+    Raises:
+        ConfigError: when vLLM is not installed; asked here, before a model is loaded.
+    """
+    # The build for CPUs is a distribution of another name, but the same package.
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError(
+            "vLLM is not installed: pip install 'pipo[vllm]' on a machine with a GPU; for a CPU see "
+            "docs/rollout.md"
+        )
+    return partial(VllmEngine, config=config)
+
+
+class VllmEngine:
+    """A vLLM engine beside a policy.
+
+    Nothing is built before the first ``wake`` or ``generate``, so that the trainer's process group is there
+    and a checkpoint has been read: the engine begins with the weights that the policy has then.
+
+    Args:
+        policy: says which architecture, and gives the weights.
+        config: see :class:`VllmConfig`.
+    """
+
+    shares_weights = False
+
+    def __init__(self, policy: Policy, config: VllmConfig) -> None:
+        self.policy, self.config = policy, config
+        self._llm: LLM | None = None
+        self._owns_group = False
+        self._asleep = False
+        #: Whether the engine's weights are lost or were never given.
+        self._empty = True
+
+    # ------------------------------------------------------------------ life
+
+    def wake(self) -> None:
+        """Build the engine, or take memory again; see :class:`~pipo.rollout.engine.RolloutEngine`."""
+        if self._llm is None:
+            self._llm = self._build()
+        if self._empty:
+            self.sync_weights(self.policy.named_parameters())
+        if self._asleep:
+            with self._at_work("waking up"):
+                self._llm.wake_up(tags=["kv_cache"])
+            self._asleep = False
+
+    def sleep(self) -> None:
+        """Drop weights and cache on a GPU: the next update brings other weights anyway."""
+        if self._llm is None or self._asleep or not self._llm.model_config.enable_sleep_mode:
+            return
+        with self._at_work("going to sleep"):
+            self._llm.sleep(level=2)
+        self._asleep = self._empty = True
+
+    def close(self) -> None:
+        """Free the engine, and the process group when it is the engine's own."""
+        if self._llm is None:
+            return
+        llm, self._llm = self._llm, None
+        with untouched_process(self.policy.device):
+            # Collecting an engine, now or at some later time, would also end the default process group,
+            # whoever made that and whoever uses it by then.
+            llm.llm_engine.engine_core._finalizer.detach()
+            llm.llm_engine.model_executor.shutdown()
+            _leave_process_group(self._owns_group)
+
+    def _build(self) -> LLM:
+        size, ranks = self.config.tensor_parallel_size, world()[1]
+        if ranks % size:
+            raise ConfigError(f"tensor_parallel_size={size} does not divide the {ranks} processes")
+        self._owns_group = join_process_group()
+        quiet_vllm()
+        with untouched_process(self.policy.device), tempfile.TemporaryDirectory() as folder:
+            from vllm import LLM
+            from vllm.exceptions import VLLMError
+
+            _write_architecture(self.policy, folder)
+            try:
+                return LLM(folder, **_engine_options(self.config))
+            except (ValueError, VLLMError) as error:
+                _leave_process_group(self._owns_group)
+                raise ConfigError(f"rollout.engine.config: vLLM refuses: {_short(error)}") from error
+            except RuntimeError as error:
+                _leave_process_group(self._owns_group)
+                raise _failed("starting", error) from error
+
+    @contextmanager
+    def _at_work(self, doing: str) -> Iterator[None]:
+        """A call of vLLM: the process stays as it was, and a failure becomes one clear error."""
+        from vllm.exceptions import VLLMClientError, VLLMError
+
+        with untouched_process(self.policy.device):
+            try:
+                yield
+            except VLLMClientError as error:
+                raise ConfigError(f"rollout.engine.config: vLLM refuses: {_short(error)}") from error
+            except (RuntimeError, VLLMError) as error:
+                raise _failed(doing, error) from error
+
+    # ------------------------------------------------------------------ weights
+
+    def sync_weights(self, parameters: Iterable[tuple[str, Tensor]]) -> None:
+        """Take over the weights one parameter at a time, and forget what was computed with the old ones."""
+        if self._llm is None:
+            return  # it will begin with the policy's weights of then
+        stream = whole_parameters(parameters, getattr(torch, self.config.dtype))
+        named = ((name.removeprefix("model."), value) for name, value in stream)
+        with self._at_work("taking over the weights"):
+            if self._asleep and self._empty:
+                torch.cuda.empty_cache()  # what the trainer's allocator only keeps
+                self._llm.wake_up(tags=["weights"])
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": named})
+            self._llm.apply_model(_repack_tied_head)
+            self._llm.reset_prefix_cache()
+        self._empty = False
+
+    # ------------------------------------------------------------------ sampling
+
+    def generate(
+        self, prompts: Sequence[TokenIds], group_size: int, sampling: SamplingParams, seed: int
+    ) -> Completions:
+        """Sample ``group_size`` responses per prompt; see :class:`~pipo.rollout.engine.RolloutEngine`.
+
+        Prompts are read once for all of their responses. After a cut by top-p or top-k the log-probabilities
+        are those of what is left: vLLM has no others at temperatures besides 1.
+        """
+        self.wake()
+        wanted = [(ids, derive_seed(seed, index) >> 1) for index, ids in enumerate(prompts)]
+        start = 0
+        if self.config.tensor_parallel_size > 1:
+            wanted, start = _of_the_group(wanted)
+        rows = self._sample(wanted, group_size, sampling)
+        return _completions(rows[start * group_size : (start + len(prompts)) * group_size])
+
+    def _sample(
+        self, wanted: Sequence[tuple[TokenIds, int]], group_size: int, sampling: SamplingParams
+    ) -> list[CompletionOutput]:
+        """Responses to prompts with their seeds, group-major."""
+        assert self._llm is not None
+        # Greedy responses are all alike, and vLLM makes only one of them.
+        drawn = 1 if sampling.temperature == 0 else group_size
+        # Compiling a small function of the sampler anew for every size of a batch takes longer than sampling.
+        eager = self._llm.model_config.enforce_eager
+        with (
+            self._at_work("sampling"),
+            torch.compiler.set_stance("force_eager") if eager else nullcontext(),
+        ):
+            from vllm import TokensPrompt
+
+            outputs = self._llm.generate(
+                [TokensPrompt(prompt_token_ids=list(ids)) for ids, _ in wanted],
+                [_request(sampling, drawn, seed) for _, seed in wanted],
+                use_tqdm=False,
+            )
+        rows = [sorted(output.outputs, key=lambda one: one.index) for output in outputs]
+        return [one for group in rows for one in group * (group_size // drawn)]
+
+
+def _engine_options(config: VllmConfig) -> dict[str, Any]:
+    """The engine's own names for what the configuration says and what this engine always needs."""
+    from vllm.platforms import current_platform
+
+    cpu = current_platform.is_cpu()
+    memory: dict[str, Any] = {"gpu_memory_utilization": config.gpu_memory_utilization}
+    if cpu:
+        memory = {
+            "kv_cache_memory_bytes": round(config.cpu_kv_cache_gib * 2**30),
+            # After a part of a prompt vLLM winds the request's generator back, which a CPU's cannot do.
+            "enable_chunked_prefill": False,
+        }
+    return memory | {
+        "dtype": config.dtype,
+        "max_num_seqs": config.max_num_seqs,
+        "max_model_len": config.max_model_len,
+        "enforce_eager": config.enforce_eager or cpu,
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "enable_sleep_mode": config.sleep and current_platform.is_sleep_mode_available(),
+        "enable_prefix_caching": True,
+        "distributed_executor_backend": "external_launcher",
+        "load_format": "dummy",  # the weights come from the trainer, never from files
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",  # none of the model's own sampling defaults
+        "logprobs_mode": "processed_logprobs",  # at the temperature of sampling
+        "disable_log_stats": True,
+        "seed": 0,  # every request brings its own; ranks of a tensor-parallel group must agree
+    }
+
+
+def _request(sampling: SamplingParams, count: int, seed: int) -> Request:
+    """Sampling parameters as vLLM has them; its n-th response draws from ``seed + n``."""
+    from vllm import SamplingParams as Request
+    from vllm.sampling_params import RequestOutputKind
+
+    return Request(
+        n=count,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        seed=seed,
+        max_tokens=sampling.max_response_tokens,
+        stop_token_ids=sorted(sampling.stop_token_ids),
+        ignore_eos=True,  # the list of stop tokens is complete
+        logprobs=0,  # of the sampled token alone
+        flat_logprobs=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _completions(rows: Sequence[CompletionOutput]) -> Completions:
+    """Responses as padded tensors."""
+    ids, mask = pad_rows([list(row.token_ids) for row in rows])
+    logprobs = torch.zeros(mask.shape)
+    logprobs[mask] = torch.tensor([value for row in rows for value in row.logprobs.logprobs])
+    finished = torch.tensor([row.finish_reason == "stop" for row in rows], dtype=torch.bool)
+    return Completions(response_ids=ids, response_mask=mask, logprobs=logprobs, finished=finished)
+
+
+def _of_the_group(wanted: list[tuple[TokenIds, int]]) -> tuple[list[tuple[TokenIds, int]], int]:
+    """The prompts of all ranks that share the weights, and where this rank's begin: they sample together."""
+    from vllm.distributed.parallel_state import get_tp_group
+
+    group = get_tp_group()
+    parts: list[list[tuple[TokenIds, int]]] = [[]] * group.world_size
+    dist.all_gather_object(parts, wanted, group=group.cpu_group)
+    return [one for part in parts for one in part], sum(len(part) for part in parts[: group.rank_in_group])
+
+
+def _leave_process_group(owned: bool) -> None:
+    """Give up vLLM's groups of processes, and the default group when the engine made it."""
+    from vllm.distributed import parallel_state
+
+    if owned:
+        parallel_state.cleanup_dist_env_and_memory()
+    elif parallel_state._WORLD is not None:
+        parallel_state.destroy_model_parallel()
+        parallel_state._WORLD.destroy()
+        parallel_state._WORLD = None
+
+
+def _repack_tied_head(model: torch.nn.Module) -> None:
+    """On a CPU vLLM samples from a repacked copy of the output head, which an update leaves behind.
+
+    A head that is tied to the embeddings has no weights of its own in the stream, so vLLM does not see it
+    change. On a GPU both are the same tensor, and there is no copy.
+    """
+    head = getattr(model, "lm_head", None)
+    embeddings = getattr(getattr(model, "model", None), "embed_tokens", None)
+    if head is None or embeddings is None or head is embeddings or head.weight is not embeddings.weight:
+        return
+    if hasattr(head, "cpu_linear"):
+        head.quant_method.process_weights_after_loading(head)
+
+
+def _write_architecture(policy: Policy, folder: str) -> None:
+    """A model folder without weights, which is all that vLLM needs to build the network."""
+    config = copy.deepcopy(policy.model.config)
+    if not config.architectures:
+        config.architectures = [type(policy.model).__name__]
+    config.save_pretrained(folder)
+
+
+def _failed(doing: str, error: Exception) -> EngineFailed:
+    log.info("vLLM failed while %s", doing, exc_info=error)
+    return EngineFailed(f"the vLLM engine failed while {doing}: {type(error).__name__}: {_short(error)}")
+
+
+def _short(error: Exception) -> str:
+    """The message on one line."""
+    return " ".join(str(error).split())[:400]

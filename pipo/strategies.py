@@ -1,0 +1,109 @@
+"""One process, several with whole weights, or several with shards: Lightning's strategies for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
+
+from pipo.errors import ConfigError
+
+COMPUTE_DTYPES = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """Where processes run; one device each.
+
+    Attributes:
+        accelerator: ``auto`` takes a CUDA GPU if there is one, else the CPU.
+        devices: processes per node; ``auto`` for every GPU, or one process without GPU.
+        num_nodes: machines.
+        strategy: how the processes share the model.
+    """
+
+    accelerator: Literal["auto", "cpu", "cuda"]
+    devices: int | Literal["auto"]
+    num_nodes: int
+    strategy: Literal["single", "ddp", "fsdp"]
+
+    def __post_init__(self) -> None:
+        if self.devices != "auto" and self.devices < 1:
+            raise ValueError(f"devices must be >= 1 or auto, got {self.devices}")
+        if self.num_nodes < 1:
+            raise ValueError(f"num_nodes must be >= 1, got {self.num_nodes}")
+        if self.strategy == "single" and self.processes > 1:
+            raise ValueError(
+                f"{self.processes} processes need strategy=ddp (whole weights) or strategy=fsdp (shards)"
+            )
+        if self.device == "cuda" and self.per_node > torch.cuda.device_count():
+            raise ValueError(
+                f"devices={self.per_node}, but this machine has {torch.cuda.device_count()} CUDA GPUs"
+            )
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """The kind of device."""
+        return default_device() if self.accelerator == "auto" else self.accelerator
+
+    @property
+    def per_node(self) -> int:
+        """Processes on each node."""
+        if self.devices != "auto":
+            return self.devices
+        return torch.cuda.device_count() if self.device == "cuda" else 1
+
+    @property
+    def processes(self) -> int:
+        """Processes in all."""
+        return self.per_node * self.num_nodes
+
+
+def default_device() -> Literal["cpu", "cuda"]:
+    """A CUDA GPU if there is one, else the CPU; other accelerators lack double precision."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def build_strategy(hardware: Hardware, *, has_critic: bool, cpu_offload: bool) -> Strategy:
+    """Lightning's strategy.
+
+    Args:
+        hardware: the processes.
+        has_critic: whether a second model is trained beside the policy.
+        cpu_offload: whether sharded weights live on the CPU.
+    """
+    match hardware.strategy:
+        case "single":
+            return SingleDeviceStrategy("cuda:0" if hardware.device == "cuda" else "cpu")
+        case "ddp":
+            # Policy and critic have a backward pass each, which leaves the other's parameters unused.
+            return DDPStrategy(find_unused_parameters=has_critic)
+        case "fsdp":
+            if cpu_offload and hardware.device == "cpu":
+                raise ConfigError("strategy.sharding.cpu_offload: the weights are on the CPU already")
+            return ShardedStrategy(hardware.processes, cpu_offload=cpu_offload)
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """FSDP2 over all processes.
+
+    Args:
+        processes: over all nodes; left to itself, Lightning would shard over nodes only.
+        cpu_offload: whether the shards live on the CPU.
+    """
+
+    def __init__(self, processes: int, *, cpu_offload: bool) -> None:
+        super().__init__(
+            data_parallel_size=processes,
+            tensor_parallel_size=1,
+            # Norms of offloaded gradients are summed over processes on the CPU.
+            process_group_backend="cpu:gloo,cuda:nccl" if cpu_offload else None,
+        )
+        self.cpu_offload = cpu_offload
+
+    def model_to_device(self) -> None:
+        """Sharding has moved the weights already; those that live on the CPU must stay there."""
+        if not self.cpu_offload:
+            super().model_to_device()

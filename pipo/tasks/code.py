@@ -1,0 +1,139 @@
+"""What all programming tasks share: a program is found in the response and judged by the data set's tests."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from pipo.tasks.base import Example, Prompt, Reward
+from pipo.tasks.graders.code_tests import AssertTests, CallTests, ProgramJob, ProgramTests
+from pipo.tasks.program import find_program
+from pipo.tasks.row_task import RowTask
+from pipo.tasks.rows import Source
+
+NO_PROGRAM = Reward(
+    score=0.0,
+    feedback="The response holds no program. Put all of it into one block that begins with ```python.",
+)
+
+# The judges of programming contests let a program use these without an import and recurse deeper than Python
+# does by itself; so do the harnesses of TACO and LiveCodeBench. One line: later lines move by one only.
+CONTEST_PRELUDE = "; ".join(
+    [
+        "import bisect, collections, copy, functools, heapq, itertools",
+        "import math, operator, random, re, string, sys",
+        "from typing import *",
+        "from collections import *",
+        "from itertools import *",
+        "from functools import *",
+        "from heapq import *",
+        "from bisect import *",
+        "from math import *",
+        "from builtins import pow",  # the one of math takes no modulus
+        "sys.setrecursionlimit(50_000)",
+    ]
+)
+_FUTURE_IMPORT = re.compile(r"^from __future__ import .*$", re.MULTILINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeExample(Example):
+    """A programming problem; its ``answer`` is a program that solves it, empty where the data set has none.
+
+    Attributes:
+        tests: what a program must pass.
+        starter_code: code that the program begins with; empty for none.
+    """
+
+    tests: ProgramTests
+    starter_code: str = ""
+
+
+class ProgramGrader(Protocol):
+    """Judges programs, see :class:`pipo.tasks.graders.code.CodeGrader`."""
+
+    def grade_batch(self, jobs: Sequence[ProgramJob]) -> list[Reward]:
+        """One verdict per program, in order."""
+        ...
+
+    def close(self) -> None:
+        """End the worker processes."""
+        ...
+
+
+class CodeTask(RowTask[CodeExample]):
+    """Grades programs; subclasses say what a row means and how a program is read from a response.
+
+    The grader's ``reward`` decides what the score is: the fraction of the tests that pass, for training,
+    or 1 only when all do. The accuracy (pass@k) is the same for both: it counts full scores only.
+
+    Args:
+        train: the training rows; None for a data set that only serves to evaluate.
+        test: the held-out rows; None for a data set that only serves to train.
+        template: the prompt; it may use ``question``, ``starter_code``, ``function`` (the name that the tests
+            call, empty where there is none) and ``asserts`` (test statements, if the tests are such).
+        grader: runs the programs.
+
+    Raises:
+        TaskError: an option is out of range; later, a split cannot be read.
+    """
+
+    def __init__(
+        self, *, train: Source | None, test: Source | None, template: str, grader: ProgramGrader
+    ) -> None:
+        super().__init__(train=train, test=test, template=template)
+        # A template that does not fit shows now.
+        self.prompt.render({"question": "", "starter_code": "", "function": "", "asserts": ()})
+        self._grader = grader
+
+    def program(self, example: CodeExample, response: str) -> str | None:
+        """The program in a response; None when there is none."""
+        return find_program(response)
+
+    def runnable(self, program: str) -> str:
+        """What is run for a program: the program, and what the data set's judge puts in front of it."""
+        return program
+
+    def render(self, example: CodeExample) -> Prompt:
+        """The problem, with what the template may show of its tests."""
+        tests = example.tests
+        function = tests.function if isinstance(tests, CallTests) else ""
+        if isinstance(tests, AssertTests):
+            function = tests.entry_point or ""
+        values = {
+            "question": example.question,
+            "starter_code": example.starter_code,
+            "function": function,
+            "asserts": tests.statements if isinstance(tests, AssertTests) else (),
+        }
+        return self.prompt.render(values)
+
+    def score(self, example: CodeExample, response: str) -> Reward:
+        """The grader's verdict on the program in the response."""
+        return self.score_batch([example], [response])[0]
+
+    def score_batch(self, examples: Sequence[CodeExample], responses: Sequence[str]) -> list[Reward]:
+        """As ``score``, in parallel. ``Reward.answer`` is the program."""
+        programs = [self.program(e, r) for e, r in zip(examples, responses, strict=True)]
+        jobs = [
+            ProgramJob(program=self.runnable(program), tests=e.tests)
+            for e, program in zip(examples, programs, strict=True)
+            if program is not None
+        ]
+        verdicts = iter(self._grader.grade_batch(jobs))
+        return [NO_PROGRAM if p is None else replace(next(verdicts), answer=p) for p in programs]
+
+    def close(self) -> None:
+        """End the grader's processes."""
+        self._grader.close()
+
+
+def with_prelude(program: str) -> str:
+    """A contest program with the imports that its judge would have given it."""
+    futures = [found.end() for found in _FUTURE_IMPORT.finditer(program)]
+    if not futures:
+        return f"{CONTEST_PRELUDE}\n{program}"
+    # Such an import must come before every other statement.
+    return f"{program[: futures[-1]]}\n{CONTEST_PRELUDE}{program[futures[-1] :]}"

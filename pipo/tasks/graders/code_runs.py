@@ -1,0 +1,318 @@
+"""One program against its tests: the trusted side of the conversation with its sandbox."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pipo.tasks.graders.answers import same_output
+from pipo.tasks.graders.code_tests import AssertTests, CallTests, ProgramTests, StdinTests
+from pipo.tasks.graders.sandbox import wire
+from pipo.tasks.graders.sandbox.client import Launcher, SandboxError, Service
+
+# Beyond a test's own time: the sandbox kills a late program itself and then says so.
+_GRACE_S = 5.0
+_START_TIMEOUT_S = 60.0
+_FRAME_SLACK = 1 << 16
+_SHOWN = 200
+_PLACE = re.compile(r'  File "program\.py", line ([0-9]+)')
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How the tests of a program are run; see ``CodeGrader`` for the numbers."""
+
+    stop_at_failure: bool
+    timeout_s: float
+    total_s: float
+    max_timeouts: int
+    output_bytes: int
+    float_tolerance: float
+
+
+class Run:
+    """What has become of the tests of one program so far.
+
+    Attributes:
+        total: number of tests.
+        done: number of tests with a verdict.
+        passed: of these, how many passed.
+        feedback: about the first test that failed; None while none has.
+    """
+
+    def __init__(self, total: int, rules: Rules) -> None:
+        self.total, self._rules = total, rules
+        self.done = self.passed = self._timeouts = 0
+        self.feedback: str | None = None
+        self._end = time.monotonic() + rules.total_s
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is a test left that is to be run."""
+        if self.done >= self.total or (self._rules.stop_at_failure and self.feedback is not None):
+            return False
+        return self._timeouts < self._rules.max_timeouts and time.monotonic() < self._end
+
+    @property
+    def seconds_for_next(self) -> float:
+        """Time that the next test may take."""
+        return max(0.001, min(self._rules.timeout_s, self._end - time.monotonic()))
+
+    def passes(self) -> None:
+        """The next test has passed."""
+        self.done += 1
+        self.passed += 1
+
+    def fails(self, how: str, *details: str) -> None:
+        """The next test has failed."""
+        self.done += 1
+        if self.feedback is None:
+            self.feedback = "\n".join([f"Test {self.done} of {self.total} failed: {how}", *details])
+
+    def times_out(self, *details: str) -> None:
+        """The next test has run out of time."""
+        self._timeouts += 1
+        self.fails(f"no answer within {self._rules.timeout_s:g} s", *details)
+
+    def all_fail(self, how: str) -> None:
+        """No test can be run."""
+        self.done = self.total
+        self.feedback = self.feedback or how
+
+
+def run_job(launcher: Launcher, program: str, tests: ProgramTests, rules: Rules) -> Run:
+    """Run a program against its tests.
+
+    Raises:
+        SandboxError: the sandbox fails.
+    """
+    match tests:
+        case StdinTests():
+            return _run_stdin(launcher, program, tests, rules)
+        case CallTests():
+            return _run_calls(launcher, program, tests, rules)
+        case AssertTests():
+            return _run_asserts(launcher, program, tests, rules)
+
+
+@contextmanager
+def _sandbox(launcher: Launcher, service: Service, *extra: socket.socket) -> Iterator[socket.socket]:
+    """A sandbox, as the socket to its service. What else the service talks on is ``extra``."""
+    channel, theirs = socket.socketpair()
+    with channel:
+        sandbox = launcher.start(service, [theirs, *extra])
+        try:
+            _await_ready(channel)
+            yield channel
+        except SandboxError as error:
+            raise SandboxError(f"{error}: {sandbox.end()}") from None
+        finally:
+            problem = sandbox.end()
+        if problem or not launcher.alive:
+            raise SandboxError(problem or "the sandbox launcher has died")
+
+
+def _run_stdin(launcher: Launcher, program: str, tests: StdinTests, rules: Rules) -> Run:
+    run = Run(len(tests.inputs), rules)
+    while run.goes_on:  # once, unless a program manages to stop or end its sandbox
+        with _sandbox(launcher, "s") as channel:
+            try:
+                deadline = _deadline(rules.timeout_s)
+                wire.send(channel, program.encode("utf-8", "surrogatepass"), deadline)
+                problem = wire.receive(channel, _FRAME_SLACK, deadline)
+            except (wire.Closed, wire.Late):
+                run.all_fail("The program cannot be compiled: the compiler ended on it")
+                continue
+            if problem:
+                run.all_fail(f"The program cannot be compiled: {problem.decode(errors='replace')}")
+            try:
+                while run.goes_on:
+                    _one_stdin_test(channel, run, tests, rules)
+            except wire.Late:
+                run.times_out()
+            except (wire.Closed, wire.WireError) as error:
+                run.fails(f"the program's process was lost ({error})")
+    return run
+
+
+def _one_stdin_test(channel: socket.socket, run: Run, tests: StdinTests, rules: Rules) -> None:
+    text, expected = tests.inputs[run.done], tests.outputs[run.done]
+    seconds = run.seconds_for_next
+    deadline = _deadline(seconds + _GRACE_S)
+    wire.send(channel, json.dumps({"timeout_s": seconds}).encode(), deadline)
+    wire.send(channel, text.encode("utf-8", "surrogatepass"), deadline)
+    status = _status(wire.receive(channel, _FRAME_SLACK, deadline))
+    printed = wire.receive(channel, rules.output_bytes + _FRAME_SLACK, deadline)
+    complaint = wire.receive(channel, _FRAME_SLACK, deadline).decode("utf-8", "replace")
+    details = (
+        f"Input: {_short(text)}",
+        f"Output: {_short(printed[: 4 * _SHOWN].decode('utf-8', 'replace'))}",
+    )
+    if status is None:
+        run.times_out(*details[:1])
+    elif len(printed) >= rules.output_bytes:
+        run.fails(f"more than {rules.output_bytes >> 10} kB of output", *details[:1])
+    elif status != 0:
+        run.fails(_how_it_ended(status, complaint), *details[:1])
+    elif same_output(printed.decode("utf-8", "replace"), expected, rules.float_tolerance):
+        run.passes()
+    else:
+        run.fails("wrong output", *details)
+
+
+def _status(report: bytes) -> int | None:
+    """How the program ended; None when it was stopped by the clock."""
+    match wire.load(report):
+        case ["ended", None | int() as status]:
+            return status
+    raise wire.WireError("a malformed report")
+
+
+def _how_it_ended(status: int, complaint: str) -> str:
+    if status < 0:
+        if -status in (signal.SIGXCPU, signal.SIGKILL):
+            return "killed, as a program is that uses too much CPU time"
+        return f"ended by {signal.strsignal(-status) or f'signal {-status}'}"
+    # The last line of a traceback is the error; the last one that names the program is where it came from.
+    lines = complaint.strip().splitlines()
+    places = [match[1] for line in lines if (match := _PLACE.match(line))]
+    place = f" (line {places[-1]})" if places else ""
+    return f"{_short(lines[-1])}{place}" if lines else f"exit status {status}"
+
+
+def _run_calls(launcher: Launcher, program: str, tests: CallTests, rules: Rules) -> Run:
+    run = Run(len(tests.arguments), rules)
+    try:
+        calls = [wire.encode(arguments) for arguments in tests.arguments]
+    except wire.WireError as error:
+        raise SandboxError(f"arguments of a test cannot be sent to a program: {error}") from None
+    while run.goes_on:  # once, and again after each call that has ended the program
+        with _sandbox(launcher, "c") as channel:
+            try:
+                wire.send(channel, str(run.total + 1).encode())
+                _load_for_calls(channel, run, program, tests.function, rules)
+                while run.goes_on:
+                    order = ["call", ["h", 0], calls[run.done], ["d"]]
+                    answer = _ask(channel, order, run.seconds_for_next, rules)
+                    _judge_call(run, answer, _right_results(tests, run.done), calls[run.done])
+            except wire.Late:
+                run.times_out()
+            except wire.Closed:
+                run.fails("the program ended during the call")
+            except wire.WireError as error:
+                run.fails(f"no usable result: {error}")
+    return run
+
+
+def _load_for_calls(channel: socket.socket, run: Run, program: str, function: str, rules: Rules) -> None:
+    """Load the program; its first object is the function. If that fails, all tests do."""
+    try:
+        for order in (["load", wire.encode(program)], ["function", function]):
+            answer = _ask(channel, order, rules.timeout_s, rules)
+            match answer:
+                case ["raise", _, str(text)]:
+                    run.all_fail(f"The program cannot be used: {_short(text)}")
+                    return
+                case ["value", ["h", 0]] | ["value", None]:
+                    continue
+            run.all_fail(f"The program cannot be used: {function} is no function")
+    except wire.Late:
+        run.all_fail(f"The program does not get to its end within {rules.timeout_s:g} s")
+    except wire.Closed:
+        run.all_fail("The program ended when it was loaded")
+
+
+def _ask(channel: socket.socket, order: wire.Node, seconds: float, rules: Rules) -> wire.Node:
+    deadline = _deadline(seconds)
+    wire.send(channel, wire.dump(order), deadline)
+    return wire.load(wire.receive(channel, rules.output_bytes + _FRAME_SLACK, deadline))
+
+
+def _right_results(tests: CallTests, number: int) -> list[Any]:
+    """What a call may return."""
+    expected = tests.expected[number]
+    wrapped = tests.maybe_wrapped and isinstance(expected, list) and len(expected) == 1
+    return [expected, expected[0]] if wrapped else [expected]
+
+
+def _judge_call(run: Run, answer: wire.Node, right: list[Any], arguments: wire.Node) -> None:
+    shown = f"Arguments: {_short(_display(arguments))}"
+    match answer:
+        case ["raise", _, str(text)]:
+            run.fails(_short(text), shown)
+        case ["value", node]:
+            if any(wire.equal(node, result) for result in right):
+                run.passes()
+            else:
+                run.fails("wrong result", shown, f"Result: {_short(_display(node))}")
+        case _:
+            run.fails("malformed result", shown)
+
+
+def _display(node: wire.Node) -> str:
+    """A result for people; what is no plain value is named as such."""
+    text = wire.dump(node)
+    if len(text) > 10 * _SHOWN:
+        return f"a value of {len(text)} bytes"
+    return repr(wire.decode(node, lambda handle: "(an object)"))
+
+
+def _run_asserts(launcher: Launcher, program: str, tests: AssertTests, rules: Rules) -> Run:
+    run = Run(len(tests.statements), rules)
+    while run.goes_on:  # once, and again after each statement that has ended one of the two
+        with ExitStack() as stack:
+            to_program, theirs = socket.socketpair()
+            stack.enter_context(launcher.start("c", [theirs]))
+            wire.send(to_program, str(run.total + 1).encode())
+            channel = stack.enter_context(_sandbox(launcher, "j", to_program))
+            order = {
+                "setup": tests.setup,
+                "statements": tests.statements[run.done :],
+                "entry_point": tests.entry_point,
+                "program": program,
+            }
+            try:
+                wire.send(channel, json.dumps(order).encode(), _deadline(_START_TIMEOUT_S))
+                ready, text, alive = _verdict(channel, rules.timeout_s)
+                if not ready:
+                    run.all_fail(f"The program cannot be used: {text}")
+                while run.goes_on and alive:
+                    passed, text, alive = _verdict(channel, run.seconds_for_next)
+                    run.passes() if passed else run.fails(text)
+            except wire.Late:
+                run.times_out()
+            except wire.Closed:
+                run.fails("the process of the tests ended")
+    return run
+
+
+def _verdict(channel: socket.socket, seconds: float) -> tuple[bool, str, bool]:
+    """The judge on the next step: whether it passed, what happened, whether the program lives on."""
+    match wire.load(wire.receive(channel, _FRAME_SLACK, _deadline(seconds))):
+        case [bool(passed), str(text), bool(alive)]:
+            return passed, _short(text), alive
+    raise SandboxError("the judge gave a malformed verdict")
+
+
+def _await_ready(channel: socket.socket) -> None:
+    try:
+        wire.receive(channel, 16, _deadline(_START_TIMEOUT_S))
+    except (wire.Closed, wire.Late) as error:
+        raise SandboxError(f"a sandbox does not start ({type(error).__name__})") from None
+
+
+def _deadline(seconds: float) -> float:
+    return time.monotonic() + seconds
+
+
+def _short(text: str) -> str:
+    """A text cut to what is worth showing."""
+    text = text.strip()
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"

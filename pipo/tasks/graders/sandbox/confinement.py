@@ -1,0 +1,187 @@
+"""What every forked child goes through before code that nobody has read runs in it."""
+
+from __future__ import annotations
+
+import atexit
+import builtins
+import linecache
+import os
+import random
+import resource
+import signal
+import sys
+import threading
+import traceback
+from _sitebuiltins import Quitter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from types import CodeType, ModuleType
+from typing import Any, NoReturn
+
+from . import filesystem, kernel
+from .processes import Scope
+from .settings import Limits
+
+PROGRAM = "program.py"
+FAILED = 1
+_BLOCK = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confinement:
+    """The rest of the protections, which only the program itself must be under.
+
+    Attributes:
+        scope: how leftovers of a program are found.
+        limits: of the program; None to set none.
+        instructions: of the system call filter; None without one.
+        readable: all that may be read besides the working directory, by Landlock; None without it.
+        linux: whether a process can ask to die with its parent.
+    """
+
+    scope: Scope
+    limits: Limits | None
+    instructions: bytes | None
+    readable: tuple[str, ...] | None
+    linux: bool
+
+    def fork(
+        self,
+        work: Callable[[], None],
+        *,
+        streams: Sequence[int] = (),
+        keep: Sequence[int] = (),
+        runs: int,
+    ) -> int:
+        """Run ``work`` in a confined child; returns its process id.
+
+        Args:
+            work: what to do there.
+            streams: what becomes its standard input, output and error; by default nothing.
+            keep: descriptors that stay open.
+            runs: number of tests that the child serves, each with the CPU time of one.
+        """
+        pid = os.fork()
+        if pid:
+            return pid
+        status = FAILED
+        try:
+            self._enter(streams, keep, runs)
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+
+    def _enter(self, streams: Sequence[int], keep: Sequence[int], runs: int) -> None:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self.linux:
+            kernel.die_with_parent(signal.SIGKILL)
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+        first = 3
+        for descriptor in sorted(keep):
+            os.closerange(first, descriptor)
+            first = descriptor + 1
+        os.closerange(first, 4096)
+        if self.limits is not None:
+            seconds = self.limits.cpu_s * runs
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+            size = self.limits.output_kb << 10
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        if self.readable is not None:
+            filesystem.restrict_files(self.readable, os.getcwd())
+        if self.instructions is not None:
+            kernel.install_filter(self.instructions)
+
+
+def open_streams() -> None:
+    """Make ``sys.stdin``, ``sys.stdout`` and ``sys.stderr`` anew on the first three descriptors."""
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = sys.__stdout__ = open(1, "w", _BLOCK, encoding="utf-8", closefd=False)  # noqa: SIM115
+    errors = "backslashreplace"
+    sys.stderr = sys.__stderr__ = open(2, "w", 1, "utf-8", errors, closefd=False)  # noqa: SIM115
+
+
+def fresh_module(name: str) -> ModuleType:
+    """An empty module for a program, in an interpreter that looks freshly started."""
+    module = ModuleType(name)
+    module.__dict__["__builtins__"] = builtins
+    sys.modules[name] = module
+    sys.argv = [PROGRAM]
+    builtins.__dict__.update(exit=Quitter("exit", "Ctrl-D"), quit=Quitter("quit", "Ctrl-D"))
+    atexit._clear()
+    random.seed()
+    return module
+
+
+def compile_program(source: str) -> CodeType:
+    """Compile a program and keep its lines for tracebacks.
+
+    Raises:
+        Exception: it cannot be compiled; what exactly depends on what is wrong with it.
+    """
+    code = compile(source, PROGRAM, "exec", dont_inherit=True)
+    lines = source.splitlines(keepends=True)
+    linecache.cache[PROGRAM] = (len(source), None, lines, PROGRAM)
+    return code
+
+
+def finish() -> None:
+    """What an interpreter does at its end: wait for threads, call exit handlers, write what is buffered."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and not stream.closed:
+            stream.flush()
+
+
+def run_and_exit(code: CodeType, module: ModuleType) -> NoReturn:
+    """Run a program as ``python program.py`` would, and end the process.
+
+    ``sys.exit`` with any status is a normal end: what counts is what has been printed.
+    """
+    status = 0
+    try:
+        with suppress(SystemExit):
+            exec(code, module.__dict__)
+        finish()
+    except BaseException as error:
+        status = FAILED
+        print_error(error)
+    finally:
+        os._exit(status)
+
+
+def print_error(error: BaseException) -> None:
+    """Write the traceback to the standard error stream, without the frames of the sandbox."""
+    lines = traceback.format_exception(type(error), error, skip_own_frames(error), limit=-8)
+    os.write(2, "".join(lines).encode("utf-8", "backslashreplace")[-_BLOCK:])
+
+
+def skip_own_frames(error: BaseException) -> Any:
+    """The traceback of an error from the first frame of the program on; None without any."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename != PROGRAM:
+        trace = trace.tb_next
+    return trace
+
+
+def one_line(error: BaseException) -> str:
+    """Type and message of an error, cut to a length for display; never fails on a hostile ``__str__``."""
+    name = type.__getattribute__(type(error), "__name__")
+    try:
+        message = str(error)
+    except BaseException:
+        message = "(its message cannot be shown)"
+    trace = skip_own_frames(error)
+    while (
+        trace is not None
+        and trace.tb_next is not None
+        and trace.tb_next.tb_frame.f_code.co_filename == PROGRAM
+    ):
+        trace = trace.tb_next
+    place = f" (line {trace.tb_lineno})" if trace is not None else ""
+    return f"{name}: {message[:300]}{place}" if message else f"{name}{place}"

@@ -1,0 +1,97 @@
+"""What a program sees of the file system: a few read-only folders and an empty one of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from . import kernel
+
+WORK = "/tmp"  # inside of a sandbox with a mount namespace
+_NEW_ROOT = "/tmp"  # outside: any folder will do to build on
+_DEVICES = ("null", "zero", "full", "random", "urandom")
+_LINKS = {"stdin": "self/fd/0", "stdout": "self/fd/1", "stderr": "self/fd/2", "fd": "self/fd"}
+
+# Rights on files as Landlock numbers them.
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_FOLDER = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+_MAKE_DEVICES = 1 << 6 | 1 << 11
+_RIGHTS_ON_A_FILE = _EXECUTE | _WRITE_FILE | _READ_FILE | 1 << 14
+
+
+def enter_small_root(paths: Sequence[str]) -> None:
+    """Leave the file system for one that holds ``paths`` alone, read-only.
+
+    Needs a mount namespace of its own. The new root is a memory file system; it is laid over a
+    folder of the old one, which nobody else sees.
+
+    Raises:
+        OSError: the system does not allow it.
+    """
+    kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    devices = [f"/dev/{name}" for name in _DEVICES]
+    links = {path: os.readlink(path) for path in paths if os.path.islink(path)}
+    real = [path for path in (*paths, *devices) if path not in links]
+    # Opened first, because one of them may lie in the folder that the new root covers.
+    opened = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in (*real, "/proc")}
+    folders = {path for path in opened if os.path.isdir(path)}
+    kernel.mount("tmpfs", _NEW_ROOT, "tmpfs", kernel.MS_NOSUID, "mode=755,size=1m")
+    for path, target in links.items():
+        os.makedirs(os.path.dirname(_NEW_ROOT + path), exist_ok=True)
+        os.symlink(target, _NEW_ROOT + path)
+    for path, descriptor in opened.items():
+        _make_target(_NEW_ROOT + path, path in folders)
+        if path != "/proc":
+            _bind(descriptor, path)
+    for name, target in _LINKS.items():
+        os.symlink(f"/proc/{target}", f"{_NEW_ROOT}/dev/{name}")
+    os.makedirs(_NEW_ROOT + WORK, exist_ok=True)
+    kernel.make_read_only(_NEW_ROOT)
+    # Writable, for each sandbox has to write its user's number there; it then covers it with its own.
+    _bind(opened["/proc"], "/proc")
+    for descriptor in opened.values():
+        os.close(descriptor)
+    kernel.enter_root(_NEW_ROOT)
+
+
+def _bind(descriptor: int, path: str) -> None:
+    kernel.mount(f"/proc/self/fd/{descriptor}", _NEW_ROOT + path, None, kernel.MS_BIND | kernel.MS_REC)
+
+
+def _make_target(path: str, is_folder: bool) -> None:
+    os.makedirs(path if is_folder else os.path.dirname(path), exist_ok=True)
+    if not is_folder:
+        os.close(os.open(path, os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def mount_private(user: int, group: int, disk_mb: int) -> None:
+    """Mount what each sandbox has for itself: its processes under /proc, and an empty ``WORK``.
+
+    Raises:
+        OSError: the system does not allow it.
+    """
+    quiet = kernel.MS_NOSUID | kernel.MS_NODEV
+    try:
+        kernel.mount("proc", "/proc", "proc", quiet | kernel.MS_NOEXEC | kernel.MS_RDONLY)
+    except OSError:  # containers may hide parts of /proc, and then a new one is refused: have none
+        kernel.mount("tmpfs", "/proc", "tmpfs", quiet | kernel.MS_RDONLY, "size=4k")
+    options = f"size={disk_mb}m,nr_inodes=4096,mode=700,uid={user},gid={group}"
+    kernel.mount("tmpfs", WORK, "tmpfs", quiet, options)
+
+
+def restrict_files(readable: Sequence[str], work: str) -> None:
+    """Without a mount namespace: allow reading ``readable`` and writing below ``work``, by Landlock.
+
+    From version 4 on TCP is refused too, from version 6 on signals to processes outside.
+
+    Raises:
+        OSError: the kernel has no Landlock.
+    """
+    version = kernel.landlock_version()
+    known = 13 + (version >= 2) + (version >= 3) + (version >= 5)
+    everything = (1 << known) - 1
+    read = _READ_FILE | _READ_FOLDER
+    rules = [(path, (read if os.path.isdir(path) else _READ_FILE) & everything) for path in readable]
+    for name in _DEVICES:
+        rules.append((f"/dev/{name}", (_READ_FILE | _WRITE_FILE) & _RIGHTS_ON_A_FILE))
+    rules.append((work, everything & ~_MAKE_DEVICES))
+    kernel.landlock(everything, 3 if version >= 4 else 0, 3 if version >= 6 else 0, rules)

@@ -1,0 +1,122 @@
+"""Ending what a program has left behind, and waiting for children with a clock."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Literal, Self
+
+# How the processes of a sandbox are told from others:
+# "namespace": all that the first process of a PID namespace can see;
+# "user": all of a user that nobody else runs as;
+# "family": all descendants of this process.
+Scope = Literal["namespace", "user", "family"]
+
+
+class ChildWatch:
+    """Wakes up when a child ends; the one place that handles SIGCHLD in a process."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+
+    def __enter__(self) -> Self:
+        signal.signal(signal.SIGCHLD, _ignore)
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.close(self._read)
+        os.close(self._write)
+
+    def wait(self, pid: int, timeout_s: float | None, also: Sequence[int] = ()) -> int | None:
+        """Wait for one child and return its exit status, negative for a signal.
+
+        None when the time is up, or one of the descriptors ``also`` is readable.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            with suppress(BlockingIOError):
+                while os.read(self._read, 4096):
+                    pass
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                return os.waitstatus_to_exitcode(status)
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return None
+            ready, _, _ = select.select([self._read, *also], [], [], left)
+            if any(descriptor in ready for descriptor in also):
+                return None
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """A handler has to be there for the wake-up descriptor to be written."""
+
+
+def end_all(scope: Scope) -> None:
+    """Kill every other process of this sandbox and wait until none is left."""
+    while True:
+        if scope == "family":
+            for pid in _descendants(os.getpid()):
+                _kill(pid)
+        else:
+            _kill(-1)  # every process that this one may signal, and not itself
+        if not _reap_one():
+            return
+
+
+def end_user(user: int) -> None:
+    """Kill every process of a user. Needs root; done by a child, so that only that user is hit."""
+    pid = os.fork()
+    if pid == 0:
+        with suppress(OSError):
+            os.setgroups([])
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
+            _kill(-1)
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _reap_one() -> bool:
+    """Wait for any child; False when there is none."""
+    try:
+        os.waitpid(-1, 0)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _descendants(root: int) -> list[int]:
+    """Processes below ``root``, from /proc; stopped on sight so that they cannot multiply."""
+    if not os.path.isdir("/proc/self"):
+        return []
+    parents: dict[int, int] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with suppress(OSError, ValueError):
+                after_name = Path("/proc", entry, "stat").read_text(errors="replace").rpartition(")")[2]
+                parents[int(entry)] = int(after_name.split()[1])
+    below, found = {root}, []
+    while new := [pid for pid, parent in parents.items() if parent in below and pid not in below]:
+        below.update(new)
+        found.extend(new)
+        for pid in new:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGSTOP)
+    return found

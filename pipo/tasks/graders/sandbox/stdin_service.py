@@ -1,0 +1,86 @@
+"""Runs a program once per input. Knows inputs and what was printed, never what should have been.
+
+It says that it is ready. The program comes in the first frame; the answer is an empty frame, or
+one with what is wrong with its syntax. Then each test is two frames, the order (JSON) and the
+input, answered by three: how it ended, what it printed, and the end of what it wrote to the
+standard error stream.
+
+Input and output are memory files, so that nothing has to be drained while the program
+runs, its size is limited by the kernel, and the interpreter is started and the program compiled once
+for all inputs.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import socket
+import tempfile
+from types import CodeType
+
+from . import wire
+from .confinement import Confinement, compile_program, fresh_module, open_streams, run_and_exit
+from .processes import ChildWatch, end_all
+
+_STDERR_TAIL = 4096
+_MAX_MESSAGE = 1 << 30
+
+
+def serve(sockets: list[socket.socket], confinement: Confinement) -> None:
+    """Serve one program until the other side has gone."""
+    (channel,) = sockets
+    wire.send(channel, b"ready")
+    source = wire.receive(channel, _MAX_MESSAGE).decode("utf-8", "surrogatepass")
+    try:
+        code = compile_program(source)
+    except Exception as error:  # also ValueError, MemoryError, RecursionError: all are the program's
+        where = f" (line {error.lineno})" if isinstance(error, SyntaxError) and error.lineno else ""
+        text = error.msg if isinstance(error, SyntaxError) else str(error)
+        wire.send(channel, f"{type(error).__name__}: {text}{where}".encode("utf-8", "replace"))
+        return
+    wire.send(channel, b"")
+    gc.freeze()  # a collection in a child would touch, and so copy, every page with an object
+    with ChildWatch() as watch:
+        while True:
+            order = json.loads(wire.receive(channel, _MAX_MESSAGE))
+            text = wire.receive(channel, _MAX_MESSAGE)
+            _run_once(code, text, order["timeout_s"], channel, confinement, watch)
+
+
+def _run_once(
+    code: CodeType,
+    text: bytes,
+    timeout_s: float,
+    channel: socket.socket,
+    confinement: Confinement,
+    watch: ChildWatch,
+) -> None:
+    files = [_memory_file() for _ in range(3)]
+    try:
+        with open(files[0], "wb", closefd=False) as stdin:
+            stdin.write(text)
+        os.lseek(files[0], 0, os.SEEK_SET)
+
+        def work() -> None:
+            open_streams()
+            run_and_exit(code, fresh_module("__main__"))
+
+        pid = confinement.fork(work, streams=files, runs=1)
+        status = watch.wait(pid, timeout_s, also=(channel.fileno(),))
+        end_all(confinement.scope)
+        wire.send(channel, wire.dump(["ended", status]))
+        for descriptor, limit in ((files[1], None), (files[2], _STDERR_TAIL)):
+            size = os.fstat(descriptor).st_size
+            start = 0 if limit is None else max(0, size - limit)
+            wire.send(channel, os.pread(descriptor, size - start, start))
+    finally:
+        for descriptor in files:
+            os.close(descriptor)
+
+
+def _memory_file() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("stream")
+    with tempfile.TemporaryFile(dir=".") as file:
+        return os.dup(file.fileno())

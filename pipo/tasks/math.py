@@ -1,0 +1,168 @@
+r"""Mathematics with a final answer: MATH and every other set of problems whose answer goes in a box."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipo.tasks.base import Dropped, Example, Prompt, Split, TaskError
+from pipo.tasks.boxed import BoxedTask
+from pipo.tasks.graders.math import last_boxed
+from pipo.tasks.row_task import RowTask
+from pipo.tasks.rows import Row, Source, UnusableRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class MathFields:
+    r"""What the columns of a set of problems are called and how its answers are written.
+
+    Attributes:
+        question: the problem.
+        answer: its answer: a text, a number, or a list of them (a list of several is answered in any order).
+        answer_form: ``plain`` if that is the answer itself, ``boxed`` if the answer is the last
+            ``\boxed{...}`` of it, as in a whole solution.
+        level: difficulty or subject, for reports; None for none.
+        context: what stands before the question in some rows; None for none.
+    """
+
+    question: str
+    answer: str
+    answer_form: Literal["plain", "boxed"]
+    level: str | None
+    context: str | None
+
+    def __post_init__(self) -> None:
+        if self.answer_form not in ("plain", "boxed"):
+            raise ValueError(f"answer_form must be plain or boxed, got {self.answer_form!r}")
+
+    def columns(self) -> list[str]:
+        """The columns that every row must have."""
+        return [name for name in (self.question, self.answer, self.level, self.context) if name is not None]
+
+
+class MathTask(RowTask[Example], BoxedTask):
+    r"""Problems from any file or hub data set; the last ``\boxed{...}`` of a response is its answer.
+
+    Args:
+        name: short name of the set.
+        train: the training rows; None for a set that only serves to evaluate.
+        train_fields: what their columns are called; None without training rows.
+        test: the held-out rows.
+        test_fields: what their columns are called.
+        template: the prompt, see ``pipo.tasks.template``.
+        grader_workers: processes for answers that take algebra.
+        grader_timeout_s: seconds one such answer may take.
+
+    Raises:
+        TaskError: an option is out of range, or rows come without the names of their columns; later, a
+            split cannot be read.
+    """
+
+    version = "1"
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        train: Source | None,
+        train_fields: MathFields | None,
+        test: Source,
+        test_fields: MathFields,
+        template: str,
+        grader_workers: int,
+        grader_timeout_s: float,
+    ) -> None:
+        RowTask.__init__(self, train=train, test=test, template=template)
+        BoxedTask.__init__(self, grader_workers=grader_workers, grader_timeout_s=grader_timeout_s)
+        if (train is None) != (train_fields is None):
+            raise TaskError("train and train_fields belong together: give both or neither")
+        self.name = name
+        self._fields = {"train": train_fields, "test": test_fields}
+        self.prompt.render({"question": ""})  # a template that does not fit shows now
+        self._text_only: dict[Split, tuple[Dropped, ...]] = {}
+
+    def make_example(self, split: Split, number: int, row: Row) -> Example:
+        """One problem."""
+        fields = self._fields[split]
+        assert fields is not None  # rows without fields were refused
+        missing = [column for column in fields.columns() if column not in row.fields]
+        if missing:
+            raise UnusableRow(
+                f"{row.place}: no field {', '.join(map(repr, missing))}; there are {sorted(row.fields)}; "
+                f"say what they are called in source.{split}_fields"
+            )
+        question = row.text(fields.question).strip()
+        if fields.context is not None and row.fields[fields.context] is not None:
+            question = f"{row.text(fields.context).strip()}\n\n{question}"
+        return Example(
+            uid=f"{self.name}/{split}/{number}",
+            question=question,
+            answer=_answer(row, fields),
+            level=_level(row, fields),
+        )
+
+    def render(self, example: Example) -> Prompt:
+        """The problem with the instruction."""
+        return self.prompt.render({"question": example.question})
+
+    def doubtful(self, split: Split) -> Sequence[Dropped]:
+        """Problems whose reference algebra cannot read: there only the same text is right."""
+        if split not in self._text_only:
+            self._text_only[split] = self._find_text_only(split)
+        return self._text_only[split]
+
+    def _find_text_only(self, split: Split) -> tuple[Dropped, ...]:
+        examples = self.examples(split)
+        texts = set(self._grader.unreadable([e.answer for e in examples]))
+        return tuple(
+            Dropped(
+                place=e.uid, reason=f"its answer is compared as text, algebra cannot read {e.answer!r:.100}"
+            )
+            for e in examples
+            if e.answer in texts
+        )
+
+
+def _answer(row: Row, fields: MathFields) -> str:
+    """The reference of a row, several as a list.
+
+    Raises:
+        UnusableRow: there is none.
+    """
+    value = row.fields[fields.answer]
+    values = value if isinstance(value, list) else [value]
+    answers = [_one_answer(row, fields, v) for v in values]
+    if not answers:
+        raise UnusableRow(f"{row.place}: field {fields.answer!r} is an empty list")
+    return ", ".join(answers)
+
+
+def _one_answer(row: Row, fields: MathFields, value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UnusableRow(
+            f"{row.place}: field {fields.answer!r} must hold a text, a number or a list of them, "
+            f"got {value!r:.80}"
+        )
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # 27.0 in JSON is the integer 27
+    text = str(value)
+    if fields.answer_form == "boxed":
+        boxed = last_boxed(text)
+        if not boxed:
+            raise UnusableRow(
+                f"{row.place}: field {fields.answer!r} has no \\boxed{{...}} with an answer; is "
+                "answer_form=plain meant?"
+            )
+        return boxed
+    if not text.strip():
+        raise UnusableRow(f"{row.place}: field {fields.answer!r} is blank")
+    return text.strip()
+
+
+def _level(row: Row, fields: MathFields) -> str:
+    """``Level 5`` and 5 alike as "5"; "" where it is unknown (``Level ?``)."""
+    if fields.level is None or row.fields[fields.level] is None:
+        return ""
+    level = str(row.fields[fields.level]).strip().removeprefix("Level ")
+    return "" if level == "?" else level

@@ -1,0 +1,446 @@
+"""Verdicts on programs: by what they print, by what they return, and by a data set's own test code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipo.tasks.base import TaskError
+from pipo.tasks.graders.answers import same_output
+from pipo.tasks.graders.code import CodeGrader, weakness
+from pipo.tasks.graders.code_tests import AssertTests, CallTests, ProgramJob, StdinTests
+from pipo.tasks.graders.sandbox.settings import PROTECTIONS
+
+OPTIONS: dict[str, Any] = {
+    "reward": "fraction",
+    "workers": 2,
+    "timeout_s": 5.0,
+    "total_s": 60.0,
+    "max_timeouts": 1,
+    "cpu_s": 5,
+    "memory_mb": 513,
+    "output_kb": 64,
+    "float_tolerance": 1e-6,
+}
+
+LIAR = (
+    "class Liar(int):\n"
+    "    def __eq__(self, other): return True\n"
+    "    def __ne__(self, other): return False\n"
+    "    def __lt__(self, other): return True\n"
+    "    __gt__ = __le__ = __ge__ = __contains__ = __lt__\n"
+    "    def __hash__(self): return 0\n"
+    "    def __reduce__(self): return int, (3,)\n"
+    "    def __len__(self): return 1\n"
+    "    def __iter__(self): return iter([3])\n"
+    "class Chameleon:\n"
+    "    __class__ = int\n"
+    "    def __eq__(self, other): return True\n"
+    "    def __bool__(self): return True\n"
+)
+
+
+@pytest.fixture(scope="module")
+def grader() -> Iterator[CodeGrader]:
+    grader = CodeGrader(**OPTIONS)
+    yield grader
+    grader.close()
+
+
+def prints(program: str | None, *pairs: tuple[str, str]) -> ProgramJob:
+    inputs, outputs = zip(*(pairs or [("7\n", "14\n")]), strict=True)
+    return ProgramJob(program=program, tests=StdinTests(inputs=inputs, outputs=outputs))
+
+
+def calls(program: str, *pairs: tuple[tuple[Any, ...], Any], maybe_wrapped: bool = False) -> ProgramJob:
+    arguments, expected = zip(*pairs, strict=True)
+    tests = CallTests(function="f", arguments=arguments, expected=expected, maybe_wrapped=maybe_wrapped)
+    return ProgramJob(program=program, tests=tests)
+
+
+def asserts(program: str, *statements: str, setup: str = "", entry_point: str | None = None) -> ProgramJob:
+    tests = AssertTests(setup=setup, statements=statements, entry_point=entry_point)
+    return ProgramJob(program=program, tests=tests)
+
+
+def test_a_result_may_be_wrapped_where_the_row_does_not_say(grader: CodeGrader) -> None:
+    same = "def f(x): return x"
+    pairs = [((3,), [3]), (([3],), [3]), (([[3]],), [[3]]), (([3],), [[3]]), (({1: 2},), [{1: 2}]), ((3,), 3)]
+    wrong = [(([[3]],), [3]), (([3],), 3), ((3,), [[3]]), ((3,), [3, 3]), (([],), [[3]]), ((3,), [4])]
+    jobs = [calls(same, pair, maybe_wrapped=True) for pair in pairs + wrong]
+    assert [r.score for r in grader.grade_batch(jobs)] == [1.0] * len(pairs) + [0.0] * len(wrong)
+    assert grader.grade(calls(same, ((3,), [3]))).score == 0.0
+
+
+@pytest.mark.parametrize(
+    ("printed", "expected", "same"),
+    [
+        ("14\n", "14", True),
+        ("  14  \n\n\n", "14\n", True),
+        ("1  2\t3 \n4", "1 2 3\n4\n", True),
+        ("1\r\n2\r\n", "1\n2\n", True),
+        ("1 2\n3", "1\n2 3", False),  # lines count
+        ("1\n\n2", "1\n2", False),  # an empty line within the text too
+        ("YES", "Yes", False),
+        ("14.0", "14", True),
+        ("014", "14", True),
+        ("1e1", "10", True),
+        ("14.0000001", "14", False),  # an integer is met exactly
+        ("100000000000000000001", "100000000000000000000", False),
+        ("0.333333", "0.3333333333", True),
+        ("0.33333", "0.3333333333", False),
+        ("1000000.5", "1000000.9", True),  # 4e-7 of it
+        ("1000000.5", "1000002.5", False),
+        ("nan", "NaN", False),
+        ("inf", "Infinity", False),
+        ("1_0", "10", False),
+        ("١٤", "14", False),
+        ("1e9999999999", "1.5", False),
+        ("", "", True),
+        ("", "0", False),
+        ("9" * 5000, "9" * 5001, False),
+    ],
+)
+def test_outputs_are_compared_by_lines_tokens_and_numbers(printed: str, expected: str, same: bool) -> None:
+    assert same_output(printed, expected, 1e-6) is same
+
+
+def test_without_tolerance_decimal_fractions_are_exact() -> None:
+    assert same_output("0.50", "0.5", 0.0)
+    assert not same_output("0.3333333", "0.33333333", 0.0)
+
+
+def test_reward_is_the_share_of_tests_or_all_of_them(grader: CodeGrader) -> None:
+    half = prints(
+        "n = int(input())\nprint(2 * n if n > 0 else 0)", ("1", "2"), ("-1", "-2"), ("2", "4"), ("-2", "-4")
+    )
+    reward = grader.grade(half)
+    assert (reward.score, reward.error) == (0.5, None)
+    assert reward.feedback == "Test 2 of 4 failed: wrong output\nInput: -1\nOutput: 0"
+    assert "-2" not in reward.feedback  # what should have been printed stays hidden
+    strict = CodeGrader(**{**OPTIONS, "reward": "all_pass"})
+    assert [r.score for r in strict.grade_batch([half, prints("print(2 * int(input()))")])] == [0.0, 1.0]
+    strict.close()
+
+
+def test_no_program_scores_nothing_and_is_no_error(grader: CodeGrader) -> None:
+    reward = grader.grade(prints(None))
+    assert (reward.score, reward.answer, reward.error, reward.feedback) == (0.0, None, None, None)
+
+
+def test_every_test_starts_from_the_same_state(grader: CodeGrader) -> None:
+    program = (
+        "import os, sys, builtins\n"
+        "left = os.listdir('.') + [x for x in ('mark',) if hasattr(builtins, x)]\n"
+        "open('file', 'w').close(); builtins.mark = 1\n"
+        "print(len(left))"
+    )
+    assert grader.grade(prints(program, ("", "0"))).score == 1.0
+    program = program.replace("open('file', 'w').close(); ", "")
+    assert grader.grade(prints(program, ("", "0"), ("", "0"))).score == 1.0
+
+
+def test_order_of_sets_is_the_same_in_every_run() -> None:
+    program = "print(list({'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'}))"
+    said = set()
+    for _ in range(3):
+        fresh = CodeGrader(**OPTIONS)
+        said.add(fresh.grade(prints(program)).feedback)
+        fresh.close()
+    assert len(said) == 1
+
+
+def test_a_program_that_is_late_ends_its_tests(grader: CodeGrader) -> None:
+    quick = CodeGrader(**{**OPTIONS, "timeout_s": 1.0})
+    program = "n = int(input())\nwhile n == 3: pass\nprint(n)"
+    reward = quick.grade(prints(program, *((str(n), str(n)) for n in range(1, 11))))
+    quick.close()
+    assert reward.score == 0.2
+    assert reward.feedback == "Test 3 of 10 failed: no answer within 1 s\nInput: 3"
+    patient = CodeGrader(**{**OPTIONS, "timeout_s": 1.0, "max_timeouts": 2})
+    assert patient.grade(prints(program, *((str(n), str(n)) for n in range(1, 11)))).score == 0.9
+    patient.close()
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "expected", "score"),
+    [
+        ("def f(a, b): return a + b", (1, 2), 3, 1.0),
+        ("def f(a, b): return a + b", ([1], [2]), [1, 2], 1.0),
+        ("class Solution:\n    def f(self, a): return a", (None,), None, 1.0),
+        ("def f(): return 1, (2, [3])", (), [1, [2, [3]]], 1.0),
+        ("def f(): return 1.0", (), 1, 1.0),
+        ("def f(): return True", (), 1, 1.0),
+        ("def f(): return '1'", (), 1, 0.0),
+        ("def f(): return 0.1 + 0.2", (), 0.3, 0.0),
+        ("def f(): return {1: [2], 'a': (3,)}", (), {1: [2], "a": [3]}, 1.0),
+        ("def f(): return {1: 2, 2: 3}", (), {1: 2}, 0.0),
+        ("def f(): return {1, 2}", (), {2, 1}, 1.0),
+        ("import collections\ndef f(): return collections.Counter('aab')", (), {"a": 2, "b": 1}, 1.0),
+        ("import enum\nclass E(enum.IntEnum):\n    A = 3\ndef f(): return E.A", (), 3, 1.0),
+        ("import numpy\ndef f(): return numpy.arange(3)", (), [0, 1, 2], 1.0),
+        ("def f(): return 1 << 10_000", (), 1 << 10_000, 1.0),
+        ("def f(): return '\\ud800\\0'", (), "\ud800\0", 1.0),
+        ("def f(): return float('nan')", (), float("nan"), 0.0),
+        ("def f(): return float('inf')", (), float("inf"), 1.0),
+        ("def f(): return [1] * 10**6", (), [1] * 10**6, 0.0),  # more than output_kb
+        ("def f():\n    x = []\n    x.append(x)\n    return x", (), [], 0.0),
+        ("def f():\n    x = []\n    for _ in range(10**5): x = [x]\n    return x", (), [], 0.0),
+        ("def f(): return (x for x in [1])", (), [1], 0.0),
+        ("def f(): return f", (), 3, 0.0),
+        (LIAR + "def f(): return Liar(5)", (), 3, 0.0),
+        (LIAR + "def f(): return [Liar(5)]", (), [3], 0.0),
+        (LIAR + "def f(): return {Liar(5): Liar(5)}", (), {3: 3}, 0.0),
+        (LIAR + "def f(): return Chameleon()", (), 3, 0.0),
+        ("import decimal\ndef f(): return decimal.Decimal('sNaN')", (), 3, 0.0),
+        ("def f(): raise SystemExit(0)", (), 3, 0.0),
+        ("def f(): raise BaseException", (), 3, 0.0),
+        ("class E(Exception):\n    def __str__(self): raise E\ndef f(): raise E", (), 3, 0.0),
+        ("import os\ndef f(): os._exit(0)", (), 3, 0.0),
+        ("import os\nos._exit(0)", (), 3, 0.0),
+        ("def g(): return 3", (), 3, 0.0),
+        ("f = 3", (), 3, 0.0),
+    ],
+)
+def test_results_count_as_plain_values(
+    grader: CodeGrader, program: str, arguments: tuple[Any, ...], expected: Any, score: float
+) -> None:
+    reward = grader.grade(calls(program, (arguments, expected)))
+    assert (reward.score, reward.error) == (score, None)
+
+
+# Finds the socket among its descriptors and writes frames of its own to it.
+FORGER = (
+    "import json, os, struct\n"
+    "def forge(answer):\n"
+    "    data = json.dumps(answer).encode()\n"
+    "    for n in range(3, 64):\n"
+    "        try:\n"
+    "            os.write(n, struct.pack('!I', len(data)) + data)\n"
+    "        except OSError:\n"
+    "            pass\n"
+)
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        [True, "", True],
+        ["value", True],
+        ["value", ["h", 0]],
+        ["value", {"a": 1}],
+        ["value", ["d", 1]],
+        ["value", ["zz"]],
+        ["raise", "AssertionError", ""],
+        "passed",
+    ],
+)
+def test_a_forged_message_is_an_answer_and_no_more(grader: CodeGrader, forged: Any) -> None:
+    program = FORGER + f"def f(n):\n    forge({forged!r})\n    return 0\n"
+    cases = [((1,), 3), ((2,), 4)]
+    statements = ("assert f(1) == 3", "assert f(2) == 4")
+    rewards = grader.grade_batch([calls(program, *cases), asserts(program, *statements)])
+    assert [(r.score, r.error) for r in rewards] == [(0.0, None)] * 2
+    # The right answer, written by hand, is worth what returning it is worth.
+    program = FORGER + "import os\ndef f(n):\n    forge(['value', n + 2])\n    os._exit(0)\n"
+    assert grader.grade(calls(program, *cases[:1])).score == 1.0
+
+
+@pytest.mark.parametrize("huge", ["struct.pack('!I', 2**32 - 1)", "b'\\x00' * 100_000"])
+def test_a_broken_channel_costs_the_program_its_test(grader: CodeGrader, huge: str) -> None:
+    program = f"import os, struct\ndef f():\n    for n in range(3, 9):\n        try: os.write(n, {huge})\n"
+    program += "        except OSError: pass\n    return 3\n"
+    rewards = grader.grade_batch([calls(program, ((), 3)), asserts(program, "assert f() == 3")])
+    assert [(r.score, r.error) for r in rewards] == [(0.0, None)] * 2
+
+
+@pytest.mark.parametrize(
+    ("program", "statement", "score"),
+    [
+        ("def f(n): return n + 1", "assert f(1) == 2", 1.0),
+        ("def f(n): return n + 2", "assert f(1) == 2", 0.0),
+        ("def f(n): return (n, [n])", "assert f(1) == (1, [1])", 1.0),
+        ("def f(n): return [n, [n]]", "assert f(1) == (1, [1])", 0.0),  # the test code's own == decides
+        ("def f(n): return n / 3", "assert abs(f(1) - 0.333333) < 1e-4", 1.0),
+        ("def f(n): return n\ndef abs(n): return 0", "assert abs(f(1) - 0.333333) < 1e-4", 0.0),
+        ("def f(n): return [3]\ndef sorted(x): return [1, 2]", "assert sorted(f(1)) == [1, 2]", 0.0),
+        (
+            "def f(n): return 5\nclass math:\n    isclose = lambda *a: True",
+            "assert math.isclose(f(1), 1.0)",
+            0.0,
+        ),
+        ("def sum(a, b): return a + b", "assert sum(1, 2) == 3", 1.0),
+        (
+            "def f(x, kind): return [v for v in x if not isinstance(v, kind)]",
+            "assert f((1, 'a'), int) == ['a']",
+            1.0,
+        ),
+        ("def f(n): yield from range(n)", "assert list(f(3)) == [0, 1, 2]", 1.0),
+        (
+            "def f(n): raise ValueError('no')",
+            "try:\n    f(1)\nexcept ValueError:\n    pass\nelse:\n    assert False",
+            1.0,
+        ),
+        (LIAR + "def f(n): return Liar(5)", "assert f(1) == 3", 0.0),
+        (LIAR + "def f(n): return Chameleon()", "assert f(1) == 3", 0.0),
+        (LIAR + "def f(n): return Chameleon()", "assert 3 in [f(1)]", 0.0),
+        ("class X:\n    def __eq__(self, o): return True\ndef f(n): return X()", "assert f(1) == 3", 0.0),
+        (
+            "class X:\n    def __eq__(self, o): return True\ndef f(n): return X()",
+            "assert not (f(1) != 3)",
+            0.0,
+        ),
+        (
+            "class X(dict):\n    def __eq__(self, o): return True\ndef f(n): return X()",
+            "assert f(1) == {1: 2}",
+            0.0,
+        ),
+        ("import builtins\nbuiltins.AssertionError = None\ndef f(n): return 5", "assert f(1) == 3", 0.0),
+        ("import sys\nsys.exit(0)", "assert f(1) == 3", 0.0),
+        ("import os\ndef f(n): os._exit(0)", "assert f(1) == 3", 0.0),
+        ("def f(n): exit()", "assert f(1) == 3", 0.0),
+        ("def g(n): return 3", "assert f(1) == 3", 0.0),
+        ("def f(n", "assert f(1) == 3", 0.0),
+        ("f = 3", "assert f == 3", 1.0),
+    ],
+)
+def test_test_code_sees_plain_values_only(
+    grader: CodeGrader, program: str, statement: str, score: float
+) -> None:
+    reward = grader.grade(asserts(program, statement))
+    assert (reward.score, reward.error) == (score, None)
+
+
+def test_test_code_builds_objects_of_the_programs_classes(grader: CodeGrader) -> None:
+    program = (
+        "class Node:\n    def __init__(self, value): self.value, self.left = value, None\n"
+        "def depth(node): return 0 if node is None else 1 + depth(node.left)\n"
+    )
+    setup = "root = Node(1)\nroot.left = Node(2)\nroot.left.left = Node(3)\n"
+    job = asserts(program, "assert depth(root) == 3", "assert root.left.value == 2", setup=setup)
+    assert grader.grade(job).score == 1.0
+
+
+def test_helpers_of_the_setup_are_not_the_programs(grader: CodeGrader) -> None:
+    setup = "def encode(s): return s[::-1]\ndef decode(s): pass\n"
+    check = "def check(f):\n    for s in ('ab', 'xyz'):\n        assert f(encode(s)) == s\ncheck(candidate)"
+    honest = asserts("def decode(s): return s[::-1]", check, setup=setup, entry_point="decode")
+    # Would pass if its own encode were used: it keeps what it is asked to decode.
+    cheat = "def encode(s): return s\ndef decode(s): return s"
+    rewards = grader.grade_batch([honest, asserts(cheat, check, setup=setup, entry_point="decode")])
+    assert [r.score for r in rewards] == [1.0, 0.0]
+
+
+def test_a_statement_that_ends_the_program_costs_itself(grader: CodeGrader) -> None:
+    program = "import os\ndef f(n):\n    if n == 2: os._exit(0)\n    return n\n"
+    statements = tuple(f"assert f({n}) == {n}" for n in range(4))
+    rewards = grader.grade_batch(
+        [asserts(program, *statements), calls(program, *(((n,), n) for n in range(4)))]
+    )
+    assert [(r.score, r.error) for r in rewards] == [(0.75, None)] * 2
+
+
+def test_many_programs_leave_nothing_behind() -> None:
+    grader = CodeGrader(**{**OPTIONS, "memory_mb": 515})
+    kinds = [
+        prints("print(2 * int(input()))"),
+        calls("def f(n): return n", ((1,), 1)),
+        asserts("def f(n): return n", "assert f(1) == 1"),
+        prints("import os\nos._exit(3)"),
+        calls("import os\ndef f(n): os._exit(0)", ((1,), 1)),
+    ]
+    grader.grade_batch(kinds)
+    before = resources()
+    rewards = grader.grade_batch(kinds * 40)
+    assert [r.score for r in rewards] == [1.0, 1.0, 1.0, 0.0, 0.0] * 40
+    assert resources() == before
+    grader.close()
+    assert left_running(515) == 0
+    assert not list(Path("/tmp").glob("pipo-sandbox-*"))
+
+
+def resources() -> tuple[int, int, int]:
+    """Open descriptors and threads of this process, and processes of the sandbox."""
+    return len(os.listdir("/proc/self/fd")), threading.active_count(), left_running(515)
+
+
+def left_running(memory_mb: int) -> int:
+    """Processes that were forked from a launcher with this limit, the launcher included."""
+    found = 0
+    for folder in Path("/proc").iterdir():
+        try:
+            found += folder.name.isdigit() and f'"memory_mb": {memory_mb}' in (folder / "cmdline").read_text()
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_end_of_the_trainer_is_the_end_of_its_programs(how: signal.Signals) -> None:
+    script = (
+        "from tests.unit.test_code_grader import *\n"
+        "grader = CodeGrader(**{**OPTIONS, 'memory_mb': 519, 'timeout_s': 50.0, 'cpu_s': 50})\n"
+        "print(grader.grade(prints('print(14)')).score, flush=True)\n"
+        "grader.grade_batch([prints('while True: pass')] * 4)\n"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "1.0\n"
+        wait_until(lambda: left_running(519) >= 5)  # the launcher and the programs
+        process.send_signal(how)
+        process.wait(20)
+    wait_until(lambda: left_running(519) == 0)
+
+
+def wait_until(condition: Any) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "still waiting after 20 s"
+        time.sleep(0.05)
+
+
+def test_a_launcher_that_dies_costs_one_batch_at_most(grader: CodeGrader) -> None:
+    assert grader.grade(prints("print(14)")).score == 1.0
+    launcher = grader._launcher
+    assert launcher is not None
+    launcher.kill()
+    assert grader.grade(prints("print(14)")).score == 1.0
+
+
+def test_a_copy_starts_its_own_processes(grader: CodeGrader) -> None:
+    copy = pickle.loads(pickle.dumps(grader))
+    assert copy.grade(prints("print(14)")).score == 1.0
+    assert copy._launcher is not grader._launcher
+    copy.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("reward", "half"), ("workers", 0), ("timeout_s", 0), ("total_s", 1), ("cpu_s", 0), ("memory_mb", 1),
+     ("output_kb", 0), ("max_timeouts", 0), ("float_tolerance", -1.0), ("timeout_s", float("nan"))],
+)  # fmt: skip
+def test_an_option_out_of_range_is_named(name: str, value: Any) -> None:
+    with pytest.raises(TaskError, match=f"grader {name} must"):
+        CodeGrader(**{**OPTIONS, name: value})
+
+
+def test_weak_protection_is_said_in_one_line() -> None:
+    active = dict.fromkeys(PROTECTIONS, "")
+    assert weakness(active) is None
+    assert weakness({**active, "namespaces": "refused"}) is None  # the filter and the file rules take over
+    line = weakness(dict.fromkeys(PROTECTIONS, "refused"))
+    assert line is not None
+    assert "network" in line
+    assert "files" in line
+    assert "\n" not in line

@@ -1,0 +1,13 @@
+from torch.distributed import ProcessGroup
+
+class GroupCoordinator:
+    world_size: int
+    rank_in_group: int
+    cpu_group: ProcessGroup
+    def destroy(self) -> None: ...
+
+_WORLD: GroupCoordinator | None
+
+def get_tp_group() -> GroupCoordinator: ...
+def destroy_model_parallel() -> None: ...
+def cleanup_dist_env_and_memory() -> None: ...
