@@ -24,4 +24,4 @@ else
     strategy.trainer.num_nodes="$SLURM_JOB_NUM_NODES" strategy.trainer.devices=8 "$@"
   )
 fi
-srun python train.py "${ARGUMENTS[@]}"
+srun --kill-on-bad-exit=1 python train.py "${ARGUMENTS[@]}"

@@ -5,6 +5,7 @@
 #
 # output_dir lies on storage that all nodes see. After an interruption, the same with resume=<the folder> in
 # place of all other arguments.
+# GRACE_S: seconds that an interrupted run has to finish its iteration and save, before it is killed.
 set -euo pipefail
 : "${NODES:?how many nodes}" "${HEAD:?host:port of the first node}"
 : "${PER_NODE:=$(nvidia-smi --list-gpus | wc -l)}"
@@ -13,5 +14,6 @@ case " $*" in *" resume="*) STRATEGY=() ;; esac # a resumed run has its own
 
 exec python -m torch.distributed.run \
   --nnodes="$NODES" --nproc-per-node="$PER_NODE" \
+  --shutdown-timeout="${GRACE_S:-1800}" \
   --rdzv-backend=c10d --rdzv-endpoint="$HEAD" --rdzv-id="${RUN_ID:-pipo}" \
   "$(dirname "$0")/../train.py" "${STRATEGY[@]}" "$@"

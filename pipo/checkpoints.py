@@ -145,10 +145,14 @@ def verify(checkpoint: Path) -> Manifest:
         path = checkpoint / name
         if not path.is_file():
             raise DamagedCheckpoint(f"{path}: is missing")
-        if (size := path.stat().st_size) != mark.bytes:
-            raise DamagedCheckpoint(f"{path}: has {size} bytes instead of {mark.bytes}")
-        if _mark(path) != mark:
-            raise DamagedCheckpoint(f"{path}: has another SHA-256 than when it was written")
+        try:
+            found = path.stat().st_size
+            if found == mark.bytes and _mark(path) != mark:
+                raise DamagedCheckpoint(f"{path}: has another SHA-256 than when it was written")
+        except FileNotFoundError as error:  # another process has just set it aside
+            raise DamagedCheckpoint(f"{path}: is missing") from error
+        if found != mark.bytes:
+            raise DamagedCheckpoint(f"{path}: has {found} bytes instead of {mark.bytes}")
     return manifest
 
 

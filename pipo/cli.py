@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipo.errors import ConfigError, RunFailed, RunStopped
-from pipo.processes import given_folder, started_together
+from pipo.processes import given_folder, leads, started_together
 from pipo.sweep import job_name
 
 Value = TypeVar("Value")
@@ -85,15 +85,24 @@ def exit_code(run: Callable[[], Value]) -> tuple[int, Value | None]:
         details = error.details if isinstance(error, ConfigError) else ()
         print("\n  ".join([f"error: {_first_line(error)}", *details]), file=sys.stderr)
         return 2, None
-    except RunFailed as failed:
-        print(f"error: {failed}", file=sys.stderr)
-        return 1, None
-    except RunStopped as stopped:
-        print(stopped, file=sys.stderr)
-        return stopped.code, None
+    except (RunFailed, RunStopped) as end:
+        # An end that all processes share is the first one's to tell. The others must not end with an error:
+        # whatever has started them would kill the first while it still writes.
+        if not leads() and (isinstance(end, RunStopped) or end.agreed):
+            return 0, None
+        return _told(end), None
     except KeyboardInterrupt:
         print("interrupted before there was anything to save", file=sys.stderr)
         return 130, None
+
+
+def _told(end: RunFailed | RunStopped) -> int:
+    """Say on the terminal how a run ended; the exit status."""
+    if isinstance(end, RunFailed):
+        print(f"error: {end}", file=sys.stderr)
+        return 1
+    print(end, file=sys.stderr)
+    return end.code
 
 
 def check_command_line(arguments: list[str], config_name: str) -> None:

@@ -21,8 +21,14 @@ class ConfigError(ValueError):
 class RunFailed(Exception):
     """The run cannot go on: a full disk, a grader that cannot start, numbers that are not finite.
 
-    The message says what happened, what is left, and how to go on.
+    Args:
+        message: what happened, what is left, and how to go on.
+        agreed: whether all processes of the run raise it at the same point.
     """
+
+    def __init__(self, message: str, *, agreed: bool = False) -> None:
+        super().__init__(message)
+        self.agreed = agreed
 
 
 class RunStopped(Exception):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
@@ -102,6 +103,22 @@ class ShardedStrategy(ModelParallelStrategy):
             process_group_backend="cpu:gloo,cuda:nccl" if cpu_offload else None,
         )
         self.cpu_offload = cpu_offload
+        #: What went wrong when the first process wrote what is not sharded, kept until all can hear of it.
+        self.write_problem: OSError | None = None
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Write shards together and the rest alone; the others wait, so a failure of the rest is kept."""
+        try:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+        except OSError as error:
+            self.write_problem = error
+        except RuntimeError as error:
+            # torch reports a failed write as its own error, with the system's behind it.
+            if not isinstance(error.__context__, OSError):
+                raise
+            self.write_problem = error.__context__
 
     def model_to_device(self) -> None:
         """Sharding has moved the weights already; those that live on the CPU must stay there."""

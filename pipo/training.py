@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -17,7 +18,7 @@ from pipo import build, run_folder
 from pipo.callbacks.evaluation import HeldOutEvaluation
 from pipo.callbacks.interrupt import REQUEUE, GracefulStop, requeue
 from pipo.callbacks.progress import RunProgress
-from pipo.checkpoints import STATE, iterations_of
+from pipo.checkpoints import STATE, finished_checkpoints, iterations_of
 from pipo.cli import CONF
 from pipo.errors import ConfigError, RunFailed, RunStopped
 from pipo.evaluation.report import before_after_table
@@ -28,6 +29,7 @@ from pipo.rollout.engine import EngineFailed
 from pipo.run_log import METRICS_FILE
 from pipo.tasks.graders.worker_pool import WorkerStartError
 
+log = logging.getLogger(__name__)
 CallbackType = TypeVar("CallbackType", bound=pl.Callback)
 
 
@@ -100,13 +102,20 @@ def _run(cfg: DictConfig, run: build.RunConfig, checkpoint: Path | None) -> list
         _log_config(trainer.loggers, cfg)
         trainer.fit(module, datamodule=data, ckpt_path=_state_of(checkpoint))
     except (WorkerStartError, EngineFailed) as error:
-        raise RunFailed(
-            f"{error}; the run ended in the middle of an iteration, of which nothing is kept. "
-            f"Go on from the newest checkpoint with python train.py resume={run.output_dir}"
-        ) from error
+        log.info("the run ended here", exc_info=error)  # the trace, for whoever has to find out why
+        raise RunFailed(f"{error}; {_left(Path(run.output_dir))}") from error
     finally:
         bench.task.close()
     return callbacks
+
+
+def _left(folder: Path) -> str:
+    """What a run that broke in the middle of an iteration has left to go on from."""
+    checkpoints = finished_checkpoints(folder / "checkpoints")
+    if not checkpoints:
+        return "no checkpoint had been written yet, so start the run again"
+    done = iterations_of(checkpoints[-1])
+    return f"saved up to iteration {done}, go on with python train.py resume={folder}"
 
 
 def _state_of(checkpoint: Path | None) -> Path | None:

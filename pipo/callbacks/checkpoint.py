@@ -21,6 +21,7 @@ from pipo.checkpoints import Manifest
 from pipo.errors import RunFailed
 from pipo.modules.distributed import all_gather, world
 from pipo.modules.policy_module import PolicyModule
+from pipo.strategies import ShardedStrategy
 
 # The point of the curve of held-out accuracy, when this iteration has one.
 ACCURACY = "eval/pass@1"
@@ -122,8 +123,10 @@ class IterationCheckpoint(Checkpoint):
 
         def write() -> None:
             trainer.save_checkpoint(partial / checkpoints.STATE)
-            if self._io.problem is not None:
-                problem, self._io.problem = self._io.problem, None
+            problem, self._io.problem = self._io.problem, None
+            if isinstance(trainer.strategy, ShardedStrategy) and problem is None:
+                problem, trainer.strategy.write_problem = trainer.strategy.write_problem, None
+            if problem is not None:
                 raise problem
 
         def mark() -> None:
@@ -164,7 +167,8 @@ class IterationCheckpoint(Checkpoint):
         before = f"the newest before it is {kept[-1]}" if kept else "there is none before it"
         raise RunFailed(
             f"{target}: the checkpoint cannot be written ({problems[0]}); {before}. "
-            f"Make room, then go on with python train.py resume={self.folder.parent}"
+            f"Make room, then go on with python train.py resume={self.folder.parent}",
+            agreed=True,
         )
 
     # ------------------------------------------------------------------ what

@@ -44,15 +44,18 @@ class SkippedStepLog(RolloutCallback):
         if not kept:
             described = {"iteration": step.iteration, "update": step.update}
             numbers = {"loss": step.loss, "grad_norm": step.grad_norm}
-            torch.save({**described, **numbers, "ranks": parts}, path)
-            kept = [path]
+            kept = [path] if _written({**described, **numbers, "ranks": parts}, path) else []
+        if not kept:
+            where = "its batch could not be written"
+        else:
+            where = f"its batch is in {path}" if kept == [path] else f"the first such batch is in {kept[0]}"
         log.warning(
             "iteration %d: a step of the %s update was skipped, loss %g, gradient norm %g; %s",
             step.iteration,
             step.update,
             step.loss,
             step.grad_norm,
-            f"its batch is in {path}" if kept == [path] else f"the first such batch is in {kept[0]}",
+            where,
         )
 
     def on_save_checkpoint(
@@ -68,3 +71,16 @@ class SkippedStepLog(RolloutCallback):
         """Take the count over."""
         assert isinstance(pl_module, PolicyModule)
         pl_module.skipped_in_a_row = checkpoint["skipped_in_a_row"]
+
+
+def _written(content: dict[str, Any], path: Path) -> bool:
+    """Write for the record; on a full disk the run goes on without it."""
+    partial = path.with_suffix(".partial")
+    try:
+        torch.save(content, partial)
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as its own error
+        log.warning("%s: cannot be written (%s)", path, str(error).splitlines()[0])
+        partial.unlink(missing_ok=True)
+        return False
+    return True

@@ -148,13 +148,13 @@ class PIPOCallback(RolloutCallback):
             return False
         reward = policy_improvement_reward(previous.attribution, feedback.coefficient)
         with module.metrics.timer("retrospective"):
-            module.policy_update(
+            steps = module.policy_update(
                 previous.reweighted(reward, kl_coef=self.kl_coef),
                 prefix="pipo",
                 lr_scale=self.lr_scale,
                 mini_batch=self.mini_batch,
             )
-        return True
+        return steps > 0
 
     def _report(self, module: PolicyModule, feedback: Feedback) -> None:
         module.metrics.add("pipo/history_mean", feedback.history_mean)

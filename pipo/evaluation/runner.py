@@ -102,7 +102,8 @@ def evaluate(
     names = (*_MEANS, "majority") if vote else _MEANS
     metric = PassAtK(plan.ks, names).to(device)
     metric.update(*_columns(problems, names))
-    table = metric.compute()
+    # torchmetrics drops the axis of one problem.
+    table = {name: torch.atleast_1d(column) for name, column in metric.compute().items()}
     if len(table["index"]) != len(examples):
         raise RuntimeError(
             f"{len(table['index'])} of {len(examples)} problems were evaluated: rank {rank} expected"

@@ -224,7 +224,7 @@ class PolicyModule(pl.LightningModule):
         prefix: str,
         lr_scale: float = 1.0,
         mini_batch: int | None = None,
-    ) -> None:
+    ) -> int:
         """Train on a batch: the only place that runs backward, clips and steps.
 
         Args:
@@ -232,6 +232,9 @@ class PolicyModule(pl.LightningModule):
             prefix: metric names start with this.
             lr_scale: factor on the learning rate, for this update only.
             mini_batch: responses per optimiser step over all ranks; None for the run's own.
+
+        Returns:
+            Optimiser steps that were made; those whose numbers were not finite are not.
         """
         optimizer = self._optimizer(0)
         groups = optimizer.param_groups
@@ -248,6 +251,7 @@ class PolicyModule(pl.LightningModule):
         self.metrics.add(f"{prefix}/skipped_steps", made.count(False))
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
+        return made.count(True)
 
     def _critic_update(self, batch: PolicyBatch, value_clip: float) -> None:
         """Train the critic on the same mini-batches."""
@@ -376,7 +380,8 @@ class PolicyModule(pl.LightningModule):
                 f"the last in the {prefix} update of iteration {iteration} (loss {loss:g}, gradient norm "
                 f"{norm:g}). None of them was made, so the weights are sound; the run folder has the first "
                 "of these batches as bad_batch_*.pt. Often the learning rate is too high or the precision "
-                "too low (algo.optimizer.learning_rate, strategy.compute_dtype)"
+                "too low (algo.optimizer.learning_rate, strategy.compute_dtype)",
+                agreed=True,
             )
 
     # ------------------------------------------------------------------ pieces

@@ -53,7 +53,8 @@ def compose_eval(compose_config: Compose) -> Compose:
 
 def test_every_part_is_scored_and_written_down(whole: tuple[Path, str]) -> None:
     folder, out = whole
-    names = {"config.yaml", "eval.log", "run.jsonl", "results.json", "samples.jsonl", "table.md", "table.tex"}
+    names = {"config.yaml", "eval.log", "identity.json", "run.jsonl", "results.json", "samples.jsonl"}
+    names |= {"table.md", "table.tex"}
     assert {path.name for path in folder.iterdir()} == names
     content = results(folder)
     assert list(content["results"]) == ["easy", "hard"]
@@ -231,7 +232,8 @@ def test_compare_knows_problems_that_are_not_the_same(
     overrides = [*TWO_PARTS, "benchmark.parts.easy.source.seed=1", f"output_dir={tmp_path / 'other'}"]
     score(compose_eval(*overrides), [])
     with pytest.raises(
-        ConfigError, match=r"easy: the two cannot be compared, their problems \(hash\) differ"
+        ConfigError,
+        match=r"easy: the two cannot be compared, their problems with their references and tests \(hash\) ",
     ):
         print_comparison([str(whole[0]), str(tmp_path / "other")])
 

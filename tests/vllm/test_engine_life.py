@@ -171,9 +171,8 @@ def test_a_broken_engine_is_one_clear_error(engine):
         raise RuntimeError("out of\nmemory")
 
     engine._llm.apply_model(lambda model: setattr(model, "compute_logits", die))
-    with pytest.raises(EngineFailed, match="failed while sampling: RuntimeError: out of memory") as caught:
+    with pytest.raises(EngineFailed, match="failed while sampling: RuntimeError: out of memory"):
         engine.generate(PROMPTS, 1, GREEDY, seed=0)
-    assert caught.value.code == 1
 
 
 def test_the_factory_gives_engines():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
+from pipo.checkpoints import verify
 from tests.conftest import ROOT
 
 SMALL = ["pipo.window=2", "evaluation.problems=16", "curve.every=100", "checkpoint.every=1"]
@@ -110,7 +111,8 @@ def test_eval_measures_what_the_local_engine_measures(finished, tmp_path):
 def test_a_resumed_run_goes_on_exactly(finished, tmp_path):
     copy = tmp_path / "copy"
     subprocess.run(["cp", "-r", str(finished), str(copy)], check=True)
-    (copy / "checkpoints/iteration_000003.ckpt").unlink()
+    shutil.rmtree(copy / "checkpoints/iteration_000003.ckpt")
+    (copy / "summary.json").unlink()
     code, err = run("train.py", f"resume={copy}", cwd=tmp_path)
     assert code == 0, err
     assert timeless(copy) == timeless(finished)
@@ -127,7 +129,7 @@ def test_an_engine_that_breaks_ends_the_run_with_one_line_and_a_checkpoint(tmp_p
     assert line.endswith("saved up to iteration 2, go on with python train.py resume=run")
     assert nothing_left(process.pid)
     assert "Traceback" in (tmp_path / "run/train.log").read_text()  # for whoever has to find out why
-    torch.load(tmp_path / "run/checkpoints/iteration_000002.ckpt", weights_only=True)
+    verify(tmp_path / "run/checkpoints/iteration_000002.ckpt")
     config = tmp_path / "run/config.yaml"
     config.write_text(config.read_text().replace("updates: 2", "updates: 100"))
     code, err = run("train.py", "resume=run", cwd=tmp_path)
@@ -161,7 +163,7 @@ def test_one_of_two_engines_that_breaks_ends_both_processes(tmp_path, rank):
     finally:
         if not nothing_left(process.pid):
             os.killpg(process.pid, signal.SIGKILL)
-    torch.load(tmp_path / "run/checkpoints/iteration_000002.ckpt", weights_only=True)
+    verify(tmp_path / "run/checkpoints/iteration_000002.ckpt")
 
 
 @pytest.mark.slow
