@@ -7,6 +7,8 @@ SLURM_PROCID.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # A run tells its folder to the processes that it starts; theirs would be named by a later time of day.
 RUN_FOLDER = "PIPO_RUN_FOLDER"
@@ -29,6 +31,20 @@ def leads() -> bool:
         return int(os.environ["RANK"]) == 0
     own = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))
     return int(own) == 0 and int(os.environ.get("NODE_RANK", "0")) == 0
+
+
+@contextmanager
+def telling_folder(folder: str) -> Iterator[None]:
+    """Name the run folder to the processes that are started meanwhile, and to no later ones."""
+    before = os.environ.get(RUN_FOLDER)
+    os.environ[RUN_FOLDER] = folder
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[RUN_FOLDER]
+        else:
+            os.environ[RUN_FOLDER] = before
 
 
 def given_folder() -> str | None:

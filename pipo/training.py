@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TypeVar
@@ -23,7 +22,7 @@ from pipo.cli import CONF
 from pipo.errors import ConfigError, RunFailed, RunStopped
 from pipo.evaluation.report import before_after_table
 from pipo.plot import plot_curves
-from pipo.processes import RUN_FOLDER, leads
+from pipo.processes import leads, telling_folder
 from pipo.quiet import quiet
 from pipo.rollout.engine import EngineFailed
 from pipo.run_log import METRICS_FILE
@@ -53,8 +52,11 @@ def train(cfg: DictConfig, overrides: list[str]) -> float:
     cfg = cfg.copy()
     cfg.output_dir = run.output_dir  # the saved configuration names the folder, not the time of day
     folder = Path(run.output_dir)
-    os.environ[RUN_FOLDER] = str(folder)
-    with run_folder.storage_errors(folder), _holding(folder, cfg, fresh=fresh):
+    with (
+        telling_folder(str(folder)),
+        run_folder.storage_errors(folder),
+        _holding(folder, cfg, fresh=fresh),
+    ):
         checkpoint = None
         if leads():
             run_folder.open_log(folder, "train.log")
