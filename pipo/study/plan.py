@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -63,6 +63,22 @@ class StudyPlan(pydantic.BaseModel):
             if self.figure == "sweep" and arm.x is None and arm.against:
                 raise ValueError(f"arms.{name}.x: a sweep needs it, except for the arm to compare with")
         return self
+
+    def only(self, names: Sequence[str]) -> StudyPlan:
+        """The same study with some of its arms.
+
+        Raises:
+            ConfigError: there is no such arm.
+        """
+        unknown = [name for name in names if name not in self.arms]
+        if unknown:
+            raise ConfigError(f"there is no arm {unknown[0]!r}; this study has {', '.join(self.arms)}")
+        arms = {
+            name: arm.model_copy(update={"against": tuple(o for o in arm.against if o in names)})
+            for name, arm in self.arms.items()
+            if name in names
+        }
+        return self.model_copy(update={"arms": arms})
 
 
 def known_studies() -> list[str]:
