@@ -20,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m pipo.study", description=__doc__)
     parser.add_argument("study", help=f"{', '.join(known_studies())}, or a YAML file like theirs")
     parser.add_argument("--seeds", type=int, nargs="+", help="in place of the study's own")
+    parser.add_argument("--arms", nargs="+", help="some of the study's arms; default all")
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each"
     )
@@ -27,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         plan = load_plan(options.study)
+        if options.arms:
+            plan = plan.only(options.arms)
         seeds = options.seeds or list(plan.seeds)
         if len(seeds) < 2 or options.jobs < 1:
             raise ConfigError("--seeds: at least two are needed for an interval; --jobs: at least one")

@@ -77,6 +77,15 @@ def test_an_unknown_study_lists_those_there_are():
         load_plan("horoscope")
 
 
+def test_some_arms_of_a_study():
+    plan = StudyPlan.model_validate(PLAN)
+    assert list(plan.only(["pipo"]).arms) == ["pipo"]
+    assert plan.only(["pipo"]).arms["pipo"].against == ()
+    assert plan.only(["pipo", "none"]).arms["pipo"].against == ("none",)
+    with pytest.raises(ConfigError, match="no arm 'pip'; this study has none, pipo"):
+        plan.only(["pip"])
+
+
 def finished_run(folder: Path, after: float, coefficient: float | None) -> None:
     folder.mkdir(parents=True)
     summary = {"before": {"pass@1": 0.2}, "after": {"pass@1": after}}
