@@ -107,6 +107,10 @@ def test_every_metric_is_explained_and_every_explained_metric_is_logged(finished
         "rollout/batch_filled",
         "rollout/importance_weight",
         "rollout/importance_capped",
+        # with a probe: test_agreement
+        "probe/reward",
+        "probe/change",
+        "pipo/sign_agreement",
     }
     assert logged - {"iteration"} == explained - elsewhere - {"train/shaping"}
 
