@@ -55,7 +55,7 @@ class Updates(RolloutCallback):
 
         def spy(batch, *, prefix, **kwargs):
             self.calls.append((prefix, batch))
-            original(batch, prefix=prefix, **kwargs)
+            return original(batch, prefix=prefix, **kwargs)
 
         pl_module.policy_update = spy
 

@@ -41,7 +41,7 @@ class Updates(RolloutCallback):
 
         def spy(batch, *, prefix, **kwargs):
             self.batches[trainer.fit_loop.total_batch_idx, prefix] = batch
-            original(batch, prefix=prefix, **kwargs)
+            return original(batch, prefix=prefix, **kwargs)
 
         pl_module.policy_update = spy
 

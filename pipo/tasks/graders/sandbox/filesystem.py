@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from . import kernel
 
-WORK = "/tmp"  # inside of a sandbox with a mount namespace
+# Inside of a sandbox with a mount namespace. Not /tmp: an interpreter may be installed below that.
+WORK = "/sandbox"
 _NEW_ROOT = "/tmp"  # outside: any folder will do to build on
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 _LINKS = {"stdin": "self/fd/0", "stdout": "self/fd/1", "stderr": "self/fd/2", "fd": "self/fd"}
