@@ -3,14 +3,14 @@
 A quarter of the answers are the problem's own, written differently where that is easy; a quarter another
 problem's; a quarter perturbed; a quarter hard: nested powers, wrong lists, long sums. Usage::
 
-    python bench/math_grader.py <folder with math500.jsonl> [answers] [workers]
+    python bench/math_grader.py <folder with math500.jsonl> [--answers 1000] [--workers 2]
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,9 +66,18 @@ def answers(references: Sequence[str], count: int, seed: int = 0) -> list[tuple[
 
 def main() -> None:
     """Print one table."""
-    folder, *numbers = sys.argv[1:]
-    count, workers = (*map(int, numbers), *(1000, 2)[len(numbers) :])
-    lines = (Path(folder) / "math500.jsonl").read_text(encoding="utf-8").splitlines()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="holds math500.jsonl")
+    parser.add_argument("--answers", type=int, default=1000)
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    count, workers = options.answers, options.workers
+    file = options.folder / "math500.jsonl"
+    if not file.is_file():
+        parser.error(f"{file}: no such file")
+    lines = file.read_text(encoding="utf-8").splitlines()
     pairs = answers([json.loads(line)["answer"] for line in lines], count)
     grader = MathGrader(workers=workers, timeout_s=TIMEOUT_S)
     grader.grade_batch([("\\boxed{x+y}", f"y+x+{i}") for i in range(workers)])  # start them
