@@ -19,6 +19,7 @@ from pipo.callbacks.checkpoint import IterationCheckpoint
 from pipo.callbacks.evaluation import HeldOutEvaluation
 from pipo.callbacks.export import ModelExport
 from pipo.callbacks.guard import SkippedStepLog
+from pipo.callbacks.held_out import HeldOutProblems
 from pipo.callbacks.interrupt import GracefulStop
 from pipo.callbacks.iteration_log import IterationLog
 from pipo.callbacks.probe import Probe
@@ -300,19 +301,27 @@ def build_data(cfg: DictConfig, run: RunConfig, bench: Workbench) -> PromptDataM
     return PromptDataModule(dataset)
 
 
-def build_evaluation(cfg: DictConfig, bench: Workbench) -> HeldOutEvaluation:
-    """The held-out evaluation around and during a run."""
-    plan = build_plan(cfg)
-    problems = bench.problems("test", cfg.evaluation.problems)
-    return construct(
-        HeldOutEvaluation,
-        cfg,
-        {"every": "curve.every", "curve_samples": "curve.samples"},
+def _held_out(bench: Workbench, limit: int | None) -> HeldOutProblems:
+    """The first held-out problems, with what scoring them takes."""
+    problems = bench.problems("test", limit)
+    return HeldOutProblems(
         task=bench.task,
         examples=problems.examples,
         prompt_ids=problems.prompt_ids,
         decode=response_decoder(bench.tokenizer),
         sampling=bench.sampling,
+    )
+
+
+def build_evaluation(cfg: DictConfig, bench: Workbench) -> HeldOutEvaluation:
+    """The held-out evaluation around and during a run."""
+    plan = build_plan(cfg)
+    problems = _held_out(bench, cfg.evaluation.problems)
+    return construct(
+        HeldOutEvaluation,
+        cfg,
+        {"every": "curve.every", "curve_samples": "curve.samples"},
+        problems=problems,
         plan=plan,
     )
 
@@ -321,16 +330,12 @@ def build_probe(cfg: DictConfig, bench: Workbench, start: int) -> Probe:
     """The probe that measures what the feedback guesses."""
     if not isinstance(cfg.probe.prompts, int) or cfg.probe.prompts < 2:
         raise ConfigError(f"probe.prompts must be 0 or a whole number above 1, got {cfg.probe.prompts!r}")
-    problems = bench.problems("test", cfg.probe.prompts)
+    problems = _held_out(bench, cfg.probe.prompts)
     return construct(
         Probe,
         cfg,
         {"samples": "probe.samples", "folder": "output_dir"},
-        task=bench.task,
-        examples=problems.examples,
-        prompt_ids=problems.prompt_ids,
-        decode=response_decoder(bench.tokenizer),
-        sampling=bench.sampling,
+        problems=problems,
         plan=build_plan(cfg),
         start=start,
     )

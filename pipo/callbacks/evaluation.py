@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
 from rich.console import Console
 
-from pipo.evaluation.results import EvaluationPlan, EvaluationResult, Summary
-from pipo.evaluation.runner import evaluate
+from pipo.callbacks.held_out import HeldOutProblems
+from pipo.evaluation.results import EvaluationPlan, Summary
 from pipo.modules.distributed import world
 from pipo.modules.policy_module import PolicyModule
-from pipo.records import TokenIds
-from pipo.rollout.engine import SamplingParams
-from pipo.tasks.base import Example, Task
 
 
 class HeldOutEvaluation(pl.Callback):
     """Scores the same held-out problems with the same random numbers every time.
 
     Args:
-        task: grades the responses.
-        examples: the held-out problems.
-        prompt_ids: their tokenised prompts.
-        decode: response token ids to text.
-        sampling: how tokens are drawn.
+        problems: what is scored.
         plan: of the evaluations before and after.
         every: iterations between two points of the curve.
         curve_samples: responses per problem for a point of the curve.
@@ -36,11 +28,7 @@ class HeldOutEvaluation(pl.Callback):
     def __init__(
         self,
         *,
-        task: Task,
-        examples: Sequence[Example],
-        prompt_ids: Sequence[TokenIds],
-        decode: Callable[[Sequence[int]], str],
-        sampling: SamplingParams,
+        problems: HeldOutProblems,
         plan: EvaluationPlan,
         every: int,
         curve_samples: int,
@@ -48,37 +36,18 @@ class HeldOutEvaluation(pl.Callback):
         super().__init__()
         if every < 1 or curve_samples < 1:
             raise ValueError(f"every and curve_samples must be >= 1, got {every} and {curve_samples}")
-        self.task, self.examples, self.prompt_ids = task, examples, prompt_ids
-        self.decode, self.sampling, self.plan, self.every = decode, sampling, plan, every
+        self.problems, self.plan, self.every = problems, plan, every
         self.curve_plan = replace(plan, samples=curve_samples, ks=(1,), majority=False)
         self.before: Summary | None = None
         self.after: Summary | None = None
 
-    def _evaluate(self, module: PolicyModule, plan: EvaluationPlan) -> EvaluationResult:
-        rank, ranks = world()
-        module.engine.wake()  # all ranks together, before some of them find nothing to evaluate
-        with module.sampling():
-            return evaluate(
-                module.engine,
-                self.task,
-                self.examples,
-                self.prompt_ids,
-                self.decode,
-                self.sampling,
-                plan,
-                rank=rank,
-                world_size=ranks,
-                device=module.device,
-            )
-
     def _measure(self, module: PolicyModule, when: str) -> Summary:
         """A full evaluation, with a word on the terminal about what takes so long."""
         console = Console(quiet=world()[0] != 0)
-        responses = len(self.examples) * self.plan.samples
-        console.print(
-            f"{when} training: {len(self.examples)} held-out problems, {responses} responses ...", end=" "
-        )
-        summary = self._evaluate(module, self.plan).to_summary()
+        problems = len(self.problems.examples)
+        responses = problems * self.plan.samples
+        console.print(f"{when} training: {problems} held-out problems, {responses} responses ...", end=" ")
+        summary = self.problems.evaluate(module, self.plan).to_summary()
         console.print(f"pass@1 {summary['pass@1']:.3f}")
         return summary
 
@@ -96,7 +65,7 @@ class HeldOutEvaluation(pl.Callback):
         if (batch_idx + 1) % self.every:
             return
         start = time.perf_counter()
-        result = self._evaluate(pl_module, self.curve_plan)
+        result = self.problems.evaluate(pl_module, self.curve_plan)
         accuracy = result.pass_at_k[1]
         values = {
             "eval/pass@1": accuracy.value,

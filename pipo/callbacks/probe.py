@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,12 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 
+from pipo.callbacks.held_out import HeldOutProblems
 from pipo.evaluation.results import EvaluationPlan
-from pipo.evaluation.runner import evaluate, gather_problems
+from pipo.evaluation.runner import gather_problems
 from pipo.files import replace_text
-from pipo.modules.distributed import world
 from pipo.modules.policy_module import PolicyModule
-from pipo.records import TokenIds
-from pipo.rollout.engine import SamplingParams
 from pipo.run_log import PROBE_FILE, read_metrics
-from pipo.tasks.base import Example, Task
 
 
 class Probe(pl.Callback):
@@ -30,11 +26,7 @@ class Probe(pl.Callback):
     iteration t has the same sign. Rewards per prompt go to ``probe.jsonl`` for ``pipo.evaluation.agreement``.
 
     Args:
-        task: grades the responses.
-        examples: the held-out problems of the probe.
-        prompt_ids: their tokenised prompts.
-        decode: response token ids to text.
-        sampling: how tokens are drawn.
+        problems: the held-out problems of the probe.
         plan: of the held-out evaluation, for batches and seed.
         samples: responses per prompt.
         folder: the run folder.
@@ -44,11 +36,7 @@ class Probe(pl.Callback):
     def __init__(
         self,
         *,
-        task: Task,
-        examples: Sequence[Example],
-        prompt_ids: Sequence[TokenIds],
-        decode: Callable[[Sequence[int]], str],
-        sampling: SamplingParams,
+        problems: HeldOutProblems,
         plan: EvaluationPlan,
         samples: int,
         folder: str,
@@ -57,8 +45,7 @@ class Probe(pl.Callback):
         super().__init__()
         if samples < 1:
             raise ValueError(f"probe.samples must be >= 1, got {samples}")
-        self.task, self.examples, self.prompt_ids = task, examples, prompt_ids
-        self.decode, self.sampling = decode, sampling
+        self.problems = problems
         self.plan = replace(plan, samples=samples, ks=(1,), resamples=1, majority=False)
         self.path, self.start = Path(folder) / PROBE_FILE, start
         self.before: list[float] | None = None
@@ -95,21 +82,7 @@ class Probe(pl.Callback):
 
     def _score(self, module: PolicyModule) -> list[float]:
         """Mean reward of each prompt, on every rank."""
-        rank, ranks = world()
-        module.engine.wake()  # all ranks together, before some of them find nothing to score
-        with module.sampling():
-            result = evaluate(
-                module.engine,
-                self.task,
-                self.examples,
-                self.prompt_ids,
-                self.decode,
-                self.sampling,
-                self.plan,
-                rank=rank,
-                world_size=ranks,
-                device=module.device,
-            )
+        result = self.problems.evaluate(module, self.plan)
         problems = gather_problems(result.problems)
         return [float(np.mean([sample.score for sample in problem.samples])) for problem in problems]
 

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from pipo.callbacks.held_out import HeldOutProblems
 from pipo.callbacks.probe import Probe
 from pipo.evaluation.agreement import agreement, realised_change
 from pipo.evaluation.results import EvaluationPlan
@@ -80,11 +81,13 @@ def test_in_a_run_the_signs_are_those_of_the_logged_numbers(tmp_path):
     )
     examples = toy.ToyTask().examples("test")[:6]
     probe = Probe(
-        task=toy.ToyTask(),
-        examples=examples,
-        prompt_ids=[(2 + i, 5) for i in range(6)],
-        decode=toy.decode,
-        sampling=toy.sampling(),
+        problems=HeldOutProblems(
+            task=toy.ToyTask(),
+            examples=examples,
+            prompt_ids=[(2 + i, 5) for i in range(6)],
+            decode=toy.decode,
+            sampling=toy.sampling(),
+        ),
         plan=plan,
         samples=4,
         folder=str(tmp_path),

@@ -1,0 +1,51 @@
+"""Held-out problems that callbacks score with the engine of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pipo.evaluation.results import EvaluationPlan, EvaluationResult
+from pipo.evaluation.runner import evaluate
+from pipo.modules.distributed import world
+from pipo.modules.policy_module import PolicyModule
+from pipo.records import TokenIds
+from pipo.rollout.engine import SamplingParams
+from pipo.tasks.base import Example, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutProblems:
+    """Problems, and all that scoring them takes.
+
+    Attributes:
+        task: grades the responses.
+        examples: the problems.
+        prompt_ids: their tokenised prompts.
+        decode: response token ids to text.
+        sampling: how tokens are drawn.
+    """
+
+    task: Task
+    examples: Sequence[Example]
+    prompt_ids: Sequence[TokenIds]
+    decode: Callable[[Sequence[int]], str]
+    sampling: SamplingParams
+
+    def evaluate(self, module: PolicyModule, plan: EvaluationPlan) -> EvaluationResult:
+        """Score the weights as they are; every rank must call this."""
+        rank, ranks = world()
+        module.engine.wake()  # all ranks together, before some of them find nothing to evaluate
+        with module.sampling():
+            return evaluate(
+                module.engine,
+                self.task,
+                self.examples,
+                self.prompt_ids,
+                self.decode,
+                self.sampling,
+                plan,
+                rank=rank,
+                world_size=ranks,
+                device=module.device,
+            )
