@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -364,17 +364,10 @@ def test_many_programs_leave_nothing_behind() -> None:
     rewards = grader.grade_batch(kinds * 40)
     assert [r.score for r in rewards] == [1.0, 1.0, 1.0, 0.0, 0.0] * 40
     # A busy machine takes a moment to clear away the last processes.
-    eventually(lambda: resources() == before)
+    wait_until(lambda: resources() == before)
     grader.close()
-    eventually(lambda: left_running(515) == 0)
+    wait_until(lambda: left_running(515) == 0)
     assert not list(Path("/tmp").glob("pipo-sandbox-*"))
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def resources() -> tuple[int, int, int]:
