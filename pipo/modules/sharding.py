@@ -145,14 +145,13 @@ def whole_parameters(
         yield name, full_tensor(parameter.detach().to(dtype))
 
 
-def full_tensors(model: nn.Module, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+def full_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """A model's parameters and saved buffers by name, whole, one after another; a shared one comes once.
 
     Every process must take all of them, in step; one tensor at a time is held beside the shards.
 
     Args:
         model: sharded or not.
-        dtype: cast floating-point weights to this before they are sent; None for no cast.
     """
     reshard(model)
     seen: set[int] = set()
@@ -160,8 +159,7 @@ def full_tensors(model: nn.Module, dtype: torch.dtype | None = None) -> Iterator
         if id(tensor) in seen:
             continue
         seen.add(id(tensor))
-        value = tensor.detach()
-        yield name, full_tensor(value.to(dtype) if dtype and value.is_floating_point() else value)
+        yield name, full_tensor(tensor.detach())
 
 
 def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from scipy import stats
 
+from pipo.evaluation.statistics import sign_flip_p
 from pipo.run_log import METRICS_FILE, Run, read_run
 from pipo.study.plan import StudyPlan
 from pipo.study.runner import run_folder
@@ -22,6 +22,9 @@ from pipo.study.runner import run_folder
 Floats = NDArray[np.float64]
 
 CONFIDENCE = 0.95
+# Sign patterns that are counted one by one: all of them for up to 16 seeds, drawn with the seed beyond.
+SIGN_PATTERNS = 2**16
+SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,27 +115,14 @@ def mean(values: Floats) -> Mean:
     return Mean(value=float(values.mean()), half_width=width, seeds=len(values))
 
 
-def sign_flip_p(differences: Floats) -> float:
-    """Two-sided p-value by enumerating all 2^n sign patterns of paired differences (n <= 16)."""
-    if not 1 <= len(differences) <= 16:
-        raise ValueError(f"1 to 16 pairs can be enumerated, got {len(differences)}")
-    signs = np.array(list(itertools.product((1.0, -1.0), repeat=len(differences))))
-    totals = np.abs(signs @ differences)
-    # Rounding must not make the observed pattern, which is among them, smaller than itself.
-    return float((totals >= abs(differences.sum()) - 1e-12).mean())
-
-
 def compare(plan: StudyPlan, arms: dict[str, ArmResult]) -> list[Comparison]:
     """Every comparison that the plan asks for."""
     found = []
     for name, arm in plan.arms.items():
         for other in arm.against:
             difference = arms[name].after - arms[other].after
-            found.append(
-                Comparison(
-                    arm=name, other=other, difference=mean(difference), p_value=sign_flip_p(difference)
-                )
-            )
+            p_value = sign_flip_p(difference, SIGN_PATTERNS, SEED)
+            found.append(Comparison(arm=name, other=other, difference=mean(difference), p_value=p_value))
     return found
 
 

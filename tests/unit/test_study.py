@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from pipo.errors import ConfigError
+from pipo.evaluation.statistics import sign_flip_p
 from pipo.study import runner
 from pipo.study.figures import draw_study
 from pipo.study.plan import StudyPlan, known_studies, load_plan
-from pipo.study.table import compare, lines, markdown, mean, read_arm, sign_flip_p
+from pipo.study.table import SEED, SIGN_PATTERNS, compare, lines, markdown, mean, read_arm
 
 # The 97.5 % quantile of Student's t with 2 degrees of freedom, which has a closed form.
 T2 = 0.95 * np.sqrt(2 / (1 - 0.95**2))
@@ -40,11 +41,11 @@ def test_t_interval_of_three_values():
 
 def test_sign_flips_by_hand():
     # All positive: only +++ and --- reach the sum, 2 of 8.
-    assert sign_flip_p(np.array([1.0, 2.0, 3.0])) == 0.25
+    assert sign_flip_p(np.array([1.0, 2.0, 3.0]), SIGN_PATTERNS, SEED) == 0.25
     # 1 + 2 - 3 = 0: every pattern is at least as far from zero.
-    assert sign_flip_p(np.array([1.0, 2.0, -3.0])) == 1.0
+    assert sign_flip_p(np.array([1.0, 2.0, -3.0]), SIGN_PATTERNS, SEED) == 1.0
     # |sum| = 4 of {6, 4, 2, 0} twice each: 4 of 8.
-    assert sign_flip_p(np.array([-1.0, 2.0, 3.0])) == 0.5
+    assert sign_flip_p(np.array([-1.0, 2.0, 3.0]), SIGN_PATTERNS, SEED) == 0.5
 
 
 @pytest.mark.parametrize("name", known_studies())
