@@ -380,7 +380,15 @@ def build_callbacks(
             folder=str(folder / "checkpoints"),
         ),
     ]
-    return callbacks
+    return callbacks + [build_extra_callback(cfg, str(name)) for name in cfg.callbacks]
+
+
+def build_extra_callback(cfg: DictConfig, name: str) -> pl.Callback:
+    """A callback of the user's own, which acts after all others."""
+    callback = instantiate(cfg, f"callbacks.{name}")
+    if not isinstance(callback, pl.Callback):
+        raise ConfigError(f"callbacks.{name}: {type(callback).__name__} is no Lightning callback")
+    return callback
 
 
 def build_loggers(cfg: DictConfig, run: RunConfig, start: int) -> list[Logger]:

@@ -14,14 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipo.modules.functional.divergence import DistillationForm, distillation_divergence
-
-# Logits of one model held at a time, in elements (64 MiB in float32); at least one row.
-BLOCK_LOGITS = 16 * 1024 * 1024
-
-
-def _row_blocks(rows: int, vocabulary: int) -> list[slice]:
-    size = max(1, BLOCK_LOGITS // vocabulary)
-    return [slice(start, start + size) for start in range(0, rows, size)]
+from pipo.modules.logprobs import row_blocks
 
 
 def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
@@ -42,7 +35,7 @@ class _BlockwiseDivergence(torch.autograd.Function):
     ) -> Tensor:
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         out = torch.empty(hidden.shape[0], dtype=dtype, device=hidden.device)
-        for block in _row_blocks(hidden.shape[0], weight.shape[0]):
+        for block in row_blocks(hidden.shape[0], 2 * weight.shape[0]):
             student = _logits(hidden[block], weight, temperature)
             teacher = _logits(teacher_hidden[block], teacher_weight, temperature)
             out[block] = distillation_divergence(student, teacher, form)
@@ -56,7 +49,7 @@ class _BlockwiseDivergence(torch.autograd.Function):
         hidden, weight, teacher_hidden, teacher_weight = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        for block in _row_blocks(hidden.shape[0], weight.shape[0]):
+        for block in row_blocks(hidden.shape[0], 2 * weight.shape[0]):
             rows = hidden[block]
             teacher = _logits(teacher_hidden[block], teacher_weight, ctx.temperature)
             student = _logits(rows, weight, ctx.temperature).requires_grad_()

@@ -12,41 +12,54 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Up to this many logits in all, one block is faster than recomputing and small enough to keep (64 MiB).
-SINGLE_BLOCK_LOGITS = 16 * 1024 * 1024
-# Rows of logits held at a time beyond that.
-BLOCK_ROWS = 64
+# Elements of a matrix of logits held at a time (128 MiB in float32); at least one row.
+BLOCK_LOGITS = 32 * 1024 * 1024
+
+
+def row_blocks(rows: int, vocabulary: int) -> list[slice]:
+    """Slices of rows whose logits fit into a block."""
+    size = max(1, BLOCK_LOGITS // vocabulary)
+    return [slice(start, start + size) for start in range(0, rows, size)]
+
+
+def _block_logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    """A float32 matrix of its own, to be overwritten."""
+    logits = F.linear(hidden, weight).float()
+    return logits if temperature == 1 else logits.div_(temperature)
 
 
 class _BlockwiseLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float) -> Tensor:
         out = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
-        for start in range(0, hidden.shape[0], BLOCK_ROWS):
-            block = slice(start, start + BLOCK_ROWS)
-            logits = F.linear(hidden[block], weight).float().div_(temperature)
+        normaliser = torch.empty_like(out)
+        for block in row_blocks(hidden.shape[0], weight.shape[0]):
+            logits = _block_logits(hidden[block], weight, temperature)
             chosen = logits.gather(1, tokens[block, None])[:, 0]
-            out[block] = chosen - logits.logsumexp(dim=1)
-        ctx.save_for_backward(hidden, weight, tokens)
+            # logsumexp in place: the library's own makes two more matrices of this size.
+            peak = logits.amax(dim=1)
+            normaliser[block] = logits.sub_(peak[:, None]).exp_().sum(dim=1).log_() + peak
+            out[block] = chosen - normaliser[block]
+        ctx.save_for_backward(hidden, weight, tokens, normaliser)
         ctx.temperature = temperature
         return out
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
         (grad,) = grad_outputs
-        hidden, weight, tokens = ctx.saved_tensors
+        hidden, weight, tokens, normaliser = ctx.saved_tensors
+        # d log p(token) / d logits = (one-hot(token) - softmax) / temperature. The factor of each row and the
+        # one-hot part are applied to the narrow matrices, so the wide one is passed over twice only.
+        factor = (grad / ctx.temperature)[:, None]
+        scaled = (hidden * factor).to(weight.dtype)
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight)
-        for start in range(0, hidden.shape[0], BLOCK_ROWS):
-            block = slice(start, start + BLOCK_ROWS)
-            rows = hidden[block]
-            # d log p(token) / d logits = (one-hot(token) - softmax) / temperature
-            slope = F.linear(rows, weight).float().div_(ctx.temperature).softmax(dim=1).neg_()
-            slope[torch.arange(len(rows), device=slope.device), tokens[block]] += 1
-            slope.mul_(grad[block, None] / ctx.temperature)
-            slope = slope.to(weight.dtype)
-            grad_hidden[block] = slope @ weight
-            grad_weight.addmm_(slope.t(), rows)
+        for block in row_blocks(hidden.shape[0], weight.shape[0]):
+            logits = _block_logits(hidden[block], weight, ctx.temperature)
+            probs = logits.sub_(normaliser[block, None]).exp_().to(weight.dtype)
+            grad_hidden[block] = (weight[tokens[block]] - probs @ weight) * factor[block]
+            grad_weight.addmm_(probs.t(), scaled[block], alpha=-1)
+        grad_weight.index_add_(0, tokens, scaled)
         return grad_hidden, grad_weight, None, None
 
 
@@ -62,7 +75,8 @@ def token_logprobs(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: 
     Returns:
         float32 [M].
     """
-    if hidden.shape[0] * weight.shape[0] <= SINGLE_BLOCK_LOGITS:
+    # Autograd keeps the logits and their log-softmax instead of computing them again: faster, two matrices.
+    if 2 * hidden.shape[0] * weight.shape[0] <= BLOCK_LOGITS:
         logits = F.linear(hidden, weight).float() / temperature
         return -F.cross_entropy(logits, tokens, reduction="none")
     return _BlockwiseLogprobs.apply(hidden, weight, tokens, temperature)  # type: ignore[no-any-return]

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipo.modules import distillation
+from pipo.modules import distillation, logprobs
 from pipo.modules.distillation import blockwise_divergence
 from pipo.modules.functional.aggregation import aggregate
 from pipo.modules.functional.divergence import (
@@ -200,7 +200,7 @@ def test_opposite_certainties_stay_finite(which):
 @pytest.mark.parametrize("rows_per_block", [1, 3, 100])
 def test_blocks_equal_the_plain_formula(monkeypatch, which, rows_per_block):
     torch.manual_seed(0)
-    monkeypatch.setattr(distillation, "BLOCK_LOGITS", rows_per_block * 23)
+    monkeypatch.setattr(logprobs, "BLOCK_LOGITS", rows_per_block * 2 * 23)
     hidden, weight = (
         torch.randn(10, 6).double().requires_grad_(),
         torch.randn(23, 6).double().requires_grad_(),
@@ -225,7 +225,7 @@ def test_no_block_holds_more_logits_than_allowed(monkeypatch):
         seen.append((student.shape[0], teacher.shape[0]))
         return distillation_divergence(student, teacher, which)
 
-    monkeypatch.setattr(distillation, "BLOCK_LOGITS", 4 * 23 + 5)
+    monkeypatch.setattr(logprobs, "BLOCK_LOGITS", 4 * 2 * 23 + 5)
     monkeypatch.setattr(distillation, "distillation_divergence", spy)
     hidden, weight = torch.randn(10, 6, requires_grad=True), torch.randn(23, 6)
     blockwise_divergence(hidden, weight, torch.randn(10, 6), weight, form(), 1.0).sum().backward()
@@ -236,7 +236,7 @@ def test_no_block_holds_more_logits_than_allowed(monkeypatch):
 @pytest.mark.parametrize("which", FORMS, ids=str)
 def test_blocks_with_the_student_as_its_own_teacher_give_exactly_nothing(monkeypatch, which):
     torch.manual_seed(0)
-    monkeypatch.setattr(distillation, "BLOCK_LOGITS", 4 * 101)
+    monkeypatch.setattr(logprobs, "BLOCK_LOGITS", 4 * 2 * 101)
     hidden, weight = torch.randn(30, 8, requires_grad=True), torch.randn(101, 8, requires_grad=True)
     divergence = blockwise_divergence(hidden, weight, hidden, weight, which, 0.9)
     divergence.sum().backward()

@@ -48,8 +48,7 @@ def test_sampling_computes_in_the_same_precision_outside_a_training_step():
 def test_gradients_in_bfloat16_are_those_of_float32_but_for_rounding(monkeypatch, blockwise):
     """Also where the head's logits are computed block by block, again in the backward pass."""
     if blockwise:
-        monkeypatch.setattr("pipo.modules.logprobs.SINGLE_BLOCK_LOGITS", 0)
-        monkeypatch.setattr("pipo.modules.logprobs.BLOCK_ROWS", 5)
+        monkeypatch.setattr("pipo.modules.logprobs.BLOCK_LOGITS", 1)
     gradients = []
     for dtype in (torch.bfloat16, None):
         model = policy(dtype)

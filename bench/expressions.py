@@ -1,0 +1,49 @@
+"""The benchmark's task for our side: expressions and answers of a file that the peer reads, too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipo.tasks.base import Example, Message, Prompt, Reward, Split, Task
+
+FILES: dict[Split, str] = {"train": "prompts.jsonl", "test": "eval_prompts.jsonl"}
+
+
+class ExpressionsTask(Task):
+    """Lines of ``{"prompt": "37*85=", "answer": "3145"}``; the text after the last ``#`` must be the answer.
+
+    Args:
+        folder: holds ``prompts.jsonl`` and ``eval_prompts.jsonl``.
+    """
+
+    name = "expressions"
+    version = "1"
+    template = "expressions/1"
+    votes = True
+
+    def __init__(self, *, folder: str) -> None:
+        self._examples = {split: _read(Path(folder) / name, split) for split, name in FILES.items()}
+
+    def examples(self, split: Split) -> Sequence[Example]:
+        """All lines of the split's file, in their order."""
+        return self._examples[split]
+
+    def render(self, example: Example) -> Prompt:
+        """The prompt as it stands in the file."""
+        return Prompt(messages=(Message(role="user", content=example.question),), text=example.question)
+
+    def score(self, example: Example, response: str) -> Reward:
+        """1 if the text after the last ``#`` is the answer."""
+        _, mark, tail = response.rpartition("#")
+        answer = tail if mark else None
+        return Reward(score=float(answer == example.answer), answer=answer)
+
+
+def _read(path: Path, split: Split) -> tuple[Example, ...]:
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return tuple(
+        Example(uid=f"{split}/{number}", question=row["prompt"], answer=row["answer"])
+        for number, row in enumerate(rows)
+    )
