@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,10 +13,11 @@ FILES: dict[Split, str] = {"train": "prompts.jsonl", "test": "eval_prompts.jsonl
 
 
 class ExpressionsTask(Task):
-    """Lines of ``{"prompt": "37*85=", "answer": "3145"}``; the text after the last ``#`` must be the answer.
+    """Lines of ``{"prompt": "37*85=", "answer": "3145"}``; what the pattern finds must be the answer.
 
     Args:
         folder: holds ``prompts.jsonl`` and ``eval_prompts.jsonl``.
+        pattern: regular expression with one group, the answer in a response.
     """
 
     name = "expressions"
@@ -23,8 +25,9 @@ class ExpressionsTask(Task):
     template = "expressions/1"
     votes = True
 
-    def __init__(self, *, folder: str) -> None:
+    def __init__(self, *, folder: str, pattern: str) -> None:
         self._examples = {split: _read(Path(folder) / name, split) for split, name in FILES.items()}
+        self._pattern = re.compile(pattern)
 
     def examples(self, split: Split) -> Sequence[Example]:
         """All lines of the split's file, in their order."""
@@ -35,9 +38,9 @@ class ExpressionsTask(Task):
         return Prompt(messages=(Message(role="user", content=example.question),), text=example.question)
 
     def score(self, example: Example, response: str) -> Reward:
-        """1 if the text after the last ``#`` is the answer."""
-        _, mark, tail = response.rpartition("#")
-        answer = tail if mark else None
+        """1 if the pattern finds the answer."""
+        match = self._pattern.search(response)
+        answer = None if match is None else match.group(1)
         return Reward(score=float(answer == example.answer), answer=answer)
 
 

@@ -1,4 +1,4 @@
-"""When each iteration of a run ended: the whole of it, with logging and everything else between two."""
+"""Callbacks that a benchmark adds to a run: when each iteration ended, and a response that does not end."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from pipo.modules.policy_module import PolicyModule
 
 
 class IterationStamps(pl.Callback):
@@ -21,22 +25,52 @@ class IterationStamps(pl.Callback):
     def __init__(self, path: str) -> None:
         self.path = Path(path)
         self.rows: list[dict[str, float]] = []
-        self._last = (0.0, 0.0)
+        self._last, self._began = (0.0, 0.0), 0.0
 
-    def on_train_start(self, *_: Any) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The clock starts after everything is loaded."""
-        self._last = _now()
+        self._last, self._began = _now(), time.time()
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """One iteration is over, its metrics are written."""
+        assert isinstance(pl_module, PolicyModule)
         now = _now()
-        self.rows.append({"wall": now[0] - self._last[0], "cpu": now[1] - self._last[1]})
+        row = {
+            "wall": now[0] - self._last[0],
+            "cpu": now[1] - self._last[1],
+            "generate": pl_module.row["time/generate"],
+            "tokens": pl_module.row["train/tokens_per_second"] * pl_module.row["time/iteration"],
+            "reward": pl_module.row["train/reward"],
+            "zero_variance": pl_module.row["rollout/zero_variance_groups"],
+        }
+        self.rows.append(row)
         self._last = now
 
-    def on_train_end(self, *_: Any) -> None:
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Largest memory of the process so far, in GiB, beside the stamps."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        self.path.write_text(json.dumps({"peak_gib": peak, "rows": self.rows}), encoding="utf-8")
+        if trainer.is_global_zero:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+            stamps = {"peak_gib": peak, "began": self._began, "rows": self.rows}
+            self.path.write_text(json.dumps(stamps), encoding="utf-8")
+
+
+class Straggler(pl.Callback):
+    """Keep the first response of every batch from ending before its limit."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Wrap what the local engine asks for logits; the first row is always among those that run."""
+        assert isinstance(pl_module, PolicyModule)
+        policy, stops = pl_module.policy, sorted(pl_module.collector.sampling.stop_token_ids)
+        logits_of = policy.next_token_logits
+
+        def held(*args: Any, **kwargs: Any) -> Tensor:
+            logits = logits_of(*args, **kwargs)
+            logits[0, stops] = torch.finfo(logits.dtype).min
+            return logits
+
+        policy.next_token_logits = held  # type: ignore[method-assign]
 
 
 def _now() -> tuple[float, float]:

@@ -1,0 +1,215 @@
+"""The same GRPO run by this package and by TRL, in turn, on this machine.
+
+    python bench/vs_trl.py [--case plain] [--rounds 5] [--iterations N] [--out vs_trl.json]
+
+Cases: ``plain`` (TRL at its best CPU settings), ``defaults`` (TRL as it comes), ``vocabulary`` (32,768
+tokens), ``straggler`` (one response of 200 tokens in every batch), ``smollm2`` (135 million parameters) and
+``two_cores`` (two threads there, two processes here). Both sides get the same model, prompts, sizes, learning
+rate and AdamW, and one thread but for the last case. Every round has a seed of its own and takes the sides in
+turn. TRL runs in ``.venv-bench``, which ``make bench`` sets up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from bench import workload
+
+ROOT = Path(__file__).parent.parent
+PEER = ROOT / ".venv-bench" / "bin" / "python"
+AFTER_MARK = r"#([^#]*)$"
+FIRST_NUMBER = r"^\s*(\d+)"
+# Iterations in which allocators and caches are still cold.
+SKIP = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What both sides do.
+
+    Attributes:
+        source: the workload, see :func:`bench.workload.prepare`.
+        vocabulary: pad the model's vocabulary to so many tokens; None leaves it.
+        iterations: of each run, unless the command line says otherwise.
+        response_tokens: limit of a response.
+        learning_rate: constant.
+        pattern: finds the answer in a response.
+        profile: of TRL.
+        straggler: hold one response of each batch open up to the limit.
+        cores: threads there, processes here.
+        scored: whether the trained models are scored on the held-out problems.
+    """
+
+    source: str = "tiny"
+    vocabulary: int | None = None
+    iterations: int = 60
+    response_tokens: int = 40
+    learning_rate: float = 1e-4
+    pattern: str = AFTER_MARK
+    profile: str = "lean"
+    straggler: bool = False
+    cores: int = 1
+    scored: bool = True
+
+
+CASES = {
+    "plain": Case(),
+    "defaults": Case(profile="default"),
+    "vocabulary": Case(vocabulary=32768, iterations=6, scored=False),
+    "straggler": Case(straggler=True, response_tokens=200, iterations=8, scored=False),
+    "smollm2": Case(
+        source="smollm2",
+        response_tokens=64,
+        iterations=3,
+        learning_rate=1e-6,
+        pattern=FIRST_NUMBER,
+        scored=False,
+    ),
+    "two_cores": Case(cores=2),
+}
+PROMPTS, GROUP = 16, 8
+
+
+def ours(case: Case, folder: Path, seed: int, out: Path) -> dict[str, Any]:
+    """One run of ``train.py``."""
+    stamps = out / "ours.json"
+    overrides = [
+        *("task=expressions", f"task.source.folder={folder}", f"task.source.pattern='{case.pattern}'"),
+        f"task.max_response_tokens={case.response_tokens}",
+        *(f"model={folder}", "recipe=tiny", f"recipe.responses={PROMPTS * GROUP}"),
+        *(f"recipe.learning_rate={case.learning_rate}", f"algo.group_size={GROUP}", "pipo=none"),
+        *("algo.optimizer.beta2=0.99", "algo.optimizer.weight_decay=0.0"),
+        "algo.objective.aggregation=seq-mean-token-mean",
+        *(f"iterations={case.iterations}", f"seed={seed}", "curve.every=1000000", "checkpoint.best=false"),
+        *(f"checkpoint.every={case.iterations}", f"samples.every={case.iterations}"),
+        *("evaluation.problems=1", "evaluation.samples=1", "evaluation.ks=[1]"),
+        *("+callbacks.stamps._target_=bench.stamps.IterationStamps", f"+callbacks.stamps.path={stamps}"),
+        f"output_dir={out / 'run'}",
+    ]
+    if case.straggler:
+        overrides.append("+callbacks.straggler._target_=bench.stamps.Straggler")
+    if case.cores > 1:
+        overrides += ["strategy=ddp", f"strategy.trainer.devices={case.cores}"]
+    call([sys.executable, str(ROOT / "train.py"), "--config-dir", str(ROOT / "bench/conf"), *overrides], 1)
+    return json.loads(stamps.read_text(encoding="utf-8")) | {"model": str(out / "run" / "model")}
+
+
+def theirs(case: Case, folder: Path, seed: int, out: Path) -> dict[str, Any]:
+    """One run of ``bench/peer_trl.py``."""
+    stamps, saved = out / "theirs.json", out / "saved"
+    arguments = [
+        *("--workload", str(folder), "--profile", case.profile, "--iterations", str(case.iterations)),
+        *("--prompts", str(PROMPTS), "--group", str(GROUP), "--response-tokens", str(case.response_tokens)),
+        *("--learning-rate", str(case.learning_rate), "--pattern", case.pattern, "--seed", str(seed)),
+        *("--threads", str(case.cores), "--stamps", str(stamps), "--save", str(saved)),
+        *(["--straggler"] if case.straggler else []),
+    ]
+    call([str(PEER), str(ROOT / "bench" / "peer_trl.py"), *arguments], case.cores)
+    return json.loads(stamps.read_text(encoding="utf-8")) | {"model": str(saved)}
+
+
+def call(command: list[str], threads: int) -> None:
+    """Run a program; what it printed is shown if it fails."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+
+
+def score(model: str, case: Case, folder: Path, out: Path) -> float:
+    """Held-out pass@1 of a trained model, the same for both sides."""
+    part = "benchmark.parts.expressions"
+    overrides = [
+        *(f"model={model}", "benchmark=expressions", f"{part}.source.folder={folder}"),
+        *(f"{part}.source.pattern='{case.pattern}'", f"{part}.max_response_tokens={case.response_tokens}"),
+        *("evaluation.samples=2", "evaluation.ks=[1]", f"output_dir={out}"),
+    ]
+    call([sys.executable, str(ROOT / "eval.py"), "--config-dir", str(ROOT / "bench/conf"), *overrides], 1)
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))["results"]
+    return float(results["expressions"]["pass@1"])
+
+
+def one_round(case: Case, folder: Path, number: int, out: Path) -> dict[str, dict[str, float]]:
+    """Both sides once, the one that begins by turns."""
+    sides = [("pipo", ours), ("trl", theirs)]
+    found: dict[str, dict[str, float]] = {}
+    for name, run in sides if number % 2 else reversed(sides):
+        place = out / f"{name}{number}"
+        place.mkdir()
+        launched = time.time()
+        result = run(case, folder, number, place)
+        rows = result["rows"][SKIP:] if len(result["rows"]) > SKIP + 1 else result["rows"][1:]
+        means = {key: statistics.mean(row[key] for row in rows) for key in rows[0]}
+        found[name] = {**means, "setup": result["began"] - launched, "peak_gib": result["peak_gib"]}
+        if case.scored:
+            found[name]["pass@1"] = score(result["model"], case, folder, place / "scores")
+    return found
+
+
+def report(name: str, case: Case, rounds: list[dict[str, dict[str, float]]]) -> None:
+    """Median and range over the rounds of both sides and of their ratio."""
+    table = Table(title=f"{name}: {len(rounds)} rounds of {case.iterations} iterations, per iteration")
+    for heading in ("", "pipo", "TRL", "TRL / pipo, by round"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for key in rounds[0]["pipo"]:
+        both = [[found[side][key] for found in rounds] for side in ("pipo", "trl")]
+        ratios = [b / a for a, b in zip(*both, strict=True) if a] or [float("nan")]
+        table.add_row(key, *map(_spread, both), _spread(ratios))
+    console = Console()
+    console.print(table)
+    console.print(
+        "wall, cpu, generate, setup (start to first iteration): seconds; zero_variance: share of groups"
+    )
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.3f} [{min(values):.3f}, {max(values):.3f}]"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--case", choices=CASES, default="plain")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--iterations", type=int, help="of each run; the case's own if left out")
+    parser.add_argument("--workload", help="tiny, smollm2 or a folder; the case's own if left out")
+    parser.add_argument("--out", type=Path, help="JSON file with every figure")
+    options = parser.parse_args()
+    if not PEER.exists():
+        sys.exit(f"{PEER} is missing; make bench sets it up")
+    case = CASES[options.case]
+    if options.iterations:
+        case = replace(case, iterations=options.iterations)
+    if options.workload:
+        case = replace(case, source=options.workload)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = workload.prepare(case.source, Path(scratch) / "workload", case.vocabulary)
+        rounds = []
+        for number in range(1, options.rounds + 1):
+            rounds.append(one_round(case, folder, number, Path(scratch)))
+            if options.out:  # after every round, so that nothing is lost
+                options.out.write_text(
+                    json.dumps({"case": options.case, "rounds": rounds}, indent=1), "utf-8"
+                )
+    report(options.case, case, rounds)
+
+
+if __name__ == "__main__":
+    main()
