@@ -1,7 +1,7 @@
 """The peer: TRL's GRPOTrainer on a workload folder. Runs in an environment of its own (see ``make bench``).
 
 ``--profile lean`` is what a careful user sets on a CPU: float32, no gradient checkpointing, the fastest
-settings found. ``--profile default`` leaves TRL's own choices, autocast to bfloat16 and gradient checkpointing. Writes
+settings found. ``--profile default`` is what TRL chooses: bfloat16 autocast, gradient checkpointing. Writes
 the same stamps as ``bench/stamps.py`` and saves the trained model for scoring.
 """
 
