@@ -4,73 +4,57 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import cast
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from pipo.callbacks.base import IterationStats, RolloutCallback, SkippedStep
 from pipo.errors import ConfigError, RunFailed
 from pipo.metrics import IterationMetrics
-from pipo.modules.annotation import score_responses, unflatten
+from pipo.modules.annotation import unflatten
+from pipo.modules.annotator import Annotator, Privileged
 from pipo.modules.batching import idle_micro_batch, micro_batches, mini_batches
-from pipo.modules.critic import Critic
-from pipo.modules.distributed import Number, all_reduce_max, all_reduce_sum, derive_seed, world
+from pipo.modules.distributed import derive_seed, world
 from pipo.modules.functional.advantages import moments
-from pipo.modules.functional.importance import ImportanceCorrection, importance_weights
+from pipo.modules.functional.importance import ImportanceCorrection
 from pipo.modules.functional.value import clipped_value_loss, explained_variance
-from pipo.modules.objectives.base import Distillation, Loss, MicroBatch, Objective
+from pipo.modules.models import ModelHolder
+from pipo.modules.objectives.base import Loss, MicroBatch, Objective
 from pipo.modules.options import BatchConfig, OptimizerConfig
 from pipo.modules.policy import Policy
-from pipo.modules.reference import frozen
-from pipo.modules.sharding import (
-    Sharding,
-    clip_gradients,
-    gathered,
-    is_sharded,
-    reshard,
-    shard,
-    sync_gradients,
-)
-from pipo.records import Annotations, IterationPrompts, PolicyBatch, Rollouts, TeacherAnnotation, TokenIds
+from pipo.modules.sharding import Sharding, clip_gradients, reshard, sync_gradients
+from pipo.records import IterationPrompts, PolicyBatch, Rollouts
 from pipo.rollout.collector import Collector
 from pipo.rollout.engine import RolloutEngine
-
-Model = TypeVar("Model", Policy, Critic)
 
 # Distinguishes the sampler's use of the run's seed from the shuffling's.
 _ROLLOUT = 2
 _ZERO = torch.zeros((), dtype=torch.float64)
 
 
-class PolicyModule(pl.LightningModule):
+class PolicyModule(ModelHolder):
     """Samples, grades, lets the callbacks act on the rollouts, and updates the policy.
 
     Args:
-        load_policy: makes the policy; called once per model and process, after the strategy is set up.
-        make_engine: makes the rollout engine for a policy.
         collector: samples and grades.
-        privileged: the self-teacher's prompts for graded responses; used by objectives that distil.
-        objective: the algorithm.
+        privileged: see :class:`~pipo.modules.annotator.Annotator`, like the next.
         importance: weights for the sampler's distance from the policy.
+        objective: the algorithm.
         optimizer: AdamW's numbers.
         batching: how a batch is cut.
         seed: the run's seed.
-        compute_dtype: dtype of matrix products, everywhere; None for that of the weights.
-        sharding: how weights are sharded by a strategy that does; None for whole weights.
+        load_policy: see :class:`~pipo.modules.models.ModelHolder`, like the next three.
+        make_engine: makes the rollout engine for a policy.
+        compute_dtype: dtype of matrix products.
+        sharding: how weights are sharded.
     """
-
-    policy: Policy
-    critic: Critic
-    teacher: Policy
-    engine: RolloutEngine
 
     def __init__(
         self,
@@ -78,7 +62,7 @@ class PolicyModule(pl.LightningModule):
         load_policy: Callable[[], Policy],
         make_engine: Callable[[Policy], RolloutEngine],
         collector: Collector,
-        privileged: Callable[[Rollouts, Distillation], tuple[TokenIds | None, ...]],
+        privileged: Privileged,
         objective: Objective,
         importance: ImportanceCorrection,
         optimizer: OptimizerConfig,
@@ -87,102 +71,34 @@ class PolicyModule(pl.LightningModule):
         compute_dtype: torch.dtype | None = None,
         sharding: Sharding | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            load_policy=load_policy,
+            make_engine=make_engine,
+            objective=objective,
+            optimizer=optimizer,
+            compute_dtype=compute_dtype,
+            sharding=sharding,
+        )
         self.automatic_optimization = False
-        self.compute_dtype, self.sharding = compute_dtype, sharding
-        self._load_policy, self._make_engine = load_policy, make_engine
-        self.collector, self.objective, self._privileged = collector, objective, privileged
-        self.importance, self.seed = importance, seed
-        self.optimizer_config, self.batching = optimizer, batching
+        self.collector, self.batching, self.seed = collector, batching, seed
         self.metrics = IterationMetrics()
+        self._annotator = Annotator(
+            self,
+            privileged=privileged,
+            importance=importance,
+            temperature=collector.sampling.temperature,
+            token_budget=batching.tokens_per_micro_batch,
+            metrics=self.metrics,
+        )
         #: Metrics of the newest iteration; callbacks may add to it until ``IterationLog`` writes it.
         self.row: dict[str, float] = {}
         #: Optimiser steps that were skipped since the last that was made.
         self.skipped_in_a_row = 0
-        self._configured = False
-
-    # ------------------------------------------------------------------ set-up
-
-    def configure_model(self) -> None:
-        """Load the policy, the engine on it, and the further models that the objective asks for."""
-        if self._configured:
-            return
-        self._configured = True
-        self.policy = self._sharded(self._load())
-        self.engine = self._make_engine(self.policy)
-        # Each model is loaded anew and sharded before the next, so that one whole model is held at a time.
-        if self.objective.critic is not None:
-            self.critic = self._sharded(Critic(self._load()))
-        # Not registered as a submodule: checkpoints need not hold what can be loaded again.
-        reference = self._sharded(frozen(self._load())) if self.objective.needs_reference else None
-        self.__dict__["reference"] = reference
-        distillation = self.objective.distillation
-        if distillation is not None and distillation.teacher_average < 1:
-            self.teacher = self._sharded(frozen(self._load()))
-        else:
-            self.__dict__["teacher"] = self.policy  # the same module, which is registered already
-
-    def _load(self) -> Policy:
-        """The policy as the run finds it."""
-        policy = self._load_policy()
-        if self.device_mesh is None:
-            policy.compute_dtype = self.compute_dtype
-        return policy  # the layers of a sharded model get their weights in the dtype in which they compute
-
-    def _sharded(self, model: Model) -> Model:
-        """The model, cut over the processes by a strategy that does so."""
-        if self.device_mesh is not None:
-            assert self.sharding is not None
-            shard(model, self.device_mesh["data_parallel"], self.sharding, self.compute_dtype)
-        return model
-
-    @property
-    def device(self) -> torch.device:  # type: ignore[override]
-        """Where this process computes; offloaded weights are elsewhere."""
-        return super().device if self._trainer is None else self._trainer.strategy.root_device
 
     def on_fit_start(self) -> None:
-        """Refuse what ranks cannot share, and move the model that Lightning does not know."""
+        """Refuse what ranks cannot share, before anything is sampled."""
         self.own_mini_batch(self.batching.mini_batch)
-        reference = self.__dict__["reference"]
-        if reference is not None and not is_sharded(reference):
-            reference.to(self.device)
-
-    @contextmanager
-    def sampling(self) -> Iterator[None]:
-        """Around any use of the engine; every rank enters, and may then generate as often as it likes."""
-        with gathered(self.policy) if self.engine.shares_weights else nullcontext():
-            yield
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW on the policy and, apart from it, on the critic; the schedules count iterations."""
-        optimizers = [self._adamw(self.policy, 1.0)]
-        if self.objective.critic is not None:
-            optimizers.append(self._adamw(self.critic, self.objective.critic.learning_rate_scale))
-        warmup = max(1, self.optimizer_config.warmup_iterations)
-        schedules = [
-            torch.optim.lr_scheduler.LambdaLR(each, lambda done: min(1.0, (done + 1) / warmup))
-            for each in optimizers
-        ]
-        return optimizers, schedules
-
-    def _adamw(self, model: torch.nn.Module, scale: float) -> torch.optim.AdamW:
-        config = self.optimizer_config
-        return torch.optim.AdamW(
-            model.parameters(),
-            lr=config.learning_rate * scale,
-            betas=(config.beta1, config.beta2),
-            weight_decay=config.weight_decay,
-        )
-
-    def _optimizer(self, which: int) -> LightningOptimizer:
-        """The policy's (0) or the critic's (1) optimiser; Lightning unwraps a list of one."""
-        found = self.optimizers()
-        return cast(LightningOptimizer, found[which] if isinstance(found, list) else found)
-
-    def teardown(self, stage: str) -> None:
-        """The engine ends with the training that it served."""
-        self.engine.close()
+        super().on_fit_start()
 
     # ------------------------------------------------------------------ one iteration
 
@@ -200,7 +116,7 @@ class PolicyModule(pl.LightningModule):
             policy_learns=critic is None or iteration >= critic.warmup_iterations,
         )
         with self.metrics.timer("annotate"):
-            batch = self.objective.prepare(rollouts, self._annotate(rollouts), self.sum_over_ranks)
+            batch = self.objective.prepare(rollouts, self._annotator.annotate(rollouts), self.sum_over_ranks)
         for callback in self._rollout_callbacks():
             callback.on_rollouts_ready(self.trainer, self, rollouts, batch, stats)
         if stats.policy_learns:
@@ -236,7 +152,7 @@ class PolicyModule(pl.LightningModule):
         Returns:
             Optimiser steps that were made; those whose numbers were not finite are not.
         """
-        optimizer = self._optimizer(0)
+        optimizer = self.optimizer(0)
         groups = optimizer.param_groups
         rates = [group["lr"] for group in groups]
         self.metrics.add(f"{prefix}/lr", rates[0] * lr_scale)
@@ -268,7 +184,7 @@ class PolicyModule(pl.LightningModule):
         made = []
         for rows in self._mini_batches(len(batch), size):
             everything = torch.ones(len(rows), dtype=torch.bool)
-            made.append(self._optimizer_step(self._optimizer(1), batch, rows, everything, "value", loss))
+            made.append(self._optimizer_step(self.optimizer(1), batch, rows, everything, "value", loss))
         self.metrics.add("value/skipped_steps", made.count(False))
 
     def own_mini_batch(self, size: int) -> int:
@@ -390,23 +306,6 @@ class PolicyModule(pl.LightningModule):
         callbacks: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         return [callback for callback in callbacks if isinstance(callback, RolloutCallback)]
 
-    def max_over_ranks(self, value: Number) -> Number:
-        """Largest value over all ranks."""
-        return all_reduce_max(value, self.device)
-
-    def sum_over_ranks(self, value: Tensor) -> Tensor:
-        """Sum of a CPU tensor over all ranks."""
-        return all_reduce_sum(value, self.device)
-
-    def models(self) -> list[torch.nn.Module]:
-        """Every model that is held, each once."""
-        held: list[torch.nn.Module | None] = [self.policy, self.__dict__["reference"]]
-        if self.objective.critic is not None:
-            held.append(self.critic)
-        if self.teacher is not self.policy:
-            held.append(self.teacher)
-        return [model for model in held if model is not None]
-
     def _gradient_sync(self, *, last: bool) -> AbstractContextManager[None]:
         """Gradients are exchanged between ranks only with the last micro-batch."""
         for model in self.models():
@@ -416,67 +315,11 @@ class PolicyModule(pl.LightningModule):
             return nullcontext()
         return strategy.block_backward_sync()
 
-    def _passes(self, own: int) -> int:
-        """How many forward passes to make where this rank needs ``own``."""
-        return self.max_over_ranks(own) if is_sharded(self.policy) else own
-
     def _mean_reward(self, rollouts: Rollouts) -> float:
         """mu_t: mean verifier reward over all sampled responses of all ranks."""
         sums = torch.tensor([rollouts.reward_sum, float(rollouts.reward_count)], dtype=torch.float64)
         total, count = self.sum_over_ranks(sums).tolist()
         return total / count
-
-    def _annotate(self, rollouts: Rollouts) -> Annotations:
-        """Log-probabilities of the behaviour policy and the reference, before any weight moves."""
-        sampled = rollouts.completions.logprobs
-        old = sampled if self.engine.shares_weights else self._score(self.policy, rollouts)
-        reference = self.__dict__["reference"]
-        values = self._score(self.critic, rollouts) if self.objective.critic is not None else None
-        return Annotations(
-            old_logprobs=old,
-            importance=self._correct_sampler(old, sampled, rollouts.completions.response_mask),
-            ref_logprobs=None if reference is None else self._score(reference, rollouts),
-            values=values,
-            teacher=self._annotate_teacher(rollouts),
-        )
-
-    def _correct_sampler(self, trainer: Tensor, sampler: Tensor, mask: Tensor) -> Tensor | None:
-        """Importance weights of the tokens, and how far the sampler is from the trainer."""
-        gap, count = ((trainer - sampler) * mask).abs(), mask.sum()
-        self.metrics.add("rollout/logprob_diff", gap.sum(), count)
-        self.metrics.add("rollout/logprob_diff_max", self.max_over_ranks(gap.max().item()))
-        if self.importance.level == "none":
-            return None
-        weights = importance_weights(trainer, sampler, mask, self.importance)
-        self.metrics.add("rollout/importance_weight", weights.sum(), count)
-        self.metrics.add("rollout/importance_capped", (weights >= self.importance.cap).sum(), count)
-        return weights
-
-    def _annotate_teacher(self, rollouts: Rollouts) -> TeacherAnnotation | None:
-        """Privileged prompts, and what the teacher thinks of the sampled tokens."""
-        distillation = self.objective.distillation
-        if distillation is None:
-            return None
-        prompts = self._privileged(rollouts, distillation)
-        taught = torch.tensor([i for i, ids in enumerate(prompts) if ids is not None], dtype=torch.int64)
-        self.metrics.add("rollout/taught", len(taught), len(prompts))
-        completed = [ids if ids is not None else () for ids in prompts]
-        logprobs = self._score(self.teacher, rollouts, prompts=completed, group_size=1, rows=taught)
-        return TeacherAnnotation(prompt_ids=prompts, logprobs=logprobs)
-
-    def _score(self, model: Policy | Critic, rollouts: Rollouts, **other: Any) -> Tensor:
-        """What a model says about the response tokens; see :func:`score_responses`."""
-        scores = score_responses(
-            model,
-            rollouts,
-            temperature=self.collector.sampling.temperature,
-            token_budget=self.batching.tokens_per_micro_batch,
-            device=self.device,
-            passes=self._passes,
-            **other,
-        )
-        reshard(model)
-        return scores
 
     def _summarise(self, seconds: float) -> dict[str, float]:
         """The iteration's metrics over all ranks, in one reduction."""

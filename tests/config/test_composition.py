@@ -78,4 +78,4 @@ def test_the_reference_model_is_loaded_only_when_a_term_needs_it(compose_config,
         module = build.build_module(cfg, run, build.build_workbench(cfg))
         assert module.objective.needs_reference is needed
         module.configure_model()
-        assert (module.__dict__["reference"] is not None) is needed
+        assert (module.reference is not None) is needed

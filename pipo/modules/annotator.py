@@ -1,0 +1,99 @@
+"""What the models say about fresh rollouts, before any weight moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipo.metrics import IterationMetrics
+from pipo.modules.annotation import score_responses
+from pipo.modules.critic import Critic
+from pipo.modules.functional.importance import ImportanceCorrection, importance_weights
+from pipo.modules.models import ModelHolder
+from pipo.modules.objectives.base import Distillation
+from pipo.modules.policy import Policy
+from pipo.modules.sharding import reshard
+from pipo.records import Annotations, Rollouts, TeacherAnnotation, TokenIds
+
+Privileged = Callable[[Rollouts, Distillation], tuple[TokenIds | None, ...]]
+
+
+class Annotator:
+    """Scores rollouts with every model that the objective asks for.
+
+    Args:
+        models: the models.
+        privileged: the self-teacher's prompts for graded responses; used by objectives that distil.
+        importance: weights for the sampler's distance from the policy.
+        temperature: of sampling, defines the policy.
+        token_budget: most padded tokens of one forward pass.
+        metrics: of the iteration.
+    """
+
+    def __init__(
+        self,
+        models: ModelHolder,
+        *,
+        privileged: Privileged,
+        importance: ImportanceCorrection,
+        temperature: float,
+        token_budget: int,
+        metrics: IterationMetrics,
+    ) -> None:
+        self.models, self.metrics = models, metrics
+        self.privileged, self.importance = privileged, importance
+        self.temperature, self.token_budget = temperature, token_budget
+
+    def annotate(self, rollouts: Rollouts) -> Annotations:
+        """Log-probabilities of the behaviour policy and the reference, before any weight moves."""
+        models, sampled = self.models, rollouts.completions.logprobs
+        old = sampled if models.engine.shares_weights else self._score(models.policy, rollouts)
+        values = self._score(models.critic, rollouts) if models.objective.critic is not None else None
+        return Annotations(
+            old_logprobs=old,
+            importance=self._correct_sampler(old, sampled, rollouts.completions.response_mask),
+            ref_logprobs=None if models.reference is None else self._score(models.reference, rollouts),
+            values=values,
+            teacher=self._annotate_teacher(rollouts),
+        )
+
+    def _correct_sampler(self, trainer: Tensor, sampler: Tensor, mask: Tensor) -> Tensor | None:
+        """Importance weights of the tokens, and how far the sampler is from the trainer."""
+        gap, count = ((trainer - sampler) * mask).abs(), mask.sum()
+        self.metrics.add("rollout/logprob_diff", gap.sum(), count)
+        self.metrics.add("rollout/logprob_diff_max", self.models.max_over_ranks(gap.max().item()))
+        if self.importance.level == "none":
+            return None
+        weights = importance_weights(trainer, sampler, mask, self.importance)
+        self.metrics.add("rollout/importance_weight", weights.sum(), count)
+        self.metrics.add("rollout/importance_capped", (weights >= self.importance.cap).sum(), count)
+        return weights
+
+    def _annotate_teacher(self, rollouts: Rollouts) -> TeacherAnnotation | None:
+        """Privileged prompts, and what the teacher thinks of the sampled tokens."""
+        distillation = self.models.objective.distillation
+        if distillation is None:
+            return None
+        prompts = self.privileged(rollouts, distillation)
+        taught = torch.tensor([i for i, ids in enumerate(prompts) if ids is not None], dtype=torch.int64)
+        self.metrics.add("rollout/taught", len(taught), len(prompts))
+        completed = [ids if ids is not None else () for ids in prompts]
+        logprobs = self._score(self.models.teacher, rollouts, prompts=completed, group_size=1, rows=taught)
+        return TeacherAnnotation(prompt_ids=prompts, logprobs=logprobs)
+
+    def _score(self, model: Policy | Critic, rollouts: Rollouts, **other: Any) -> Tensor:
+        """What a model says about the response tokens; see :func:`score_responses`."""
+        scores = score_responses(
+            model,
+            rollouts,
+            temperature=self.temperature,
+            token_budget=self.token_budget,
+            device=self.models.device,
+            passes=self.models.passes,
+            **other,
+        )
+        reshard(model)
+        return scores
