@@ -76,8 +76,8 @@ def expand_task(arguments: list[str]) -> None:
     """Let ``task=`` name a task to score that no file in ``conf/benchmark`` mentions.
 
     Args:
-        arguments: the command line of ``eval.py``, changed in place: ``task=x`` becomes a benchmark whose only
-            part is x. With a benchmark on the same line the program ends: only one of them can be meant.
+        arguments: the command line of ``eval.py``, changed in place: ``task=x`` becomes a benchmark with x as
+            its only part. With a benchmark on the same line the program ends: only one can be meant.
     """
     if {argument.partition("=")[0] for argument in arguments} >= {"task", "benchmark"}:
         print("error: task= and benchmark= both say what to score; name one of them", file=sys.stderr)
