@@ -1,7 +1,8 @@
-"""Links of the documentation to a line of the source: ``[`name`](file.py#L12)`` must lead to where name is defined.
+"""Links of the documentation to a line of the source.
 
-``python docs/source_lines.py`` lists the links that do not, ``--fix`` corrects their line numbers. The name is that
-of a function, a class, a method (``GRPO.advantages``) or a constant.
+``[`name`](file.py#L12)`` must lead to the line where a function, a class, a method (``GRPO.advantages``) or a
+constant of that name is defined. ``python docs/source_lines.py`` lists the links that do not, and ``--fix``
+corrects their line numbers.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ def fix(page: Path) -> int:
 
 def main() -> int:
     """Check, or correct with ``--fix``; exit status 1 when a wrong link is left."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--fix", action="store_true", help="write the right line numbers")
     if parser.parse_args().fix:
         print(f"{sum(fix(page) for page in pages())} line numbers corrected")
