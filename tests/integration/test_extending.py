@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +13,8 @@ import pytest
 from pipo.cli import expand_task
 from pipo.scoring import score
 from tests.conftest import ROOT
+from tests.documented import write_extensions
 
-BLOCK = re.compile(r"^```\w+\n# (my/\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SMALL = ["recipe.responses=32", "recipe.mini_batch=32", "evaluation.problems=4", "iterations=3"]
 SMALL += ["pipo.window=2", "samples.every=1", "curve.every=100"]
 
@@ -23,11 +22,7 @@ SMALL += ["pipo.window=2", "samples.every=1", "curve.every=100"]
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory) -> Path:
     """A folder outside of the repository with nothing but the page's files in ``my/``."""
-    folder = tmp_path_factory.mktemp("own")
-    for name, content in BLOCK.findall((ROOT / "docs/extending.md").read_text()):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(content)
-    return folder
+    return write_extensions(tmp_path_factory.mktemp("own"))
 
 
 def run(program: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
