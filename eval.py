@@ -7,6 +7,7 @@ Examples::
     python eval.py model=outputs/2026-01-31/12-00-00/checkpoints/iteration_000100.ckpt
     python eval.py model=./some/hugging-face/folder evaluation.samples=32
     python eval.py benchmark=arithmetic_levels preview=3    # show prompts, generate nothing
+    python eval.py task=boxed_sums                          # a single task, also one of your own
     python eval.py resume=outputs/eval/2026-01-31/12-00-00  # go on with one that was stopped
     python eval.py compare FIRST SECOND                     # two such folders, problem by problem
 """
@@ -24,7 +25,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from pipo.cli import check_command_line, exit_code, expand_model, register_resolvers
+from pipo.cli import check_command_line, exit_code, expand_model, expand_task, register_resolvers
 
 register_resolvers()
 
@@ -54,5 +55,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["compare"]:
         sys.exit(exit_code(compare)[0])
     expand_model(sys.argv)
+    expand_task(sys.argv)
     check_command_line(sys.argv[1:], "eval")
     main()

@@ -72,6 +72,24 @@ def expand_model(arguments: list[str]) -> None:
             return
 
 
+def expand_task(arguments: list[str]) -> None:
+    """Let ``task=`` name a task to score that no file in ``conf/benchmark`` mentions.
+
+    Args:
+        arguments: the command line of ``eval.py``, changed in place: ``task=x`` becomes a benchmark with x as
+            its only part. With a benchmark on the same line the program ends: only one can be meant.
+    """
+    if {argument.partition("=")[0] for argument in arguments} >= {"task", "benchmark"}:
+        print("error: task= and benchmark= both say what to score; name one of them", file=sys.stderr)
+        sys.exit(2)
+    for index, argument in enumerate(arguments):
+        key, _, name = argument.partition("=")
+        if key == "task":
+            part = f"+task@benchmark.parts.{name}={name}"
+            arguments[index : index + 1] = ["~benchmark", part, f"+benchmark.name={name}"]
+            return
+
+
 def exit_code(run: Callable[[], Value]) -> tuple[int, Value | None]:
     """Run a program; mistakes of the user become one line, everything else keeps its trace.
 

@@ -1,0 +1,87 @@
+"""The files that docs/extending.md shows are enough: taken out of the page, trained with and scored."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipo.cli import expand_task
+from pipo.scoring import score
+from tests.conftest import ROOT
+from tests.documented import write_extensions
+
+SMALL = ["recipe.responses=32", "recipe.mini_batch=32", "evaluation.problems=4", "iterations=3"]
+SMALL += ["pipo.window=2", "samples.every=1", "curve.every=100"]
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory) -> Path:
+    """A folder outside of the repository with nothing but the page's files in ``my/``."""
+    return write_extensions(tmp_path_factory.mktemp("own"))
+
+
+def run(program: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"my:{ROOT}"}
+    command = [sys.executable, str(ROOT / program), "--config-dir", "my/conf", *arguments]
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+def test_each_extension_is_one_python_file_and_one_yaml_file(mine):
+    written = sorted(str(path.relative_to(mine)) for path in mine.rglob("*") if path.is_file())
+    assert written == [
+        "my/conf/algo/median_grpo.yaml",
+        "my/conf/rollout/generate.yaml",
+        "my/conf/task/near_sums.yaml",
+        "my/generate_engine.py",
+        "my/median_grpo.py",
+        "my/near_sums.py",
+    ]
+
+
+def test_the_pages_objective_task_and_engine_train(mine):
+    done = run(
+        "train.py",
+        *("algo=median_grpo", "task=near_sums", "rollout=generate", *SMALL, "output_dir=run"),
+        cwd=mine,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (mine / "run/metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 3
+    # The objective: a step was made, and policy improvement went through it.
+    assert all(row["policy/grad_norm"] > 0 for row in rows)
+    assert rows[2]["pipo/applied"] == 1
+    # The engine: bfloat16 has 8 bits, so its log-probabilities are near the trainer's, but not equal.
+    assert all(0 < row["rollout/logprob_diff"] < 0.1 for row in rows)
+    # The task: its problems, and a reward between none and all.
+    samples = [json.loads(line) for line in (mine / "run/samples.jsonl").read_text().splitlines()]
+    assert samples
+    for sample in samples:
+        assert sample["uid"].startswith("near_sums/train/")
+        a, b = map(int, sample["prompt"].removesuffix("=").split("+"))
+        distance = abs(int(sample["answer"]) - (a + b)) if sample["answer"] else 20
+        assert sample["reward"] == pytest.approx(max(0.0, 1 - distance / 20), abs=1e-6)
+    assert len({sample["reward"] for sample in samples}) > 2
+
+
+def test_a_task_of_ones_own_is_scored_without_a_benchmark_file(mine, monkeypatch, compose_config):
+    monkeypatch.syspath_prepend(str(mine / "my"))
+    arguments = ["task=near_sums", "evaluation.problems=4", f"output_dir={mine / 'scored'}"]
+    expand_task(arguments)
+    score(compose_config(f"hydra.searchpath=[file://{mine / 'my/conf'}]", *arguments, name="eval"), [])
+    sys.modules.pop("near_sums")
+    results = json.loads((mine / "scored/results.json").read_text())["results"]
+    assert list(results) == ["near_sums"]
+    assert results["near_sums"]["samples"] == 4 * 8
+
+
+def test_a_task_and_a_benchmark_are_not_both_scored(mine):
+    done = run("eval.py", "task=near_sums", "benchmark=arithmetic", cwd=mine)
+    assert done.returncode == 2
+    assert done.stderr == "error: task= and benchmark= both say what to score; name one of them\n"
