@@ -195,6 +195,11 @@ def test_the_papers_numbers():
     assert cfg.strategy.batching.tokens_per_micro_batch == 4 * (512 + 4096)
 
 
+@pytest.mark.parametrize("model", sorted({model for _, model, _ in TABLES.values()}))
+def test_the_papers_models_bring_the_papers_recipe(model):
+    assert composed(f"model={model}").recipe == composed("recipe=paper").recipe
+
+
 # clip low, clip high, dual clip, aggregation, KL in the loss, group size, responses per optimiser step
 PUBLISHED = {
     "ppo": (0.2, 0.2, 3.0, "token-mean", 0.0, 1, 512),
