@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # sbatch launch/slurm.sh /shared/runs/first model=./my-model ...    the first argument is the run folder
 #
+# STRATEGY: fsdp (the default), fsdp_bf16 or ddp. SLURM hands the variable on to the job.
 # One task per GPU; Lightning reads ranks and addresses from SLURM. When the folder holds a run already, as it
 # does when SLURM starts the job again, the run goes on from its newest checkpoint.
 #SBATCH --job-name=pipo
@@ -20,7 +21,7 @@ if [[ -f $FOLDER/config.yaml ]]; then
   ARGUMENTS=("resume=$FOLDER")
 else
   ARGUMENTS=(
-    "output_dir=$FOLDER" strategy=fsdp
+    "output_dir=$FOLDER" strategy="${STRATEGY:-fsdp}"
     strategy.trainer.num_nodes="$SLURM_JOB_NUM_NODES" strategy.trainer.devices=8 "$@"
   )
 fi

@@ -55,6 +55,7 @@ def run_job(script: str) -> float:
         script,
         f"--config-name={hydra.job.config_name}",
         *([f"hydra.searchpath={further}"] if further else []),
+        "hydra.mode=RUN",  # where an experiment makes a sweep of itself
         *hydra.overrides.task,
         f"output_dir='{quoted}'",
     ]
