@@ -95,12 +95,15 @@ def band(group: Group, metric: str, window: int = 1) -> Band:
 def run_folders(folder: Path) -> list[Path]:
     """The folder itself when it holds a run, or every run below it: a sweep, or a study.
 
+    Below a folder, a run that has just begun and logged nothing yet is no run.
+
     Raises:
         ConfigError: there is none.
     """
     if (folder / METRICS_FILE).is_file():
         return [folder]
-    found = sorted((path.parent for path in folder.rglob(METRICS_FILE)), key=_natural)
+    logs = [path for path in folder.rglob(METRICS_FILE) if path.stat().st_size]
+    found = sorted((path.parent for path in logs), key=_natural)
     if not found:
         if not folder.is_dir():
             raise ConfigError(f"{folder}: there is no such folder")
