@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 Floats = NDArray[np.float64]
 
@@ -40,7 +40,7 @@ def half_widths(table: ArrayLike) -> Floats:
     values = np.asarray(table, dtype=np.float64)
     if len(values) < 2:
         raise ValueError("at least two seeds are needed for an interval")
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+    quantile = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2))
     return quantile * values.std(axis=0, ddof=1) / np.sqrt(len(values))
 
 

@@ -149,7 +149,7 @@ def stacked_bar(axis: Axes, place: float, runs: Sequence[dict[str, float]]) -> f
     left = 0.0
     for name, (colour, hatch) in PHASES.items():
         width = float(np.mean([run.get(name, 0.0) for run in runs]))
-        axis.barh(place, width, left=left, height=0.48, color=colour, hatch=hatch, ec="white", lw=0)
+        axis.barh(place, width, left=left, height=0.48, color=colour, hatch=hatch, ec="white", lw=0.4)
         left += width
     totals = np.array([sum(run.values()) for run in runs])
     digits = 3 if left < 1 else 2
