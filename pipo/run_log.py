@@ -35,6 +35,10 @@ class Run:
         points = points[np.isfinite(points[:, 1])]
         return points[:, 0], points[:, 1]
 
+    def values(self, metric: str) -> Floats:
+        """One value per iteration, nan where the metric was not logged."""
+        return np.array([row.get(metric, np.nan) for row in self.rows.values()], dtype=np.float64)
+
     def column(self, metric: str) -> Floats:
         """One value per iteration, 0 where the metric was not logged."""
         return np.array([row.get(metric, 0.0) for row in self.rows.values()])
@@ -77,8 +81,14 @@ def read_run(name: str, metrics_path: Path) -> Run:
 
 
 def smooth(values: Floats, window: int) -> Floats:
-    """Centred moving average over an odd window, which is cut off at the ends of the run."""
-    padded = np.concatenate([[0.0], np.cumsum(values)])
+    """Centred moving average over an odd window, which is cut off at the ends of the run.
+
+    What is nan is left out of the averages, and an average of nothing is nan.
+    """
+    known = np.isfinite(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(known)])
     at = np.arange(len(values))
     first, last = np.maximum(at - window // 2, 0), np.minimum(at + window // 2 + 1, len(values))
-    return (padded[last] - padded[first]) / (last - first)
+    found = counts[last] - counts[first]
+    return np.where(found > 0, (sums[last] - sums[first]) / np.maximum(found, 1), np.nan)

@@ -21,7 +21,7 @@ from pipo.checkpoints import STATE, finished_checkpoints, iterations_of
 from pipo.cli import CONF
 from pipo.errors import ConfigError, RunFailed, RunStopped
 from pipo.evaluation.report import before_after_table
-from pipo.plot import plot_curves
+from pipo.plotting.dashboard import plot_curves
 from pipo.processes import leads, telling_folder
 from pipo.quiet import quiet
 from pipo.rollout.engine import EngineFailed

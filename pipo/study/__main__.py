@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipo.errors import ConfigError
-from pipo.study.figures import draw_study
 from pipo.study.plan import known_studies, load_plan
+from pipo.study.report import write_report
 from pipo.study.runner import run_study
-from pipo.study.table import compare, lines, markdown, read_arm, write_csv
+from pipo.study.table import read_arm
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -26,28 +27,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, help="folder; default outputs/study/NAME")
     options = parser.parse_args(arguments)
+    # SIGTERM as Ctrl-C: the runs save and stop, instead of going on without the study.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         plan = load_plan(options.study)
         if options.arms:
             plan = plan.only(options.arms)
         seeds = options.seeds or list(plan.seeds)
-        if len(seeds) < 2 or options.jobs < 1:
-            raise ConfigError("--seeds: at least two are needed for an interval; --jobs: at least one")
+        if len(seeds) < 2 or len(set(seeds)) != len(seeds) or options.jobs < 1:
+            raise ConfigError("--seeds: at least two different ones are needed; --jobs: at least one")
         out = (options.out or Path("outputs/study") / Path(options.study).stem).resolve()
         run_study(plan, seeds, out, options.jobs)
         arms = {name: read_arm(plan, name, seeds, out) for name in plan.arms}
+        written = write_report(plan, arms, out, seeds)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         sys.exit(130)
-    table, comparisons = lines(plan, arms), compare(plan, arms)
-    write_csv(out / "table.csv", table)
-    text = markdown(plan, table, comparisons)
-    (out / "table.md").write_text(text, encoding="utf-8")
-    print(text)
-    for path in draw_study(plan, arms, out, seeds):
+    print(written[0].read_text(encoding="utf-8"))
+    for path in written:
         print(path)
 
 

@@ -22,7 +22,8 @@ class Arm(pydantic.BaseModel):
         overrides: what ``train.py`` gets on top of the study's common overrides.
         label: how figures and tables name it.
         against: arms that it is compared with, pair by pair of the same seed.
-        x: its place on the axis of a sweep; None outside of one.
+        x: its place on the axis of a sweep or of a stability study; None outside of one.
+        series: the line of a stability study's figure that it is a point of.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -30,6 +31,7 @@ class Arm(pydantic.BaseModel):
     label: str
     against: tuple[str, ...] = ()
     x: float | None = None
+    series: str = ""
 
 
 class StudyPlan(pydantic.BaseModel):
@@ -37,8 +39,10 @@ class StudyPlan(pydantic.BaseModel):
 
     Attributes:
         question: what it asks, in one sentence.
-        figure: ``curves`` of every arm with bands over seeds, a ``sweep`` over x, or ``agreement``.
-        axis: name of a sweep's axis.
+        figure: ``curves`` of every arm with bands over seeds, a ``sweep`` over x, ``pairs`` of arms and what
+            they are compared with, ``agreement``, ``cost`` or ``stability``.
+        axis: name of the axis that x stands on.
+        alone: one run at a time whatever ``--jobs`` says, because the study compares their seconds.
         common: overrides of every run.
         seeds: one run per arm and seed.
         arms: name -> arm.
@@ -46,8 +50,9 @@ class StudyPlan(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
     question: str
-    figure: Literal["curves", "sweep", "agreement"]
+    figure: Literal["curves", "sweep", "pairs", "agreement", "cost", "stability"]
     axis: str = ""
+    alone: bool = False
     common: tuple[str, ...]
     seeds: tuple[int, ...]
     arms: Mapping[str, Arm]
@@ -62,13 +67,22 @@ class StudyPlan(pydantic.BaseModel):
                 raise ValueError(f"arms.{name}.against: there is no arm {unknown[0]!r}")
             if self.figure == "sweep" and arm.x is None and arm.against:
                 raise ValueError(f"arms.{name}.x: a sweep needs it, except for the arm to compare with")
+            if self.figure == "stability" and (arm.x is None or not arm.series):
+                raise ValueError(f"arms.{name}: a stability study needs x and series")
+        if self.figure in ("pairs", "cost") and not self.has_pairs:
+            raise ValueError(f"arms: {self.figure} needs arms with against")
         return self
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether any arm is compared with another."""
+        return any(arm.against for arm in self.arms.values())
 
     def only(self, names: Sequence[str]) -> StudyPlan:
         """The same study with some of its arms.
 
         Raises:
-            ConfigError: there is no such arm.
+            ConfigError: there is no such arm, or nothing left to compare.
         """
         unknown = [name for name in names if name not in self.arms]
         if unknown:
@@ -78,7 +92,12 @@ class StudyPlan(pydantic.BaseModel):
             for name, arm in self.arms.items()
             if name in names
         }
-        return self.model_copy(update={"arms": arms})
+        part = self.model_copy(update={"arms": arms})
+        if self.figure in ("pairs", "cost") and not part.has_pairs:
+            raise ConfigError(
+                f"--arms {' '.join(names)}: name both arms of a pair; this study compares pairs"
+            )
+        return part
 
 
 def known_studies() -> list[str]:

@@ -15,10 +15,13 @@ from rich.console import Console
 
 from pipo.cli import CONF
 from pipo.errors import ConfigError
+from pipo.files import replace_text
 from pipo.study.plan import StudyPlan
 
 TRAIN = CONF.parent / "train.py"
 _COMMAND_FILE = "study_run.txt"
+# Of train.py, for a configuration that it does not take.
+BAD_CONFIGURATION = 2
 
 
 def run_folder(out: Path, arm: str, seed: int) -> Path:
@@ -26,31 +29,56 @@ def run_folder(out: Path, arm: str, seed: int) -> Path:
     return out / "runs" / f"{arm}-seed{seed}"
 
 
+def run_order(plan: StudyPlan, seeds: Sequence[int]) -> list[tuple[str, int]]:
+    """Arms and seeds in the order of the runs.
+
+    Seeds are the outer loop, so that a study that is stopped early has whole pairs. Every second seed takes
+    the arms from last to first: what drifts with the machine meets the arms of a pair alike.
+    """
+    arms = list(plan.arms)
+    return [(arm, seed) for n, seed in enumerate(seeds) for arm in (arms if n % 2 == 0 else reversed(arms))]
+
+
 def run_study(plan: StudyPlan, seeds: Sequence[int], out: Path, jobs: int) -> None:
     """Run every arm with every seed; finished runs stay, interrupted ones go on from their checkpoint.
 
-    Seeds are the outer loop, so that a study that is stopped early has whole pairs.
+    A run that fails leaves the others to go on, and the study fails at its end. A configuration that is
+    refused would be refused again, so it ends the study at once.
 
     Raises:
         ConfigError: a run failed (its log is named), or the folder holds runs of another plan.
     """
-    todo = [(arm, seed) for seed in seeds for arm in plan.arms]
-    missing = [pair for pair in todo if not (run_folder(out, *pair) / "summary.json").is_file()]
+    todo = run_order(plan, seeds)
+    for arm, seed in todo:
+        _check_record(plan, arm, seed, out)
+    missing = [pair for pair in todo if not _finished(out, *pair)]
     console = Console()
-    console.print(f"{len(todo)} runs, {len(todo) - len(missing)} of them there already; {jobs} at a time")
-    children = _Children()
+    jobs = 1 if plan.alone else jobs
+    why = " (this study compares seconds)" if plan.alone else ""
+    console.print(
+        f"{len(todo)} runs, {len(todo) - len(missing)} of them there already; {jobs} at a time{why}"
+    )
+    children, failed = _Children(), []
     with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(_run, plan, arm, seed, out, children): (arm, seed) for arm, seed in todo}
+        futures = {pool.submit(_run, plan, arm, seed, out, children): (arm, seed) for arm, seed in missing}
         try:
             for number, future in enumerate(as_completed(futures), start=1):
-                future.result()
                 arm, seed = futures[future]
-                if (arm, seed) in missing:
-                    console.print(f"[{number}/{len(todo)}] {arm} seed {seed}", highlight=False)
+                code = future.result()
+                if code == BAD_CONFIGURATION:
+                    raise ConfigError(_failure(out, arm, seed, code))
+                if code:
+                    failed.append(_failure(out, arm, seed, code))
+                how = f"ended with status {code}" if code else "done"
+                console.print(
+                    f"[{number}/{len(missing)}] {arm} seed {seed} {how}", highlight=False, markup=False
+                )
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             children.stop()
             raise
+    if failed:
+        raise ConfigError(f"{'; '.join(failed)}; the same command tries again")
 
 
 class _Children:
@@ -82,22 +110,50 @@ class _Children:
                 process.terminate()
 
 
-def _run(plan: StudyPlan, arm: str, seed: int, out: Path, children: _Children) -> None:
+def _overrides(plan: StudyPlan, arm: str, seed: int) -> list[str]:
+    return [*plan.common, *plan.arms[arm].overrides, f"seed={seed}"]
+
+
+def _record(out: Path, arm: str, seed: int) -> Path:
+    """What a run was asked for, beside its folder."""
     folder = run_folder(out, arm, seed)
-    overrides = [*plan.common, *plan.arms[arm].overrides, f"seed={seed}"]
-    record, log = folder.with_name(f"{folder.name}.{_COMMAND_FILE}"), folder.with_name(f"{folder.name}.log")
-    record.parent.mkdir(parents=True, exist_ok=True)
-    asked = "\n".join(overrides) + "\n"
-    if record.is_file() and record.read_text(encoding="utf-8") != asked:
+    return folder.with_name(f"{folder.name}.{_COMMAND_FILE}")
+
+
+def _log(out: Path, arm: str, seed: int) -> Path:
+    folder = run_folder(out, arm, seed)
+    return folder.with_name(f"{folder.name}.log")
+
+
+def _finished(out: Path, arm: str, seed: int) -> bool:
+    return (run_folder(out, arm, seed) / "summary.json").is_file()
+
+
+def _failure(out: Path, arm: str, seed: int, code: int) -> str:
+    return f"{run_folder(out, arm, seed).name} ended with status {code}; see {_log(out, arm, seed)}"
+
+
+def _check_record(plan: StudyPlan, arm: str, seed: int, out: Path) -> None:
+    """Refuse to mix runs of different plans.
+
+    Raises:
+        ConfigError: the folder holds a run with other overrides.
+    """
+    record = _record(out, arm, seed)
+    asked = _overrides(plan, arm, seed)
+    if record.is_file() and record.read_text(encoding="utf-8").splitlines() != asked:
+        folder = run_folder(out, arm, seed)
         raise ConfigError(f"{folder}: holds a run with other overrides ({record}); choose another --out")
-    if (folder / "summary.json").is_file():
-        return
-    record.write_text(asked, encoding="utf-8")
+
+
+def _run(plan: StudyPlan, arm: str, seed: int, out: Path, children: _Children) -> int:
+    """Begin or go on with a run; its exit status."""
+    folder, overrides = run_folder(out, arm, seed), _overrides(plan, arm, seed)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(_record(out, arm, seed), "\n".join(overrides) + "\n")
     if any((folder / "checkpoints").glob("*.ckpt")):
         arguments = [f"resume={folder}"]
     else:
         shutil.rmtree(folder, ignore_errors=True)  # stopped before its first checkpoint
         arguments = [*overrides, f"output_dir={folder}"]
-    code = children.call([sys.executable, str(TRAIN), *arguments], log)
-    if code:
-        raise ConfigError(f"{folder.name} ended with status {code}; see {log}")
+    return children.call([sys.executable, str(TRAIN), *arguments], _log(out, arm, seed))

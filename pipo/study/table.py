@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
-from scipy import stats
 
+from pipo.evaluation.over_seeds import Mean, mean
 from pipo.evaluation.statistics import sign_flip_p
 from pipo.run_log import METRICS_FILE, Run, read_run
 from pipo.study.plan import StudyPlan
@@ -21,25 +21,9 @@ from pipo.study.runner import run_folder
 
 Floats = NDArray[np.float64]
 
-CONFIDENCE = 0.95
 # Sign patterns that are counted one by one: all of them for up to 16 seeds, drawn with the seed beyond.
 SIGN_PATTERNS = 2**16
 SEED = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mean:
-    """A mean over seeds with the half-width of its 95 % t-interval.
-
-    Attributes:
-        value: the mean.
-        half_width: of the interval.
-        seeds: how many values there are.
-    """
-
-    value: float
-    half_width: float
-    seeds: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,19 +86,6 @@ def read_arm(plan: StudyPlan, name: str, seeds: Sequence[int], out: Path) -> Arm
     )
 
 
-def mean(values: Floats) -> Mean:
-    """Mean and t-interval over seeds.
-
-    Raises:
-        ValueError: with less than two values.
-    """
-    if len(values) < 2:
-        raise ValueError("at least two seeds are needed for an interval")
-    error = float(stats.sem(values))
-    width = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
-    return Mean(value=float(values.mean()), half_width=width, seeds=len(values))
-
-
 def compare(plan: StudyPlan, arms: dict[str, ArmResult]) -> list[Comparison]:
     """Every comparison that the plan asks for."""
     found = []
@@ -126,13 +97,22 @@ def compare(plan: StudyPlan, arms: dict[str, ArmResult]) -> list[Comparison]:
     return found
 
 
+def loop_use(arm: ArmResult) -> dict[str, float | None]:
+    """How much the loop did, over seeds and iterations: share of iterations with an update, coefficients."""
+    applied, coefficients = arm.metric("pipo/applied"), arm.metric("pipo/coefficient")
+    known = len(coefficients) > 0
+    return {
+        "applied": float(applied.mean()) if len(applied) else 0.0,
+        "mean_coefficient": float(coefficients.mean()) if known else None,
+        "mean_absolute_coefficient": float(np.abs(coefficients).mean()) if known else None,
+    }
+
+
 def lines(plan: StudyPlan, arms: dict[str, ArmResult]) -> list[dict[str, Any]]:
     """One line per arm, numbers as they are; shares from 0 to 1."""
     table = []
     for name, arm in arms.items():
         before, after = mean(arm.before), mean(arm.after)
-        coefficients = arm.metric("pipo/coefficient")
-        applied = arm.metric("pipo/applied")
         table.append(
             {
                 "arm": name,
@@ -143,11 +123,7 @@ def lines(plan: StudyPlan, arms: dict[str, ArmResult]) -> list[dict[str, Any]]:
                 "pass@1": after.value,
                 "pass@1_half_width": after.half_width,
                 "seconds": float(arm.seconds.mean()),
-                "applied": float(applied.mean()) if len(applied) else 0.0,
-                "mean_coefficient": float(coefficients.mean()) if len(coefficients) else None,
-                "mean_absolute_coefficient": float(np.abs(coefficients).mean())
-                if len(coefficients)
-                else None,
+                **loop_use(arm),
             }
         )
     return table
@@ -164,25 +140,43 @@ def write_csv(path: Path, table: list[dict[str, Any]]) -> None:
 def markdown(plan: StudyPlan, table: list[dict[str, Any]], comparisons: list[Comparison]) -> str:
     """The study's answer as Markdown: arms, then paired differences."""
     rows = [
-        "| arm | pass@1 before | after (95 % over seeds) | responses | s of loop | applied | mean coef. |",
-        "|---|---|---|---|---|---|---|",
+        "| arm | pass@1 before | after (95 % over seeds) | responses | s of loop | applied | mean coef. "
+        "| mean abs. coef. |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for line in table:
-        coefficient = "" if line["mean_coefficient"] is None else f"{line['mean_coefficient']:+.2f}"
+        signed, size = line["mean_coefficient"], line["mean_absolute_coefficient"]
         rows.append(
             f"| {line['label']} | {100 * line['pass@1_before']:.1f} | {100 * line['pass@1']:.1f} "
             f"± {100 * line['pass@1_half_width']:.1f} | {line['sampled_responses']:,.0f} "
-            f"| {line['seconds']:.0f} | {line['applied']:.2f} | {coefficient} |"
+            f"| {line['seconds']:.0f} | {line['applied']:.2f} | {'' if signed is None else f'{signed:+.2f}'} "
+            f"| {'' if size is None else f'{size:.2f}'} |"
         )
-    if comparisons:
-        rows += [
-            "",
-            "| difference, points of pass@1 | mean (95 % over seeds) | p (sign flips) |",
-            "|---|---|---|",
-        ]
-        for each in comparisons:
-            value, width = 100 * each.difference.value, 100 * each.difference.half_width
-            one, other = plan.arms[each.arm].label, plan.arms[each.other].label
-            rows.append(f"| {one} minus {other} | {value:+.1f} ± {width:.1f} | {each.p_value:.3f} |")
     seeds = table[0]["seeds"]
-    return "\n".join([plan.question, "", *rows, "", f"{seeds} seeds; pairs share a seed.", ""])
+    return "\n".join(
+        [
+            plan.question,
+            "",
+            *rows,
+            *comparison_rows(plan, comparisons),
+            "",
+            f"{seeds} seeds; pairs share a seed.",
+            "",
+        ]
+    )
+
+
+def comparison_rows(plan: StudyPlan, comparisons: Sequence[Comparison]) -> list[str]:
+    """Paired differences as lines of Markdown; none when there are none."""
+    if not comparisons:
+        return []
+    rows = [
+        "",
+        "| difference, points of pass@1 | mean (95 % over seeds) | p (sign flips) |",
+        "|---|---|---|",
+    ]
+    for each in comparisons:
+        value, width = 100 * each.difference.value, 100 * each.difference.half_width
+        one, other = plan.arms[each.arm].label, plan.arms[each.other].label
+        rows.append(f"| {one} minus {other} | {value:+.1f} ± {width:.1f} | {each.p_value:.3f} |")
+    return rows

@@ -1,120 +1,186 @@
-"""Reading a run's metrics and drawing its curves."""
+"""Drawing runs: what a page holds for one run and for groups, and how groups are found."""
 
 from __future__ import annotations
 
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from matplotlib.patches import Rectangle
+from matplotlib.patches import StepPatch
 
-from pipo.plot import draw, main, phase_seconds, plot_curves
-from pipo.run_log import Run, read_run, smooth
+from pipo.errors import ConfigError
+from pipo.plot import main
+from pipo.plotting.bars import phase_seconds, signed_mean
+from pipo.plotting.dashboard import draw, plot_curves
+from pipo.plotting.groups import Group, band, find_groups, read_group
+from pipo.plotting.style import DASHES, MARKERS, WIDTH, look, time_unit
+from pipo.plotting.theory import draw_theory, factors
+from pipo.run_log import METRICS_FILE, Run, read_run, smooth
+
+# The 97.5 % quantile of Student's t with 1 degree of freedom: tan(0.475 pi).
+T1 = math.tan(0.475 * math.pi)
 
 TITLES = [
-    "Held-out accuracy and training reward",
-    "Policy-improvement feedback ξ",
-    "Coefficient φ(ξ)",
+    "Held-out accuracy",
+    "Accuracy by wall clock",
+    "Training reward",
     "Response length",
-    "Time per iteration",
+    "Gradient, base update",
+    "Gradient, retrospective",
+    "Feedback ξ, in std of the window",
+    "Coefficient φ(ξ)",
 ]
 
 
-def rows(pipo: bool, iterations: int = 12) -> dict[int, dict[str, float]]:
+def rows(pipo: bool, iterations: int = 12, reward: float = 0.2) -> dict[int, dict[str, float]]:
     table: dict[int, dict[str, float]] = {}
     for i in range(iterations):
-        row = {"train/reward": 0.2 + 0.05 * i, "train/response_length": 9.0 + i}
+        row = {"train/reward": reward + 0.05 * i, "train/response_length": 9.0 + i, "policy/grad_norm": 0.5}
         row |= {"time/iteration": 6.0, "time/generate": 3.0, "time/score": 0.5, "time/update": 2.0}
         if i % 5 == 0:
-            row |= {"eval/pass@1": 0.3, "eval/pass@1_low": 0.25, "eval/pass@1_high": 0.35}
+            row |= {"eval/pass@1": reward, "eval/pass@1_low": 0.15, "eval/pass@1_high": 0.35}
         if pipo:
             # The first iteration has no history: progress is nan and no update is made.
             row |= {"pipo/progress": math.nan if i == 0 else 1.0 if i % 2 else -2.0}
             row |= {"pipo/coefficient": 0.0 if i == 0 else 1.0 if i % 2 else -0.2}
-            row |= {"pipo/applied": float(i > 0)}
+            row |= {"pipo/applied": float(i > 0)} | ({"pipo/grad_norm": 2.0} if i else {})
         table[i] = row
     return table
 
 
-def write(folder: Path, table: dict[int, dict[str, float]]) -> Path:
+def write(folder: Path, table: dict[int, dict[str, float]], config: str = "") -> Path:
     folder.mkdir(parents=True)
-    path = folder / "metrics.jsonl"
+    path = folder / METRICS_FILE
     path.write_text("".join(json.dumps({"iteration": i} | row) + "\n" for i, row in table.items()))
+    if config:
+        (folder / "config.yaml").write_text(config)
     return path
 
 
+def group(name: str, *tables: dict[int, dict[str, float]]) -> Group:
+    return Group(name=name, runs=tuple(Run(name=f"{name}{n}", rows=t) for n, t in enumerate(tables)))
+
+
+def config(pipo: str, seed: int, extra: str = "") -> str:
+    node = "pipo: {name: none}" if pipo == "none" else f"pipo: {{name: {pipo}, lambda: 0.1, window: 8}}"
+    return f"algo: {{name: grpo}}\n{node}\nseed: {seed}\noutput_dir: somewhere/{pipo}{seed}\n{extra}"
+
+
 def words(figure: Figure) -> str:
-    """All text inside the panels, legends included."""
+    """All text inside the panels."""
     found = []
     for axis in figure.axes:
         found += [text.get_text() for text in axis.texts]
-        legend = axis.get_legend()
-        found += [text.get_text() for text in legend.get_texts()] if legend else []
-        found += [axis.get_title("left"), axis.get_title("right")]
+        found += [axis.get_title("left"), axis.get_title("right"), axis.get_xlabel()]
     return "\n".join(found)
 
 
 def titles(figure: Figure) -> list[str]:
-    # Without the style of the written file a title stands in the middle.
-    return [axis.get_title("left") or axis.get_title("center") for axis in figure.axes]
+    return [axis.get_title("left") for axis in figure.axes if axis.get_title("left")]
 
 
-def test_one_run_gives_a_png_with_all_panels(tmp_path: Path) -> None:
+def test_one_run_gives_a_page_with_all_panels(tmp_path: Path) -> None:
     path = write(tmp_path / "grpo_pipo", rows(pipo=True))
     plot_curves(path, tmp_path / "curves.png")
-    height, width = imread(tmp_path / "curves.png").shape[:2]
-    assert (height, width) == (1560, 2300)
-    figure = draw([read_run("grpo_pipo", path)])
-    assert titles(figure) == TITLES
-    assert "retrospective update in 11 of 12 iterations" in words(figure)
-    for axis in figure.axes:
-        assert axis.get_ylabel() != ""
+    assert imread(tmp_path / "curves.png").shape[1] == 200 * WIDTH
+    figure = draw([group("grpo_pipo", rows(pipo=True))])
+    assert titles(figure) == [*TITLES, "Time per iteration"]
+    assert "applied in 11 of 12 iterations" in words(figure)
+    assert all(axis.get_ylabel() for axis in figure.axes)
 
 
-def test_feedback_is_drawn_from_zero_with_two_colours() -> None:
-    axis = draw([Run(name="run", rows=rows(pipo=True))]).axes[1]
-    heights: dict[Any, set[float]] = {}
-    for patch in axis.patches:
-        assert isinstance(patch, Rectangle)
-        if patch.get_height() != 0:
-            heights.setdefault(patch.get_facecolor(), set()).add(patch.get_height())
-    assert sorted(map(sorted, heights.values())) == [[-2.0], [1.0]]
+def heights(figure: Figure, title: str) -> list[list[float]]:
+    """Of the shapes in the panel with this title, without zeros."""
+    (axis,) = [axis for axis in figure.axes if axis.get_title("left") == title]
+    shapes = [patch for patch in axis.patches if isinstance(patch, StepPatch)]
+    return [sorted({float(v) for v in shape.get_data().values if v}) for shape in shapes]
+
+
+def test_feedback_stands_above_and_below_zero_in_two_colours() -> None:
+    figure = draw([group("run", rows(pipo=True))])
+    assert heights(figure, "Feedback ξ, in std of the window") == [[1.0], [-2.0]]
+    assert heights(figure, "Coefficient φ(ξ)") == [[1.0], [-0.2]]
+    (axis,) = [axis for axis in figure.axes if axis.get_title("left").startswith("Feedback")]
+    up, down = [patch.get_facecolor() for patch in axis.patches]
+    assert up != down
+
+
+def test_rises_and_drops_of_several_runs_do_not_cancel() -> None:
+    one = {0: {"pipo/progress": 1.0}, 1: {"pipo/progress": 3.0}}
+    other = {0: {"pipo/progress": -2.0}, 1: {}}
+    up, down = signed_mean(group("g", one, other), "pipo/progress", last=2)
+    assert up.tolist() == [0.5, 1.5, 0.0]
+    assert down.tolist() == [-1.0, 0.0, 0.0]
 
 
 def test_a_baseline_run_says_what_it_did_not_log() -> None:
-    figure = draw([Run(name="grpo", rows=rows(pipo=False))])
-    assert titles(figure) == TITLES
-    assert "no pipo/progress was logged" in words(figure)
-    assert "no pipo/coefficient was logged" in words(figure)
+    figure = draw([group("grpo", rows(pipo=False))])
+    assert titles(figure) == [*TITLES, "Time per iteration"]
+    for metric in ("pipo/progress", "pipo/coefficient", "pipo/grad_norm"):
+        assert f"no {metric} was logged" in words(figure)
 
 
 def test_a_run_without_any_metric_can_be_drawn(tmp_path: Path) -> None:
-    figure = draw([Run(name="empty", rows={0: {}})])
-    assert titles(figure) == TITLES
-    for missing in ("training reward", "held-out accuracy", "response length"):
-        assert f"no {missing} was logged" in words(figure)
-    assert "no step times" in words(figure)
+    figure = draw([group("empty", {0: {}})])
+    assert titles(figure) == [*TITLES, "Time per iteration"]
+    for missing in ("held-out accuracy", "train/reward", "train/response_length", "step times"):
+        assert f"no {missing}" in words(figure)
     plot_curves(write(tmp_path / "empty", {0: {}}), tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 10_000
 
 
-def test_several_runs_share_the_panels() -> None:
-    runs = [
-        Run(name="grpo_pipo", rows=rows(pipo=True)),
-        Run(name="grpo", rows=rows(pipo=False)),
-        Run(name="empty", rows={0: {}}),
-    ]
-    figure = draw(runs)
-    assert titles(figure) == [*TITLES[:-1], "Mean time per iteration"]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["grpo_pipo", "grpo", "empty"]
+def test_groups_share_the_panels() -> None:
+    tables = [rows(pipo=True, reward=r) for r in (0.2, 0.3)]
+    figure = draw([group("loop", *tables), group("base", rows(pipo=False)), group("empty", {0: {}})])
+    assert titles(figure) == [*TITLES, "Mean time per iteration"]
+    labels = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert {"loop (2 runs)", "base", "empty", "retrospective", "update"} <= set(labels)
     assert "no held-out accuracy was logged by empty" in words(figure)
-    assert "grpo: 6.0 s" in words(figure)
-    assert "empty: no step times were logged" in words(figure)
+    assert "6.00 ± 0.00 s" in words(figure)
+    assert "no step times were logged" in words(figure)
+    # A band for the two seeds, and one for the interval that the single run logged.
+    assert sum(isinstance(c, PolyCollection) for c in figure.axes[0].collections) == 2
+
+
+def test_a_band_is_the_t_interval_over_runs() -> None:
+    found = band(group("g", rows(False, reward=0.2), rows(False, reward=0.3)), "train/response_length")
+    assert found.centre.tolist() == [9.0 + i for i in range(12)]
+    assert (found.high - found.centre).tolist() == [0.0] * 12
+    points = band(group("g", rows(False, reward=0.4), rows(False, reward=0.6)), "eval/pass@1")
+    assert points.at.tolist() == [0, 5, 10]
+    assert points.centre == pytest.approx([0.5] * 3)
+    # Standard error of .4 and .6 is .1; the interval of a share ends at 0 and 1.
+    assert T1 * 0.1 > 0.5
+    assert (points.low.tolist(), points.high.tolist()) == ([0.0] * 3, [1.0] * 3)
+    lengths = [{0: {"train/response_length": v}} for v in (10.0, 12.0)]
+    assert band(group("g", *lengths), "train/response_length").high[0] == pytest.approx(11 + T1)
+    alone = band(group("g", rows(False)), "eval/pass@1")
+    assert (alone.low[0], alone.high[0]) == (0.15, 0.35)
+
+
+def test_a_band_ends_with_the_shortest_run() -> None:
+    found = band(group("g", rows(False), rows(False, iterations=7)), "train/reward", window=3)
+    assert found.at.tolist() == list(range(7))
+
+
+def test_seconds_of_training_add_up_over_iterations() -> None:
+    figure = draw([group("g", rows(pipo=False))])
+    # Points at iterations 0, 5 and 10, each after iterations of 6 seconds.
+    assert list(figure.axes[1].lines[0].get_xdata()) == [6.0, 36.0, 66.0]
+    assert figure.axes[1].get_xlabel() == "seconds of training, without held-out scoring"
+    assert time_unit([599.0]) == (1.0, "seconds")
+    assert time_unit([600.0]) == (60.0, "minutes")
+    assert time_unit([10.0, 7200.0]) == (3600.0, "hours")
+
+
+def test_lines_differ_without_colour() -> None:
+    styles = [(str(look(n)["ls"]), look(n)["marker"]) for n in range(len(DASHES) * len(MARKERS))]
+    assert len(set(styles)) == len(styles)
 
 
 def test_phases_and_the_rest_add_up_to_the_iteration() -> None:
@@ -128,14 +194,112 @@ def test_phases_and_the_rest_add_up_to_the_iteration() -> None:
     }
 
 
-def test_smoothing_cuts_the_window_at_the_ends() -> None:
+def test_a_sweep_is_grouped_by_what_differs_besides_the_seed(tmp_path: Path) -> None:
+    for job, (pipo, seed) in enumerate([("none", 1), ("none", 2), ("default", 1), ("default", 2)]):
+        write(tmp_path / f"{job}-pipo={pipo},seed={seed}", rows(pipo == "default"), config(pipo, seed))
+    changed = config("default", 1).replace("window: 8", "window: 4")
+    write(tmp_path / "10-pipo=default,window=4", rows(True), changed)
+    groups = find_groups([tmp_path])
+    # The window stands beside the option, because runs with the same option differ in it.
+    assert [(each.name, len(each.runs)) for each in groups] == [
+        ("pipo=none", 2),
+        ("pipo=default, window=8", 2),
+        ("pipo=default, window=4", 1),
+    ]
+
+
+def test_what_most_runs_have_is_not_said(tmp_path: Path) -> None:
+    for n, iterations in enumerate([100, 100, 150]):
+        extra = f"iterations: {iterations}\n"
+        pipo = "default" if n else "none"
+        write(tmp_path / str(n), rows(n > 0), config(pipo, 1, extra))
+    names = [each.name for each in find_groups([tmp_path])]
+    assert names == ["pipo=none", "pipo=default", "pipo=default, iterations=150"]
+
+
+def test_seeds_alone_are_named_by_their_folder(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write(tmp_path / "sweep" / str(seed), rows(False), config("none", seed))
+    (found,) = find_groups([tmp_path / "sweep"])
+    assert found.label == "sweep (2 runs)"
+
+
+def test_folders_that_cannot_be_grouped_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "a", rows(False), config("none", 1))
+    write(tmp_path / "b", rows(False), config("none", 1))
+    write(tmp_path / "c", rows(False))
+    write(tmp_path / "d", rows(False), "model: x\n")
+    (tmp_path / "empty" / "begun").mkdir(parents=True)
+    (tmp_path / "empty" / "begun" / METRICS_FILE).touch()
+    for folders, message in (
+        (["a", "b"], "b: the same configuration and seed 1 as .*a; leave one out"),
+        (["a", "c"], "c: holds no config.yaml.*--group NAME="),
+        (["a", "d"], "has no seed"),
+        (["a", "empty"], r"empty: this folder holds no metrics\.jsonl"),
+        (["nowhere"], "nowhere: there is no such folder"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            find_groups([tmp_path / folder for folder in folders])
+    with pytest.raises(ConfigError, match="a: this run is named twice"):
+        read_group("g", [tmp_path / "a", tmp_path / "b" / ".." / "a"])
+    assert len(read_group("by hand", [tmp_path / "a", tmp_path / "c"]).runs) == 2
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, seed in (("a", 1), ("b", 2)):
+        write(tmp_path / "runs" / name, rows(pipo=False), config("none", seed))
+    a, b = tmp_path / "runs" / "a", tmp_path / "runs" / "b"
+    main([str(a)])
+    assert (a / "curves.png").is_file()
+    main([str(tmp_path / "runs")])
+    assert (tmp_path / "runs" / "curves.png").is_file()
+    main(["--group", f"x={a},{b}", "--group", f"y={b}", "--out", str(tmp_path / "new" / "xy.png")])
+    assert (tmp_path / "new" / "xy.png").is_file()
+    capsys.readouterr()
+    out = ["--out", str(tmp_path / "c.png")]
+    for arguments, message in (
+        ([str(a), str(b)], "--out is needed"),
+        ([], "give folders of runs"),
+        (["--theory", str(a), *out], "give folders of runs"),
+        ([str(tmp_path / "gone")], "gone: there is no such folder"),
+        (["--group", "x", *out], "--group x: write NAME=FOLDER"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert end.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_the_theory_has_two_panels_and_says_what_is_bounded(tmp_path: Path) -> None:
+    figure = draw_theory()
+    assert titles(figure) == ["Groups with both outcomes", "All groups (the others teach nothing)"]
+    # Left: eta for two group sizes, and the two factors that are the same for each; right: three for each.
+    assert [len(axis.lines) for axis in figure.axes] == [4, 6]
+    p = np.array([1e-6, 0.5])
+    mixed, every = (factors(p, 8, mixed_only=m) for m in (True, False))
+    # The limits of the documentation: sqrt(7)/8/p, 1/(2p); C/2 with C = 1; sqrt(7), G/2 and nothing.
+    assert mixed["group"][0] * 1e-6 == pytest.approx(0.330719, abs=1e-5)
+    assert mixed["batch"][0] * 1e-6 == pytest.approx(0.5, abs=1e-5)
+    assert mixed["own"].tolist() == pytest.approx([0.5, 1.0], abs=1e-5)
+    assert every["group"][0] == pytest.approx(math.sqrt(7), abs=1e-4)
+    assert every["batch"][0] == pytest.approx(4.0, abs=1e-4)
+    assert every["own"][0] == pytest.approx(0.0, abs=1e-4)
+    main(["--theory", "--out", str(tmp_path / "theory.png")])
+    assert (tmp_path / "theory.png").stat().st_size > 10_000
+
+
+def test_smoothing_cuts_the_window_at_the_ends_and_leaves_gaps_out() -> None:
     # (1+2)/2, (1+2+6)/3, (2+6+4)/3, (6+4)/2
     assert smooth(np.array([1.0, 2.0, 6.0, 4.0]), 3).tolist() == [1.5, 3.0, 4.0, 5.0]
     assert smooth(np.array([1.0, 2.0]), 1).tolist() == [1.0, 2.0]
+    # 1, (1+5)/2, 5; the last window holds nothing.
+    gaps = smooth(np.array([1.0, math.nan, 5.0, math.nan, math.nan]), 3)
+    assert gaps[:4].tolist() == [1.0, 3.0, 5.0, 5.0]
+    assert math.isnan(gaps[4])
 
 
 def test_a_resumed_run_counts_the_later_line(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
+    path = tmp_path / METRICS_FILE
     lines = [(0, 0.1), (1, 0.2), (2, 0.9), (2, 0.3), (3, math.nan)]
     path.write_text("".join(json.dumps({"iteration": i, "train/reward": r}) + "\n" for i, r in lines))
     iterations, values = read_run("run", path).series("train/reward")
@@ -145,22 +309,9 @@ def test_a_resumed_run_counts_the_later_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line", ["{", '{"train/reward": 1.0}', "[1]"])
 def test_a_broken_log_is_named(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "metrics.jsonl"
+    path = tmp_path / METRICS_FILE
     path.write_text('{"iteration": 0}\n' + line + "\n")
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2"):
         read_run("run", path)
-
-
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("a", "b"):
-        write(tmp_path / name, rows(pipo=False))
-    main([str(tmp_path / "a")])
-    assert (tmp_path / "a" / "curves.png").is_file()
-    main([str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "both.png")])
-    assert (tmp_path / "both.png").is_file()
-    for arguments in (["a", "b"], ["nowhere"]):
-        with pytest.raises(SystemExit):
-            main([str(tmp_path / argument) for argument in arguments])
-    message = capsys.readouterr().err
-    assert "--out is needed" in message
-    assert "holds no metrics.jsonl" in message
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl, line 2"):
+        read_group("g", [tmp_path])

@@ -1,0 +1,54 @@
+"""Means over runs that differ in their seed alone, with Student's t-interval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
+
+Floats = NDArray[np.float64]
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mean:
+    """A mean over seeds with the half-width of its 95 % t-interval.
+
+    Attributes:
+        value: the mean.
+        half_width: of the interval.
+        seeds: how many values there are.
+    """
+
+    value: float
+    half_width: float
+    seeds: int
+
+
+def half_widths(table: ArrayLike) -> Floats:
+    """Half the width of the 95 % t-interval of each column's mean.
+
+    Args:
+        table: [seeds, ...].
+
+    Raises:
+        ValueError: with less than two seeds.
+    """
+    values = np.asarray(table, dtype=np.float64)
+    if len(values) < 2:
+        raise ValueError("at least two seeds are needed for an interval")
+    quantile = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2))
+    return quantile * values.std(axis=0, ddof=1) / np.sqrt(len(values))
+
+
+def mean(values: ArrayLike) -> Mean:
+    """Mean and interval of one value per seed.
+
+    Raises:
+        ValueError: with less than two values.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    return Mean(value=float(array.mean()), half_width=float(half_widths(array)), seeds=len(array))
