@@ -84,7 +84,9 @@ def draw_signed(axes: Sequence[Axes], groups: Sequence[Group], metric: str, last
         axis.set_ylim(lowest - 0.05 * (highest - lowest), highest + room * max(highest - lowest, 0.1))
         axis.set_ylabel("ξ" if metric == PROGRESS else "φ(ξ)")
         if named:
-            axis.text(0.01, 0.96, group.label, transform=axis.transAxes, va="top", fontsize=7)
+            place = {"transform": axis.transAxes, "va": "top", "fontsize": 7}
+            # A long name is cut at the panel's edge; it must not push the panel aside.
+            axis.text(0.01, 0.96, group.label, **place, clip_on=True).set_in_layout(False)
         if axis is not axes[-1]:
             axis.set_xlabel("")
             axis.tick_params(labelbottom=False)

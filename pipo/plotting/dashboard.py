@@ -49,7 +49,7 @@ def draw(groups: Sequence[Group]) -> Figure:
     strips = [1.25] if count == 1 else [0.75] * count
     time = 1.5 if alone else 0.65 + 0.32 * len(groups)
     heights = [_ROW, _ROW, _ROW, *strips, time]
-    columns = 2 if max(len(group.label) for group in groups) > 30 else 3
+    columns = _legend_columns(max(len(group.label) for group in groups))
     lines = 0 if alone else -(-len(groups) // columns)
     figure = new_figure(sum(heights) + _LEGEND_LINE * (lines + (not alone)))
     with mpl.rc_context(STYLE):
@@ -78,3 +78,8 @@ def draw(groups: Sequence[Group]) -> Figure:
             draw_phases_by_group(time_axis, groups)
             figure.legend(handles=group_legend(groups), loc="outside upper center", ncols=columns)
     return figure
+
+
+def _legend_columns(longest: int) -> int:
+    """As many as fit beside each other on a page, for labels of up to so many letters."""
+    return 3 if longest <= 30 else 2 if longest <= 48 else 1

@@ -131,5 +131,6 @@ def _notes(axis: Axes, notes: list[str], missing: Sequence[str], what: str) -> N
     """Remarks in the corner; which groups could not be drawn stands in the panel."""
     corner_note(axis, "; ".join(notes))
     if missing:
-        text = "\n".join(wrap(f"no {what} was logged by {'; '.join(missing)}", 55))
+        who = "; ".join(missing) if len(missing) <= 2 else f"{len(missing)} of the groups"
+        text = "\n".join(wrap(f"no {what} was logged by {who}", 55))
         axis.text(0.99, 0.98, text, transform=axis.transAxes, ha="right", va="top", fontsize=6.5, color=DARK)
