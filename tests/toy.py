@@ -89,6 +89,7 @@ def pipo(**changes: Any) -> PIPOCallback:
         "max_progress": None,
         "feedback": "progress",
         "constant": 1.0,
+        "row_fraction": 1.0,
     }
     return PIPOCallback(**{**options, **changes})
 
