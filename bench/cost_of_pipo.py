@@ -2,8 +2,8 @@
 
     python bench/cost_of_pipo.py [--rounds 3] [--iterations 40] [--fractions 1 0.25] [key=value ...]
 
-Prints, for PIPO at each ``pipo.row_fraction`` and for the baseline, the median seconds per iteration by phase,
-their ratio to the baseline's, and sampled tokens per second. Further ``key=value`` arguments go to
+Prints, for PIPO at each ``pipo.row_fraction`` and for the baseline, the median seconds of an iteration by
+phase, their ratio to the baseline's, and sampled tokens per second. Further ``key=value`` arguments go to
 ``train.py``. Only iterations in which every arm but the baseline had a retrospective update are compared.
 """
 
@@ -77,7 +77,9 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3, help="runs of each arm")
     parser.add_argument("--iterations", type=int, default=40, help="of each run")
-    parser.add_argument("--fractions", type=float, nargs="+", default=[1.0], help="values of pipo.row_fraction")
+    parser.add_argument(
+        "--fractions", type=float, nargs="+", default=[1.0], help="values of pipo.row_fraction"
+    )
     options, overrides = parser.parse_known_args()
     arms = [*[f"pipo.row_fraction={fraction}" for fraction in options.fractions], BASELINE]
     show(measure(arms, options.rounds, options.iterations, overrides))

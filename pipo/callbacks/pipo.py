@@ -188,7 +188,6 @@ class PIPOCallback(RolloutCallback):
             sampled_attribution(
                 previous.attribution[rows],
                 previous.response_mask[rows],
-                rows // previous.group_size,
                 self.row_fraction,
                 draws.random(),
             )

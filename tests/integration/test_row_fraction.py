@@ -12,7 +12,6 @@ from pipo.callbacks.base import RolloutCallback
 from pipo.callbacks.checkpoint import IterationCheckpoint
 from pipo.checkpoints import finished_checkpoints
 from pipo.modules.functional.row_sampling import (
-    draw_order,
     inclusion_probabilities,
     row_weights,
     sampled_attribution,
@@ -63,9 +62,8 @@ def test_a_fraction_of_each_mini_batch_is_drawn_and_reweighted():
 def test_the_expected_gradient_of_policy_update_is_that_of_all_rows():
     """Every draw once, weighed by its probability, through packing, denominators and backward passes."""
     batch = policy_batch(prompts=4, group_size=4, width=6)
-    groups = torch.arange(16) // 4
     p = inclusion_probabilities(row_weights(batch.attribution, batch.response_mask), 0.3)
-    ends = p[draw_order(batch.attribution, groups)].cumsum(0) % 1
+    ends = p.cumsum(0) % 1
     edges = torch.cat([torch.tensor([0.0, 1.0], dtype=torch.float64), ends]).sort().values
     steps = [(((a + b) / 2).item(), (b - a).item()) for a, b in edges.unfold(0, 2, 1) if b - a > 1e-9]
 
@@ -78,8 +76,7 @@ def test_the_expected_gradient_of_policy_update_is_that_of_all_rows():
                 )
             )
             draws = [
-                sampled_attribution(batch.attribution, batch.response_mask, groups, 0.3, start)
-                for start, _ in steps
+                sampled_attribution(batch.attribution, batch.response_mask, 0.3, start) for start, _ in steps
             ]
             for attribution in [batch.attribution, *draws]:
                 # At a rate of zero the weights stay.

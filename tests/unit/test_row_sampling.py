@@ -11,7 +11,6 @@ from torch import Tensor
 from pipo.instantiate import instantiate
 from pipo.modules.functional.advantages import group_attribution
 from pipo.modules.functional.row_sampling import (
-    draw_order,
     inclusion_probabilities,
     row_weights,
     sampled_attribution,
@@ -88,24 +87,18 @@ def test_every_row_is_drawn_with_its_probability_and_the_size_is_fixed():
     assert sizes == {3, 4}
 
 
-def test_both_signs_come_in_equal_numbers():
-    """Groups of 8 with 1 to 7 successes: half of a group's absolute attribution is praise, half is blame."""
+def test_groups_with_the_same_total_get_the_same_share():
+    """Groups of 8 with 1 to 7 successes; each has 8 of 56 units, so two of its rows are due at a quarter."""
     rewards = torch.stack([(torch.arange(8) * 3 % 8 < c).double() for c in range(1, 8)])
     attribution = group_attribution((rewards - rewards.mean(1, keepdim=True)).flatten(), 8)[:, None]
-    groups = torch.arange(56) // 8
     mask = torch.ones(56, 1, dtype=torch.bool)
-    order = draw_order(attribution, groups)
-    assert (groups[order] == groups).all()
-    p = inclusion_probabilities(row_weights(attribution, mask), 0.25)
-    for start, _ in draws(p[order]):
-        drawn = sampled_attribution(attribution, mask, groups, 0.25, start).view(7, 8)
-        # At a quarter, two of a group's rows are due: one unit of probability for either sign.
-        assert ((drawn > 0).sum(1) == 1).all()
-        assert ((drawn < 0).sum(1) == 1).all()
+    for start, _ in draws(inclusion_probabilities(row_weights(attribution, mask), 0.25)):
+        drawn = sampled_attribution(attribution, mask, 0.25, start).view(7, 8)
+        assert ((drawn != 0).sum(1) == 2).all()
 
 
-def toy_micro(per_token: bool) -> tuple[MicroBatch, Tensor]:
-    """Four groups of four, one without attribution, in float64; and their group numbers."""
+def toy_micro(per_token: bool) -> MicroBatch:
+    """Four groups of four, one without attribution, in float64."""
     generator = torch.Generator().manual_seed(3)
     rows, width = 16, 5
     lengths = torch.randint(1, width + 1, (rows,), generator=generator)
@@ -117,7 +110,7 @@ def toy_micro(per_token: bool) -> tuple[MicroBatch, Tensor]:
         noise = torch.randn(rows, width, generator=generator, dtype=torch.float64)
         attribution = noise * (attribution != 0)
     ids = torch.randint(0, 7, (rows, width + 1), generator=generator)
-    micro = MicroBatch(
+    return MicroBatch(
         input_ids=ids,
         sequence_mask=torch.nn.functional.pad(mask, (1, 0)),
         response_mask=mask,
@@ -129,7 +122,6 @@ def toy_micro(per_token: bool) -> tuple[MicroBatch, Tensor]:
         teacher_sequence_mask=None,
         value_targets=None,
     )
-    return micro, torch.arange(rows) // 4
 
 
 def test_the_expected_gradient_is_the_whole_one_for_every_algorithm(compose_config):
@@ -139,7 +131,7 @@ def test_the_expected_gradient_is_the_whole_one_for_every_algorithm(compose_conf
     for name in ALGORITHMS:
         cfg = compose_config(f"algo={name}", "output_dir=x")
         objective = instantiate(cfg, "algo.objective")
-        micro, groups = toy_micro(per_token=name == "ppo" or name.startswith("sdpo"))
+        micro = toy_micro(per_token=name == "ppo" or name.startswith("sdpo"))
         coefficient = -0.7 if name == "grpo" else 1.3
 
         def gradient(attribution, micro=micro, objective=objective, coefficient=coefficient):
@@ -157,8 +149,8 @@ def test_the_expected_gradient_is_the_whole_one_for_every_algorithm(compose_conf
         for fraction in (0.6, 0.25):
             p = inclusion_probabilities(row_weights(micro.advantages, micro.response_mask), fraction)
             expected, seen = torch.zeros_like(whole), set()
-            for start, length in draws(p[draw_order(micro.advantages, groups)]):
-                part = sampled_attribution(micro.advantages, micro.response_mask, groups, fraction, start)
+            for start, length in draws(p):
+                part = sampled_attribution(micro.advantages, micro.response_mask, fraction, start)
                 seen.add(tuple((part != 0).any(1).tolist()))
                 expected += length * gradient(part)[0]
             assert len(seen) > 3
@@ -166,7 +158,7 @@ def test_the_expected_gradient_is_the_whole_one_for_every_algorithm(compose_conf
 
 
 def test_attribution_that_is_not_finite_is_left_for_the_optimiser_step_to_refuse():
-    micro, groups = toy_micro(per_token=False)
+    micro = toy_micro(per_token=False)
     attribution = micro.advantages.clone()
     attribution[0, 0] = float("nan")
-    assert sampled_attribution(attribution, micro.response_mask, groups, 0.5, 0.2) is attribution
+    assert sampled_attribution(attribution, micro.response_mask, 0.5, 0.2) is attribution

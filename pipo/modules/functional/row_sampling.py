@@ -50,7 +50,8 @@ def systematic_draw(probabilities: Tensor, start: float) -> Tensor:
     """Bool [N]: rows on whose stretch of the line, p_i long, one of start, start + 1, start + 2, ... falls.
 
     With ``start`` uniform in [0, 1) each row is drawn with probability p_i, and as many rows are drawn as the
-    p_i add up to, rounded down or up. Neighbours exclude each other where they can, so the order stratifies.
+    p_i add up to, rounded down or up. Rows stand group by group, and every group with a signal has the same
+    total attribution, so that each gets its share of the draw.
 
     Args:
         probabilities: float64 [N], in [0, 1].
@@ -60,23 +61,7 @@ def systematic_draw(probabilities: Tensor, start: float) -> Tensor:
     return ticks.diff(prepend=ticks.new_zeros(1)) > 0
 
 
-def draw_order(attribution: Tensor, groups: Tensor) -> Tensor:
-    """int64 [N]: rows group by group, and by attribution from blame to praise inside each.
-
-    Attributions of a group add up to zero. Drawn in this order, rows with either sign come in nearly equal
-    numbers from every stretch of groups, and what their gradients have in common goes on cancelling.
-
-    Args:
-        attribution: [N, R].
-        groups: int64 [N], which group a row belongs to.
-    """
-    by_sign = attribution.double().sum(dim=1).argsort(stable=True)
-    return by_sign[groups[by_sign].argsort(stable=True)]
-
-
-def sampled_attribution(
-    attribution: Tensor, mask: Tensor, groups: Tensor, fraction: float, start: float
-) -> Tensor:
+def sampled_attribution(attribution: Tensor, mask: Tensor, fraction: float, start: float) -> Tensor:
     """The attribution of a few rows, s_i / p_i, and zero for the others; on average it is the whole one.
 
     A loss that is a sum over rows, each positively homogeneous in its attribution (clipped or not, with a
@@ -86,7 +71,6 @@ def sampled_attribution(
     Args:
         attribution: [N, R], 0 on padding.
         mask: bool [N, R].
-        groups: int64 [N], which group a row belongs to.
         fraction: of the rows with attribution to draw, in (0, 1].
         start: the draw, uniform in [0, 1).
 
@@ -98,8 +82,6 @@ def sampled_attribution(
     if not weights.isfinite().all():
         return attribution
     probabilities = inclusion_probabilities(weights, fraction)
-    order = draw_order(attribution, groups)
-    drawn = torch.zeros_like(groups, dtype=torch.bool)
-    drawn[order] = systematic_draw(probabilities[order], start)
+    drawn = systematic_draw(probabilities, start)
     factor = torch.where(drawn, 1 / probabilities, torch.zeros_like(probabilities))
     return attribution * factor[:, None].to(attribution.dtype)
