@@ -90,6 +90,7 @@ def pipo(**changes: Any) -> PIPOCallback:
         "feedback": "progress",
         "constant": 1.0,
         "row_fraction": 1.0,
+        "rows_follow_coefficient": False,
     }
     return PIPOCallback(**{**options, **changes})
 

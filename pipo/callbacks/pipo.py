@@ -60,6 +60,8 @@ class PIPOCallback(RolloutCallback):
         constant: the coefficient of ``constant``.
         row_fraction: share of the rows with attribution that the retrospective update draws and reweights,
             as an unbiased estimate of the update on all of them; 1 is that update itself.
+        rows_follow_coefficient: multiply ``row_fraction`` by min(1, |coefficient|). The estimate's variance
+            is the coefficient's square over the number of rows, so that the rows go where they count.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class PIPOCallback(RolloutCallback):
         feedback: FeedbackKind,
         constant: float,
         row_fraction: float,
+        rows_follow_coefficient: bool,
     ) -> None:
         super().__init__()
         if window < 2:
@@ -90,15 +93,15 @@ class PIPOCallback(RolloutCallback):
             raise ValueError(f"pipo.max_progress must be positive or null, got {max_progress}")
         if not 0 < row_fraction <= 1:
             raise ValueError(f"pipo.row_fraction must lie in (0, 1], got {row_fraction}")
-        if row_fraction < 1 and kl_coef:
+        if kl_coef and (row_fraction < 1 or rows_follow_coefficient):
             raise ValueError(
-                f"pipo.row_fraction={row_fraction} goes with pipo.kl_coef=0 alone: the KL penalty covers "
-                "all rows of the batch, also those that are never drawn"
+                f"pipo.kl_coef={kl_coef} needs pipo.row_fraction=1 and pipo.rows_follow_coefficient=false: "
+                "the penalty covers all rows of the batch, also those that are never drawn"
             )
         self.negative_scale, self.max_progress = negative_scale, max_progress
         self.feedback_kind, self.constant = feedback, constant
         self.lr_scale, self.kl_coef, self.mini_batch = lr_scale, kl_coef, mini_batch
-        self.row_fraction = row_fraction
+        self.row_fraction, self.rows_follow_coefficient = row_fraction, rows_follow_coefficient
         self.history: deque[float] = deque(maxlen=window)
         self.previous: PolicyBatch | None = None
         self._warned = False
@@ -164,7 +167,7 @@ class PIPOCallback(RolloutCallback):
             log.info("iteration %d: no retrospective update, %s", iteration, reason)
             return False
         with module.metrics.timer("retrospective"):
-            attribution = self._drawn(module, previous, iteration)
+            attribution = self._drawn(module, previous, feedback.coefficient, iteration)
             reward = policy_improvement_reward(attribution, feedback.coefficient)
             steps = module.policy_update(
                 previous.reweighted(reward, kl_coef=self.kl_coef),
@@ -174,13 +177,18 @@ class PIPOCallback(RolloutCallback):
             )
         return steps > 0
 
-    def _drawn(self, module: PolicyModule, previous: PolicyBatch, iteration: int) -> Tensor:
+    def _drawn(
+        self, module: PolicyModule, previous: PolicyBatch, coefficient: float, iteration: int
+    ) -> Tensor:
         """The attribution, or an unbiased estimate of it that leaves most rows out.
 
         Every optimiser step has a draw of its own: its gradient is right on average at the weights it meets,
         though these depend on the draws before it. A rank that draws nothing takes part without rows.
         """
-        if self.row_fraction == 1:
+        fraction = self.row_fraction
+        if self.rows_follow_coefficient:
+            fraction *= min(1.0, abs(coefficient))
+        if fraction == 1:
             return previous.attribution
         size = module.own_mini_batch(self.mini_batch or module.batching.mini_batch)
         draws = random.Random(derive_seed(module.seed, _ROWS, iteration, world()[0]))
@@ -188,7 +196,7 @@ class PIPOCallback(RolloutCallback):
             sampled_attribution(
                 previous.attribution[rows],
                 previous.response_mask[rows],
-                self.row_fraction,
+                fraction,
                 draws.random(),
             )
             for rows in mini_batches(len(previous), size)

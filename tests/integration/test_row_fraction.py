@@ -59,6 +59,24 @@ def test_a_fraction_of_each_mini_batch_is_drawn_and_reweighted():
     assert len(patterns) > 1
 
 
+def test_rows_follow_the_coefficient():
+    """At lambda = 0.1 every drop of the toy has a coefficient below 1, some rise one above."""
+    updates, record = RecordUpdates(), toy.Record()
+    toy.fit(toy.module(), [updates, record, toy.pipo(row_fraction=0.8, rows_follow_coefficient=True)], 12)
+    made = retrospective(updates, record)
+    sizes = {min(1.0, abs(coefficient)) for _, coefficient, *_ in made}
+    assert min(sizes) < 0.5
+    assert max(sizes) == 1
+    for _, coefficient, previous, batch in made:
+        fraction = 0.8 * min(1.0, abs(coefficient))
+        due = fraction * int((previous.attribution != 0).any(dim=1).sum())
+        drawn = (batch.advantages != 0).any(dim=1)
+        assert math.floor(due) <= int(drawn.sum()) <= math.ceil(due)
+        p = inclusion_probabilities(row_weights(previous.attribution, previous.response_mask), fraction)
+        expected = coefficient * previous.attribution[drawn] / p[drawn, None]
+        torch.testing.assert_close(batch.advantages[drawn], expected.float(), rtol=1e-5, atol=0)
+
+
 def test_the_expected_gradient_of_policy_update_is_that_of_all_rows():
     """Every draw once, weighed by its probability, through packing, denominators and backward passes."""
     batch = policy_batch(prompts=4, group_size=4, width=6)
