@@ -1,6 +1,6 @@
 """What the closed loop costs: the same run with and without PIPO, in turn, on this machine.
 
-    python bench/cost_of_pipo.py [--rounds 3] [--iterations 40] [--fractions 1 0.25] [key=value ...]
+    python bench/cost_of_pipo.py [--rounds 3] [--iterations 40] [--fractions 1,0.25] [key=value ...]
 
 Prints, for PIPO at each ``pipo.row_fraction`` and for the baseline, the median seconds of an iteration by
 phase, their ratio to the baseline's, and sampled tokens per second. Further ``key=value`` arguments go to
@@ -41,7 +41,7 @@ def measure(
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(rounds):
             rows = {
-                arm: run(arm, iterations, overrides, Path(scratch) / f"{arm}{number}")
+                arm: run(arm, iterations, overrides, Path(scratch) / f"{arms.index(arm)}-{number}")
                 for arm in (arms if number % 2 == 0 else arms[::-1])
             }
             looped = [rows[arm] for arm in arms if arm != BASELINE]
@@ -77,11 +77,9 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3, help="runs of each arm")
     parser.add_argument("--iterations", type=int, default=40, help="of each run")
-    parser.add_argument(
-        "--fractions", type=float, nargs="+", default=[1.0], help="values of pipo.row_fraction"
-    )
+    parser.add_argument("--fractions", default="1", help="values of pipo.row_fraction, with commas between")
     options, overrides = parser.parse_known_args()
-    arms = [*[f"pipo.row_fraction={fraction}" for fraction in options.fractions], BASELINE]
+    arms = [*[f"pipo.row_fraction={fraction}" for fraction in options.fractions.split(",")], BASELINE]
     show(measure(arms, options.rounds, options.iterations, overrides))
 
 
