@@ -56,7 +56,7 @@ def show(kept: dict[str, list[dict[str, float]]]) -> None:
     table = Table(title=f"median of {len(kept[BASELINE])} iterations each, seconds (times the baseline's)")
     table.add_column("")
     for arm in kept:
-        table.add_column(arm, justify="right")
+        table.add_column(arm, justify="right", overflow="fold")
     median = {
         arm: {p: statistics.median(row.get(f"time/{p}", 0.0) for row in rows) for p in PHASES}
         for arm, rows in kept.items()
