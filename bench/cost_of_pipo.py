@@ -1,10 +1,10 @@
 """What the closed loop costs: the same run with and without PIPO, in turn, on this machine.
 
-    python bench/cost_of_pipo.py [--rounds 3] [--iterations 40] [key=value ...]
+    python bench/cost_of_pipo.py [--rounds 3] [--iterations 40] [--fractions 1,0.25] [key=value ...]
 
-Prints, for both, the median seconds per iteration by phase and tokens per second, and the ratio of the two.
-Further ``key=value`` arguments go to ``train.py``. Only iterations in which PIPO was applied are compared,
-with the same iterations of the baseline.
+Prints, for PIPO at each ``pipo.row_fraction`` and for the baseline, the median seconds of an iteration by
+phase, their ratio to the baseline's, and sampled tokens per second. Further ``key=value`` arguments go to
+``train.py``. Only iterations in which every arm but the baseline had a retrospective update are compared.
 """
 
 from __future__ import annotations
@@ -22,30 +22,52 @@ from rich.table import Table
 
 ROOT = Path(__file__).parent.parent
 PHASES = ("generate", "score", "annotate", "retrospective", "update", "sync", "iteration")
-ARMS = ("default", "none")
+BASELINE = "pipo=none"
 
 
 def run(arm: str, iterations: int, overrides: list[str], folder: Path) -> list[dict[str, float]]:
     """One short run without evaluations to speak of; its metrics."""
-    command = [sys.executable, str(ROOT / "train.py"), f"pipo={arm}", f"iterations={iterations}"]
+    command = [sys.executable, str(ROOT / "train.py"), arm, f"iterations={iterations}"]
     quick = ["evaluation.problems=8", "curve.every=1000000", f"output_dir={folder}"]
     subprocess.run([*command, *quick, *overrides], check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def measure(rounds: int, iterations: int, overrides: list[str]) -> dict[str, list[dict[str, float]]]:
-    """Rows of both arms at the iterations that count, over all rounds; the arms take turns."""
-    kept: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
+def measure(
+    arms: list[str], rounds: int, iterations: int, overrides: list[str]
+) -> dict[str, list[dict[str, float]]]:
+    """Rows of all arms at the iterations that count, over all rounds; the arms take turns."""
+    kept: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(rounds):
             rows = {
-                arm: run(arm, iterations, overrides, Path(scratch) / f"{arm}{number}")
-                for arm in (ARMS if number % 2 == 0 else ARMS[::-1])
+                arm: run(arm, iterations, overrides, Path(scratch) / f"{arms.index(arm)}-{number}")
+                for arm in (arms if number % 2 == 0 else arms[::-1])
             }
-            applied = [i for i, row in enumerate(rows["default"]) if row["pipo/applied"] == 1]
-            for arm in ARMS:
+            looped = [rows[arm] for arm in arms if arm != BASELINE]
+            applied = [i for i in range(iterations) if all(each[i]["pipo/applied"] == 1 for each in looped)]
+            for arm in arms:
                 kept[arm] += [rows[arm][i] for i in applied]
     return kept
+
+
+def show(kept: dict[str, list[dict[str, float]]]) -> None:
+    """Print the table."""
+    table = Table(title=f"median of {len(kept[BASELINE])} iterations each, seconds (times the baseline's)")
+    table.add_column("")
+    for arm in kept:
+        table.add_column(arm, justify="right", overflow="fold")
+    median = {
+        arm: {p: statistics.median(row.get(f"time/{p}", 0.0) for row in rows) for p in PHASES}
+        for arm, rows in kept.items()
+    }
+    for phase in PHASES:
+        base = median[BASELINE][phase]
+        values = [median[arm][phase] for arm in kept]
+        table.add_row(phase, *[f"{v:.4f} ({v / base:.2f})" if base else f"{v:.4f}" for v in values])
+    speed = [statistics.median(row["train/tokens_per_second"] for row in rows) for rows in kept.values()]
+    table.add_row("sampled tokens / s", *[f"{each:,.0f}" for each in speed])
+    Console().print(table)
 
 
 def main() -> None:
@@ -55,27 +77,10 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3, help="runs of each arm")
     parser.add_argument("--iterations", type=int, default=40, help="of each run")
+    parser.add_argument("--fractions", default="1", help="values of pipo.row_fraction, with commas between")
     options, overrides = parser.parse_known_args()
-    kept = measure(options.rounds, options.iterations, overrides)
-    table = Table(title=f"median of {len(kept['none'])} iterations each, seconds")
-    for heading in ("", "pipo=default", "share", "pipo=none", "share", "ratio"):
-        table.add_column(heading, justify="right" if heading else "left")
-    median = {
-        arm: {p: statistics.median(row.get(f"time/{p}", 0.0) for row in rows) for p in PHASES}
-        for arm, rows in kept.items()
-    }
-    for phase in PHASES:
-        cells = [phase]
-        for arm in ARMS:
-            value = median[arm][phase]
-            cells += [f"{value:.4f}", f"{value / median[arm]['iteration']:.0%}"]
-        both = [median[arm][phase] for arm in ARMS]
-        table.add_row(*cells, f"{both[0] / both[1]:.2f}" if min(both) > 0 else "")
-    console = Console()
-    console.print(table)
-    for arm in ARMS:
-        speed = statistics.median(row["train/tokens_per_second"] for row in kept[arm])
-        console.print(f"pipo={arm}: {speed:,.0f} sampled tokens per second of the whole iteration")
+    arms = [*[f"pipo.row_fraction={fraction}" for fraction in options.fractions.split(",")], BASELINE]
+    show(measure(arms, options.rounds, options.iterations, overrides))
 
 
 if __name__ == "__main__":

@@ -89,6 +89,8 @@ def pipo(**changes: Any) -> PIPOCallback:
         "max_progress": None,
         "feedback": "progress",
         "constant": 1.0,
+        "row_fraction": 1.0,
+        "rows_follow_coefficient": False,
     }
     return PIPOCallback(**{**options, **changes})
 

@@ -8,14 +8,18 @@ through the base objective's own ratio, clipping and aggregation.
 from __future__ import annotations
 
 import logging
+import random
 from collections import deque
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+import torch
+from torch import Tensor
 
 from pipo.callbacks.base import IterationStats, RolloutCallback
 from pipo.errors import ConfigError
-from pipo.modules.distributed import derive_seed, gather, own_part
+from pipo.modules.batching import mini_batches
+from pipo.modules.distributed import derive_seed, gather, own_part, world
 from pipo.modules.functional.progress import (
     Feedback,
     policy_improvement_feedback,
@@ -23,6 +27,7 @@ from pipo.modules.functional.progress import (
     with_random_sign,
     without_feedback,
 )
+from pipo.modules.functional.row_sampling import sampled_attribution
 from pipo.modules.policy_module import PolicyModule
 from pipo.records import PolicyBatch, Rollouts
 
@@ -34,8 +39,9 @@ UNUSUAL_PROGRESS = 10.0
 
 FeedbackKind = Literal["progress", "constant", "random_sign"]
 
-# Distinguishes this use of the run's seed from the others.
+# Distinguish these uses of the run's seed from the others.
 _SIGN = 5
+_ROWS = 6
 
 
 class PIPOCallback(RolloutCallback):
@@ -52,6 +58,10 @@ class PIPOCallback(RolloutCallback):
         feedback: what the coefficient follows: ``progress`` is the method; ``constant`` and ``random_sign``
             are controls, the same extra update without what the feedback knows.
         constant: the coefficient of ``constant``.
+        row_fraction: share of the rows with attribution that the retrospective update draws and reweights,
+            as an unbiased estimate of the update on all of them; 1 is that update itself.
+        rows_follow_coefficient: multiply ``row_fraction`` by min(1, |coefficient|). The estimate's variance
+            is the coefficient's square over the number of rows, so that the rows go where they count.
     """
 
     def __init__(
@@ -65,6 +75,8 @@ class PIPOCallback(RolloutCallback):
         max_progress: float | None,
         feedback: FeedbackKind,
         constant: float,
+        row_fraction: float,
+        rows_follow_coefficient: bool,
     ) -> None:
         super().__init__()
         if window < 2:
@@ -79,9 +91,17 @@ class PIPOCallback(RolloutCallback):
             raise ValueError(f"pipo.mini_batch must be >= 1 or null, got {mini_batch}")
         if max_progress is not None and not max_progress > 0:
             raise ValueError(f"pipo.max_progress must be positive or null, got {max_progress}")
+        if not 0 < row_fraction <= 1:
+            raise ValueError(f"pipo.row_fraction must lie in (0, 1], got {row_fraction}")
+        if kl_coef and (row_fraction < 1 or rows_follow_coefficient):
+            raise ValueError(
+                f"pipo.kl_coef={kl_coef} needs pipo.row_fraction=1 and pipo.rows_follow_coefficient=false: "
+                "the penalty covers all rows of the batch, also those that are never drawn"
+            )
         self.negative_scale, self.max_progress = negative_scale, max_progress
         self.feedback_kind, self.constant = feedback, constant
         self.lr_scale, self.kl_coef, self.mini_batch = lr_scale, kl_coef, mini_batch
+        self.row_fraction, self.rows_follow_coefficient = row_fraction, rows_follow_coefficient
         self.history: deque[float] = deque(maxlen=window)
         self.previous: PolicyBatch | None = None
         self._warned = False
@@ -146,8 +166,9 @@ class PIPOCallback(RolloutCallback):
             # Nothing is computed and nothing stepped: weights and optimiser state stay as they are.
             log.info("iteration %d: no retrospective update, %s", iteration, reason)
             return False
-        reward = policy_improvement_reward(previous.attribution, feedback.coefficient)
         with module.metrics.timer("retrospective"):
+            attribution = self._drawn(module, previous, feedback.coefficient, iteration)
+            reward = policy_improvement_reward(attribution, feedback.coefficient)
             steps = module.policy_update(
                 previous.reweighted(reward, kl_coef=self.kl_coef),
                 prefix="pipo",
@@ -155,6 +176,32 @@ class PIPOCallback(RolloutCallback):
                 mini_batch=self.mini_batch,
             )
         return steps > 0
+
+    def _drawn(
+        self, module: PolicyModule, previous: PolicyBatch, coefficient: float, iteration: int
+    ) -> Tensor:
+        """The attribution, or an unbiased estimate of it that leaves most rows out.
+
+        Every optimiser step has a draw of its own: its gradient is right on average at the weights it meets,
+        though these depend on the draws before it. A rank that draws nothing takes part without rows.
+        """
+        fraction = self.row_fraction
+        if self.rows_follow_coefficient:
+            fraction *= min(1.0, abs(coefficient))
+        if fraction == 1:
+            return previous.attribution
+        size = module.own_mini_batch(self.mini_batch or module.batching.mini_batch)
+        draws = random.Random(derive_seed(module.seed, _ROWS, iteration, world()[0]))
+        parts = [
+            sampled_attribution(
+                previous.attribution[rows],
+                previous.response_mask[rows],
+                fraction,
+                draws.random(),
+            )
+            for rows in mini_batches(len(previous), size)
+        ]
+        return torch.cat(parts)
 
     def _report(self, module: PolicyModule, feedback: Feedback) -> None:
         module.metrics.add("pipo/history_mean", feedback.history_mean)

@@ -38,6 +38,7 @@ MORE = [
     "fsdp:sdpo_official:default:resume",
 ]
 BFLOAT16 = ["ddp:grpo:default:bfloat16", "fsdp:ppo:default:bfloat16"]
+FRACTION = ["ddp:grpo:default:fraction", "fsdp:grpo:default:fraction"]
 
 
 def start_both(out: Path, names: list[str]) -> None:
@@ -64,7 +65,7 @@ def start_both(out: Path, names: list[str]) -> None:
 @pytest.fixture(scope="module")
 def fast(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("fast")
-    start_both(out, [*FAST, *BFLOAT16])
+    start_both(out, [*FAST, *BFLOAT16, *FRACTION])
     return out
 
 
@@ -141,6 +142,16 @@ def test_ranks_are_alike_in_bfloat16_and_weights_stay_float32(fast, name):
     ratio = metrics[0]["policy/grad_norm"] / exact.metrics[0]["policy/grad_norm"]
     assert ratio == pytest.approx(1, rel=0.05)
     assert ratio != 1
+
+
+@pytest.mark.parametrize("name", FRACTION)
+def test_ranks_that_draw_their_own_rows_stay_alike(fast, name):
+    """A fifth of at most four rows: in most optimiser steps some rank, or both, has none and passes idly."""
+    assert_ranks_are_alike(fast, name)
+    for metrics in both(fast, name)[0][1][2:]:
+        assert metrics["pipo/applied"] == 1
+        assert 0 < metrics["pipo/trained_rows"] <= 0.25
+        assert metrics["pipo/grad_norm"] > 0
 
 
 def test_some_rank_had_nothing_to_learn_from(fast):

@@ -4,7 +4,8 @@ python two_ranks.py OUT CASE...
 
 A case is strategy:objective:pipo[:further], for example fsdp:grpo:default. Further is ``local`` to sample
 from the weights themselves, ``export`` to save the model at the end, ``resume`` to save in the middle and go
-on from there in a new trainer, or ``bfloat16`` to compute in that. The program is started twice, with
+on from there in a new trainer, ``bfloat16`` to compute in that, or ``fraction`` for retrospective updates on
+a few rows. The program is started twice, with
 LOCAL_RANK 0 and 1; importing takes longer than a case, so one start runs many.
 """
 
@@ -208,7 +209,8 @@ def fit(
     whole = Whole()
     more = [*more, UnevenSampling()] if local else more
     callbacks: list[pl.Callback] = [TeacherAverage(weight=0.05)] if algorithm == "sdpo_official" else []
-    callbacks += [toy.pipo(window=2)] if pipo == "default" else []
+    row_fraction = 0.2 if "fraction" in further else 1.0
+    callbacks += [toy.pipo(window=2, row_fraction=row_fraction)] if pipo == "default" else []
     hardware = Hardware(
         accelerator="cpu", devices=ranks, num_nodes=1, strategy="single" if ranks == 1 else strategy
     )
