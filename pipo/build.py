@@ -362,7 +362,7 @@ def build_callbacks(
         construct(
             SampleLog,
             cfg,
-            {"every": "samples.every", "prompts": "samples.prompts"},
+            {name: f"samples.{name}" for name in ("every", "prompts", "table_characters")},
             path=str(folder / "samples.jsonl"),
             start=start,
         ),

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipo.errors import ConfigError, RunFailed, RunStopped
 from pipo.processes import given_folder, leads, started_together
-from pipo.sweep import job_name
+from pipo.sweep import JOB_TYPE, SWEEP_GROUP, job_name
 
 Value = TypeVar("Value")
 CONF = Path(__file__).parent.parent / "conf"
@@ -44,7 +44,13 @@ def register_resolvers() -> None:
         return not os.environ.get("WANDB_API_KEY")
 
     def sweep_group() -> str | None:
-        return os.environ.get("PIPO_SWEEP_GROUP")
+        return os.environ.get(SWEEP_GROUP)
+
+    def run_label(alone: str, folder: str) -> str:
+        return alone if sweep_group() is None else Path(folder).name
+
+    def job_type(alone: str) -> str:
+        return os.environ.get(JOB_TYPE, alone)
 
     def data_file(folder: str | None, stem: str) -> str | None:
         if folder is None:
@@ -53,7 +59,8 @@ def register_resolvers() -> None:
         # Of none, the first name goes on, so that whoever reads it says that there is no such file.
         return str(next((file for file in found if file.is_file()), found[0]))
 
-    for function in (data_file, divide, run_folder, wandb_offline, sweep_group, job_name):
+    plain = (data_file, divide, run_folder, wandb_offline, sweep_group, run_label, job_type, job_name)
+    for function in plain:
         OmegaConf.register_new_resolver(f"pipo.{function.__name__}", function, replace=True)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +20,21 @@ from pipo.files import replace_text
 
 _LOG = logging.getLogger(__name__)
 
+RUN_FILE = "wandb_run.json"
+ITERATION = "iteration"
+# What W&B shows of a metric beside its newest value; it takes the newest alone of all others.
+SUMMARIES = {
+    "eval/pass@1": "max,last",
+    "train/reward": "max,last",
+    "train/accuracy": "max,last",
+    "rollout/logprob_diff_max": "max,last",
+    "policy/grad_norm": "max,last",
+    "policy/skipped_steps": "mean,max",
+    "pipo/applied": "mean,last",
+    "pipo/sign_agreement": "mean,last",
+    "time/iteration": "mean,last",
+}
+
 
 class WandbRunLogger(WandbLogger):
     """One W&B run per run folder, however often it is resumed; without its server the run goes on offline.
@@ -26,24 +43,44 @@ class WandbRunLogger(WandbLogger):
     resumed run makes again do not appear twice.
 
     Args:
-        save_dir: the run folder; ``wandb_id.txt`` there names the W&B run.
+        save_dir: the run folder; ``wandb_run.json`` there names the W&B run.
+        name: of the run; like the next two, what the first start of a run says counts for all later ones.
+        group: runs that belong together, a sweep or a study; None for a run by itself.
+        job_type: what kind of run within its group.
         init_timeout: seconds to wait for the server at the start.
         finish_timeout: seconds to wait at the end for what is not uploaded yet; it stays on the disk.
         **options: Lightning's own.
     """
 
-    def __init__(self, *, save_dir: str, init_timeout: float, finish_timeout: float, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        save_dir: str,
+        name: str,
+        group: str | None,
+        job_type: str,
+        init_timeout: float,
+        finish_timeout: float,
+        **options: Any,
+    ) -> None:
         settings = wandb.Settings(init_timeout=init_timeout, finish_timeout=finish_timeout)
         super().__init__(save_dir=save_dir, settings=settings, **options)
         self.folder = Path(save_dir)
+        self._described = False
+        self._place = {"name": name, "group": group, "job_type": job_type}
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
         """The W&B run, begun or gone on with at the first use."""
-        if self._experiment is not None:
-            return super().experiment
-        self._wandb_init["id"] = self._id = self._run_id()
+        if self._experiment is None:
+            self._wandb_init |= self._identity()
+            self._id = self._wandb_init["id"]
+            return self._begin()
+        return super().experiment
+
+    def _begin(self) -> Any:
+        """The run, offline where its server does not answer."""
         if self._offline:
             return super().experiment
         try:
@@ -59,18 +96,33 @@ class WandbRunLogger(WandbLogger):
         self._offline, self._wandb_init["mode"] = True, "offline"
         return super().experiment
 
-    def _run_id(self) -> str:
-        """The name that ties all parts of the run together; made by the first of them."""
-        path = self.folder / "wandb_id.txt"
+    def _identity(self) -> dict[str, str | None]:
+        """What ties all parts of the run together; settled by the first of them.
+
+        An agent of a W&B sweep has chosen the id already.
+        """
+        path = self.folder / RUN_FILE
         if not path.exists():
-            replace_text(path, secrets.token_hex(4) + "\n")
-        return path.read_text(encoding="utf-8").strip()
+            chosen = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+            replace_text(path, json.dumps({"id": chosen, **self._place}, indent=2) + "\n")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def _describe_metrics(self) -> None:
+        """Every metric is drawn over the iteration; some have more in the run's summary than the newest."""
+        if self._described:
+            return
+        self._described, run = True, self.experiment
+        run.define_metric(ITERATION, hidden=True)
+        run.define_metric("*", step_metric=ITERATION, step_sync=False)
+        for name, summary in SUMMARIES.items():
+            run.define_metric(name, step_metric=ITERATION, step_sync=False, summary=summary)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Send one row."""
+        self._describe_metrics()
         # Committed at once: the row of the newest checkpoint must not wait for the iteration after it.
-        self.experiment.log({**metrics, "trainer/global_step": step}, step=step, commit=True)
+        self.experiment.log({ITERATION: step, **metrics}, step=step, commit=True)
 
     @rank_zero_only
     def log_table(

@@ -25,9 +25,23 @@ _COLUMNS = [
     "reference",
     "answer",
     "reward",
+    "advantage",
     "tokens",
     "finished",
 ]
+# W&B's table: its column -> that of the file. Rows of one group are the responses to one prompt.
+_TABLE = {
+    "iteration": "iteration",
+    "group": "uid",
+    "prompt": "prompt",
+    "response": "response",
+    "reference": "reference",
+    "answer": "answer",
+    "reward": "reward",
+    "advantage": "advantage",
+    "length": "tokens",
+    "finished": "finished",
+}
 
 
 class SampleLog(RolloutCallback):
@@ -37,14 +51,18 @@ class SampleLog(RolloutCallback):
         path: JSON-lines file that grows.
         every: iterations between two entries.
         prompts: how many prompts, each with all of its responses.
+        table_characters: longer texts are cut in W&B's table; the file has all of them.
         start: first iteration of this program; entries from there on are left over from lost work.
     """
 
-    def __init__(self, *, path: str, every: int, prompts: int, start: int) -> None:
+    def __init__(self, *, path: str, every: int, prompts: int, table_characters: int, start: int) -> None:
         super().__init__()
         if every < 1 or prompts < 1:
             raise ValueError(f"samples.every and samples.prompts must be >= 1, got {every} and {prompts}")
+        if table_characters < 1:
+            raise ValueError(f"samples.table_characters must be >= 1, got {table_characters}")
         self.path, self.every, self.prompts, self.start = Path(path), every, prompts, start
+        self.table_characters = table_characters
 
     @rank_zero_only
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -73,23 +91,29 @@ class SampleLog(RolloutCallback):
         """Append the entries; a line is complete once it is in the file."""
         if stats.iteration % self.every:
             return
-        rows = self._rows(module, rollouts, stats.iteration)
+        rows = self._rows(module, rollouts, batch, stats.iteration)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_table(
-                    "samples",
-                    columns=_COLUMNS,
-                    data=[list(row.values()) for row in rows],
-                    step=stats.iteration,
-                )
+                table = [[self._cut(row[name]) for name in _TABLE.values()] for row in rows]
+                logger.log_table("samples", columns=list(_TABLE), data=table, step=stats.iteration)
 
-    def _rows(self, module: PolicyModule, rollouts: Rollouts, iteration: int) -> list[dict[str, Any]]:
+    def _cut(self, value: Any) -> Any:
+        """A text as long as the table takes it, with a word on what is missing."""
+        if not isinstance(value, str) or len(value) <= self.table_characters:
+            return value
+        return f"{value[: self.table_characters]} [+{len(value) - self.table_characters} characters]"
+
+    def _rows(
+        self, module: PolicyModule, rollouts: Rollouts, batch: PolicyBatch, iteration: int
+    ) -> list[dict[str, Any]]:
         count = min(self.prompts, len(rollouts.prompts)) * rollouts.group_size
         lengths: list[int] = rollouts.completions.lengths.tolist()
+        # Of a response: the mean over its tokens, which are alike for every method without a critic.
+        advantages = (batch.advantages.sum(dim=1) / batch.response_mask.sum(dim=1).clamp(min=1)).tolist()
         rows = []
         for i in range(count):
             which = i // rollouts.group_size
@@ -103,6 +127,7 @@ class SampleLog(RolloutCallback):
                 example.answer,
                 verdict.answer,
                 verdict.score,
+                round(advantages[i], 6),
                 lengths[i],
                 bool(rollouts.completions.finished[i]),
             )

@@ -330,7 +330,7 @@ def test_wandb_works_offline_without_an_account(tmp_path):
     code, _, err = run("train.py", *arguments, cwd=tmp_path)
     assert code == 0, err
     (offline,) = (folder / "wandb").glob("offline-run-*")
-    assert offline.name.endswith((folder / "wandb_id.txt").read_text().strip())
+    assert offline.name.endswith(json.loads((folder / "wandb_run.json").read_text())["id"])
     assert list(offline.glob("run-*.wandb"))
     assert len(rows(folder)) == 2
 
