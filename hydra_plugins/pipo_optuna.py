@@ -11,7 +11,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
@@ -50,7 +50,7 @@ class OptunaSweeper(Sweeper):
     def __init__(
         self,
         *,
-        direction: str,
+        direction: Literal["maximize", "minimize"],
         n_trials: int,
         n_jobs: int,
         startup_trials: int,
@@ -62,8 +62,8 @@ class OptunaSweeper(Sweeper):
         self.direction, self.n_trials, self.n_jobs = direction, n_trials, n_jobs
         self.startup_trials, self.seed = startup_trials, seed
         self.study_name, self.storage, self.params = study_name, storage, params
-        self.config: DictConfig
-        self.launcher: Launcher
+        self.config: DictConfig | None = None
+        self.launcher: Launcher | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra before :meth:`sweep`."""
@@ -80,6 +80,7 @@ class OptunaSweeper(Sweeper):
             raise ConfigCompositionException(
                 'hydra/sweeper=optuna: optuna is missing; pip install ".[search]"'
             ) from error
+        assert self.config is not None
         fixed, space = split(arguments, self.params)
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,9 +101,7 @@ class OptunaSweeper(Sweeper):
         while (left := self.n_trials - len(ended(study))) > 0:
             self._launch(study, [self._ask(study, space) for _ in range(min(left, self.n_jobs))], fixed)
             write_results(study, folder)
-        print(
-            f"study {study.study_name}: {len(ended(study))} trials, see {folder / 'optimization_results.yaml'}"
-        )
+        print(f"study {self.study_name}: {len(ended(study))} trials, see {folder / RESULTS_FILE}")
 
     def _ask(self, study: optuna.Study, space: dict[str, BaseDistribution]) -> optuna.Trial:
         """The next trial."""
@@ -118,6 +117,7 @@ class OptunaSweeper(Sweeper):
         """Run trials as jobs and tell the study what came out."""
         from optuna.trial import TrialState
 
+        assert self.launcher is not None
         jobs = [[*fixed, *(f"{key}={value}" for key, value in trial.params.items())] for trial in trials]
         for trial, job in zip(
             trials, self.launcher.launch(jobs, initial_job_idx=trials[0].number), strict=True

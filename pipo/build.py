@@ -362,7 +362,7 @@ def build_callbacks(
         construct(
             SampleLog,
             cfg,
-            {name: f"samples.{name}" for name in ("every", "prompts", "table_characters")},
+            {"every": "samples.every", "prompts": "samples.prompts"},
             path=str(folder / "samples.jsonl"),
             start=start,
         ),

@@ -52,6 +52,9 @@ def register_resolvers() -> None:
     def job_type(alone: str) -> str:
         return os.environ.get(JOB_TYPE, alone)
 
+    def tags(*names: str) -> list[str]:
+        return [*names]
+
     def data_file(folder: str | None, stem: str) -> str | None:
         if folder is None:
             return None
@@ -59,8 +62,9 @@ def register_resolvers() -> None:
         # Of none, the first name goes on, so that whoever reads it says that there is no such file.
         return str(next((file for file in found if file.is_file()), found[0]))
 
-    plain = (data_file, divide, run_folder, wandb_offline, sweep_group, run_label, job_type, job_name)
-    for function in plain:
+    plain = (data_file, divide, run_folder, wandb_offline, job_name)
+    in_wandb = (sweep_group, run_label, job_type, tags)
+    for function in (*plain, *in_wandb):
         OmegaConf.register_new_resolver(f"pipo.{function.__name__}", function, replace=True)
 
 

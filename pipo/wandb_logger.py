@@ -47,6 +47,7 @@ class WandbRunLogger(WandbLogger):
         name: of the run; like the next two, what the first start of a run says counts for all later ones.
         group: runs that belong together, a sweep or a study; None for a run by itself.
         job_type: what kind of run within its group.
+        table_characters: longer texts are cut in tables.
         init_timeout: seconds to wait for the server at the start.
         finish_timeout: seconds to wait at the end for what is not uploaded yet; it stays on the disk.
         **options: Lightning's own.
@@ -59,13 +60,16 @@ class WandbRunLogger(WandbLogger):
         name: str,
         group: str | None,
         job_type: str,
+        table_characters: int,
         init_timeout: float,
         finish_timeout: float,
         **options: Any,
     ) -> None:
         settings = wandb.Settings(init_timeout=init_timeout, finish_timeout=finish_timeout)
         super().__init__(save_dir=save_dir, settings=settings, **options)
-        self.folder = Path(save_dir)
+        if table_characters < 1:
+            raise ValueError(f"table_characters must be >= 1, got {table_characters}")
+        self.folder, self.table_characters = Path(save_dir), table_characters
         self._described = False
         self._place = {"name": name, "group": group, "job_type": job_type}
 
@@ -76,25 +80,24 @@ class WandbRunLogger(WandbLogger):
         if self._experiment is None:
             self._wandb_init |= self._identity()
             self._id = self._wandb_init["id"]
-            return self._begin()
-        return super().experiment
+            self._experiment = self._begin()
+        return self._experiment
 
     def _begin(self) -> Any:
-        """The run, offline where its server does not answer."""
-        if self._offline:
-            return super().experiment
-        try:
-            return super().experiment
-        except CommError as error:
-            _LOG.warning(
-                "W&B cannot be reached (%s); this run is logged offline and can be uploaded with "
-                "wandb sync %s",
-                str(error).splitlines()[0],
-                self.folder / "wandb" / "offline-run-*",
-            )
-        wandb.teardown()  # the failed attempt still holds the run's name
-        self._offline, self._wandb_init["mode"] = True, "offline"
-        return super().experiment
+        """Start the run; Lightning's own way would make the optimiser step the x axis of every metric."""
+        if not self._offline:
+            try:
+                return wandb.init(**self._wandb_init)
+            except CommError as error:
+                _LOG.warning(
+                    "W&B cannot be reached (%s); this run is logged offline and can be uploaded with "
+                    "wandb sync %s",
+                    str(error).splitlines()[0],
+                    self.folder / "wandb" / "offline-run-*",
+                )
+            wandb.teardown()  # the failed attempt still holds the run's name
+            self._offline = True
+        return wandb.init(**self._wandb_init, mode="offline")
 
     def _identity(self) -> dict[str, str | None]:
         """What ties all parts of the run together; settled by the first of them.
@@ -129,13 +132,20 @@ class WandbRunLogger(WandbLogger):
         self,
         key: str,
         columns: list[Any] | None = None,
-        data: list[Any] | None = None,
+        data: list[list[Any]] | None = None,
         dataframe: Any = None,
         step: int | None = None,
     ) -> None:
         """Send a table that becomes part of the row of its iteration."""
-        table = wandb.Table(columns=columns, data=data, dataframe=dataframe)
+        cut = None if data is None else [[self._cut(value) for value in row] for row in data]
+        table = wandb.Table(columns=columns, data=cut, dataframe=dataframe)
         self.experiment.log({key: table}, step=step, commit=False)
+
+    def _cut(self, value: Any) -> Any:
+        """A text as long as a table takes it, with a word on what is missing."""
+        if not isinstance(value, str) or len(value) <= self.table_characters:
+            return value
+        return f"{value[: self.table_characters]} [+{len(value) - self.table_characters} characters]"
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

@@ -51,18 +51,14 @@ class SampleLog(RolloutCallback):
         path: JSON-lines file that grows.
         every: iterations between two entries.
         prompts: how many prompts, each with all of its responses.
-        table_characters: longer texts are cut in W&B's table; the file has all of them.
         start: first iteration of this program; entries from there on are left over from lost work.
     """
 
-    def __init__(self, *, path: str, every: int, prompts: int, table_characters: int, start: int) -> None:
+    def __init__(self, *, path: str, every: int, prompts: int, start: int) -> None:
         super().__init__()
         if every < 1 or prompts < 1:
             raise ValueError(f"samples.every and samples.prompts must be >= 1, got {every} and {prompts}")
-        if table_characters < 1:
-            raise ValueError(f"samples.table_characters must be >= 1, got {table_characters}")
         self.path, self.every, self.prompts, self.start = Path(path), every, prompts, start
-        self.table_characters = table_characters
 
     @rank_zero_only
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -98,14 +94,8 @@ class SampleLog(RolloutCallback):
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                table = [[self._cut(row[name]) for name in _TABLE.values()] for row in rows]
+                table = [[row[name] for name in _TABLE.values()] for row in rows]
                 logger.log_table("samples", columns=list(_TABLE), data=table, step=stats.iteration)
-
-    def _cut(self, value: Any) -> Any:
-        """A text as long as the table takes it, with a word on what is missing."""
-        if not isinstance(value, str) or len(value) <= self.table_characters:
-            return value
-        return f"{value[: self.table_characters]} [+{len(value) - self.table_characters} characters]"
 
     def _rows(
         self, module: PolicyModule, rollouts: Rollouts, batch: PolicyBatch, iteration: int
