@@ -59,7 +59,8 @@ class OptunaSweeper(Sweeper):
         storage: str,
         params: Mapping[str, Any],
     ) -> None:
-        self.direction, self.n_trials, self.n_jobs = direction, n_trials, n_jobs
+        self.direction: Literal["maximize", "minimize"] = direction
+        self.n_trials, self.n_jobs = n_trials, n_jobs
         self.startup_trials, self.seed = startup_trials, seed
         self.study_name, self.storage, self.params = study_name, storage, params
         self.config: DictConfig | None = None
@@ -199,7 +200,7 @@ def write_results(study: optuna.Study, folder: Path) -> None:
         best = {
             "name": "optuna",
             "best_trial": study.best_trial.number,
-            "best_evaluated_params": study.best_params,
-            "best_evaluated_result": study.best_value,
+            "best_params": study.best_params,
+            "best_value": study.best_value,
         }
         replace_text(folder / RESULTS_FILE, OmegaConf.to_yaml(best))

@@ -137,7 +137,7 @@ class WandbRunLogger(WandbLogger):
         step: int | None = None,
     ) -> None:
         """Send a table that becomes part of the row of its iteration."""
-        cut = None if data is None else [[self._cut(value) for value in row] for row in data]
+        cut: Any = None if data is None else [[self._cut(value) for value in row] for row in data]
         table = wandb.Table(columns=columns, data=cut, dataframe=dataframe)
         self.experiment.log({key: table}, step=step, commit=False)
 

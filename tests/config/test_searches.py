@@ -149,8 +149,8 @@ def test_a_search_keeps_the_best_and_goes_on_where_it_stopped(tmp_path):
         assert set(seen) == {"iterations", *composed().hydra.sweeper.params}
     best = OmegaConf.load(tmp_path / "optimization_results.yaml")
     values = {row["trial"]: float(row["value"]) for row in trials(tmp_path) if row["value"]}
-    assert best.best_evaluated_result == max(values.values())
-    assert values[str(best.best_trial)] == best.best_evaluated_params["pipo.lambda"]
+    assert best.best_value == max(values.values())
+    assert values[str(best.best_trial)] == best.best_params["pipo.lambda"]
     # All trials are there: the command does nothing more.
     third = Jobs()
     search(tmp_path, third, "iterations=4", **stored)

@@ -139,10 +139,12 @@ def test_the_figure_is_written(results):
 class Spy:
     def __init__(self, code: int = 0):
         self.commands: list[list[str]] = []
+        self.places: list[dict[str, str]] = []
         self.code = code
 
-    def call(self, command, log):
+    def call(self, command, log, place):
         self.commands.append(command[2:])
+        self.places.append(place)
         return self.code
 
 
@@ -157,6 +159,8 @@ def test_finished_runs_stay_and_interrupted_ones_go_on(results):
     (folder / "checkpoints" / "iteration_000001.ckpt").touch()
     runner._run(plan, "pipo", 2, out, spy)
     assert spy.commands.pop() == [f"resume={folder}"]
+    # In W&B: the study and the arm.
+    assert spy.places == [{"PIPO_SWEEP_GROUP": out.name, "PIPO_JOB_TYPE": "pipo"}]
     folder = runner.run_folder(out, "pipo", 3)
     (folder / "summary.json").unlink()
     runner._run(plan, "pipo", 3, out, spy)
