@@ -46,7 +46,9 @@ def register_resolvers() -> None:
     def sweep_group() -> str | None:
         return os.environ.get(SWEEP_GROUP)
 
-    def run_label(alone: str, folder: str) -> str:
+    def run_label(alone: str, folder: str) -> str | None:
+        if "WANDB_SWEEP_ID" in os.environ:
+            return None  # an agent's runs differ in what it chose, and W&B numbers them
         return alone if sweep_group() is None else Path(folder).name
 
     def job_type(alone: str) -> str:

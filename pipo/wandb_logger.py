@@ -44,7 +44,7 @@ class WandbRunLogger(WandbLogger):
 
     Args:
         save_dir: the run folder; ``wandb_run.json`` there names the W&B run.
-        name: of the run; like the next two, what the first start of a run says counts for all later ones.
+        name: of the run, None for W&B to make one up; like group and job_type, settled by its first start.
         group: runs that belong together, a sweep or a study; None for a run by itself.
         job_type: what kind of run within its group.
         table_characters: longer texts are cut in tables.
@@ -57,7 +57,7 @@ class WandbRunLogger(WandbLogger):
         self,
         *,
         save_dir: str,
-        name: str,
+        name: str | None,
         group: str | None,
         job_type: str,
         table_characters: int,

@@ -19,6 +19,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from hydra_plugins.pipo_optuna import OptunaSweeper, distribution, split
+from pipo.sweep import JOB_TYPE, SWEEP_GROUP
 from tests.conftest import ROOT
 
 SWEEPS = sorted((ROOT / "conf/sweeps").glob("*.yaml"))
@@ -61,6 +62,22 @@ def test_a_wandb_sweep_maximises_what_a_run_logs_often_enough(path, compose_conf
     stop = sweep["early_terminate"]
     # Hyperband compares at min_iter * eta^k points; one comparison at least must come before the end.
     assert stop["min_iter"] * stop["eta"] < points
+
+
+def test_names_and_groups_of_runs(compose_config, monkeypatch):
+    def place(output_dir):
+        wandb = compose_config("logger=wandb", f"output_dir={output_dir}").logger.wandb
+        return wandb.name, wandb.group, wandb.job_type
+
+    assert place("outputs/x") == ("grpo-default-arithmetic-seed1", None, "train")
+    monkeypatch.setenv(SWEEP_GROUP, "sweep")
+    assert place("multirun/3-a") == ("3-a", "sweep", "train")
+    monkeypatch.setenv(JOB_TYPE, "constant")
+    assert place("multirun/3-a") == ("3-a", "sweep", "constant")
+    monkeypatch.delenv(SWEEP_GROUP)
+    monkeypatch.delenv(JOB_TYPE)
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    assert place("outputs/x") == (None, None, "train")
 
 
 def composed(*overrides: str):
