@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipo.errors import ConfigError, RunFailed, RunStopped
 from pipo.processes import given_folder, leads, started_together
-from pipo.sweep import job_name
+from pipo.sweep import JOB_TYPE, SWEEP_GROUP, job_name
 
 Value = TypeVar("Value")
 CONF = Path(__file__).parent.parent / "conf"
@@ -44,7 +44,18 @@ def register_resolvers() -> None:
         return not os.environ.get("WANDB_API_KEY")
 
     def sweep_group() -> str | None:
-        return os.environ.get("PIPO_SWEEP_GROUP")
+        return os.environ.get(SWEEP_GROUP)
+
+    def run_label(alone: str, folder: str) -> str | None:
+        if "WANDB_SWEEP_ID" in os.environ:
+            return None  # an agent's runs differ in what it chose, and W&B numbers them
+        return alone if sweep_group() is None else Path(folder).name
+
+    def job_type(alone: str) -> str:
+        return os.environ.get(JOB_TYPE, alone)
+
+    def tags(*names: str) -> list[str]:
+        return [*names]
 
     def data_file(folder: str | None, stem: str) -> str | None:
         if folder is None:
@@ -53,7 +64,9 @@ def register_resolvers() -> None:
         # Of none, the first name goes on, so that whoever reads it says that there is no such file.
         return str(next((file for file in found if file.is_file()), found[0]))
 
-    for function in (data_file, divide, run_folder, wandb_offline, sweep_group, job_name):
+    plain = (data_file, divide, run_folder, wandb_offline, job_name)
+    in_wandb = (sweep_group, run_label, job_type, tags)
+    for function in (*plain, *in_wandb):
         OmegaConf.register_new_resolver(f"pipo.{function.__name__}", function, replace=True)
 
 

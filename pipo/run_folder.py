@@ -117,7 +117,7 @@ def storage_errors(folder: Path) -> Iterator[None]:
 def release(folder: Path) -> None:
     """Give a folder back whose run never began."""
     logs = ("train.log", "eval.log", "metrics.jsonl", "metrics.csv")
-    for name in ("config.yaml", _RECORD, "identity.json", "wandb_id.txt", *logs):
+    for name in ("config.yaml", _RECORD, "identity.json", "wandb_run.json", *logs):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "wandb", ignore_errors=True)
 

@@ -20,6 +20,8 @@ from hydra.core.hydra_config import HydraConfig
 from pipo.errors import ConfigError
 from pipo.processes import OF_THIS_PROCESS, leads
 
+# What a run is told about the sweep or study that it belongs to, for W&B.
+SWEEP_GROUP, JOB_TYPE = "PIPO_SWEEP_GROUP", "PIPO_JOB_TYPE"
 _STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _failed: list[str] = []
 _finished: list[str] = []
@@ -60,7 +62,7 @@ def run_job(script: str) -> float:
         f"output_dir='{quoted}'",
     ]
     environment = {key: value for key, value in os.environ.items() if key not in OF_THIS_PROCESS}
-    environment["PIPO_SWEEP_GROUP"] = Path(hydra.sweep.dir).as_posix().replace("/", "-")
+    environment[SWEEP_GROUP] = Path(hydra.sweep.dir).as_posix().replace("/", "-")
     print(f"\n[job {hydra.job.num}] {hydra.job.override_dirname or 'defaults'}", flush=True)
     code = _wait(subprocess.Popen(command, env=environment, cwd=hydra.runtime.cwd))
     if code in _STOPPED:

@@ -25,9 +25,23 @@ _COLUMNS = [
     "reference",
     "answer",
     "reward",
+    "advantage",
     "tokens",
     "finished",
 ]
+# W&B's table: its column -> that of the file. Rows of one group are the responses to one prompt.
+_TABLE = {
+    "iteration": "iteration",
+    "group": "uid",
+    "prompt": "prompt",
+    "response": "response",
+    "reference": "reference",
+    "answer": "answer",
+    "reward": "reward",
+    "advantage": "advantage",
+    "length": "tokens",
+    "finished": "finished",
+}
 
 
 class SampleLog(RolloutCallback):
@@ -73,23 +87,23 @@ class SampleLog(RolloutCallback):
         """Append the entries; a line is complete once it is in the file."""
         if stats.iteration % self.every:
             return
-        rows = self._rows(module, rollouts, stats.iteration)
+        rows = self._rows(module, rollouts, batch, stats.iteration)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_table(
-                    "samples",
-                    columns=_COLUMNS,
-                    data=[list(row.values()) for row in rows],
-                    step=stats.iteration,
-                )
+                table = [[row[name] for name in _TABLE.values()] for row in rows]
+                logger.log_table("samples", columns=list(_TABLE), data=table, step=stats.iteration)
 
-    def _rows(self, module: PolicyModule, rollouts: Rollouts, iteration: int) -> list[dict[str, Any]]:
+    def _rows(
+        self, module: PolicyModule, rollouts: Rollouts, batch: PolicyBatch, iteration: int
+    ) -> list[dict[str, Any]]:
         count = min(self.prompts, len(rollouts.prompts)) * rollouts.group_size
         lengths: list[int] = rollouts.completions.lengths.tolist()
+        # Of a response: the mean over its tokens, which are alike for every method without a critic.
+        advantages = (batch.advantages.sum(dim=1) / batch.response_mask.sum(dim=1).clamp(min=1)).tolist()
         rows = []
         for i in range(count):
             which = i // rollouts.group_size
@@ -103,6 +117,7 @@ class SampleLog(RolloutCallback):
                 example.answer,
                 verdict.answer,
                 verdict.score,
+                round(advantages[i], 6),
                 lengths[i],
                 bool(rollouts.completions.finished[i]),
             )

@@ -17,6 +17,7 @@ from pipo.cli import CONF
 from pipo.errors import ConfigError
 from pipo.files import replace_text
 from pipo.study.plan import StudyPlan
+from pipo.sweep import JOB_TYPE, SWEEP_GROUP
 
 TRAIN = CONF.parent / "train.py"
 _COMMAND_FILE = "study_run.txt"
@@ -89,8 +90,8 @@ class _Children:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
 
-    def call(self, command: list[str], log: Path) -> int:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    def call(self, command: list[str], log: Path, place: dict[str, str]) -> int:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **place}
         with log.open("ab") as file:
             with self._lock:
                 if self._stopped:
@@ -156,4 +157,5 @@ def _run(plan: StudyPlan, arm: str, seed: int, out: Path, children: _Children) -
     else:
         shutil.rmtree(folder, ignore_errors=True)  # stopped before its first checkpoint
         arguments = [*overrides, f"output_dir={folder}"]
-    return children.call([sys.executable, str(TRAIN), *arguments], _log(out, arm, seed))
+    place = {SWEEP_GROUP: out.name, JOB_TYPE: arm}  # in W&B: the study, and within it the arm
+    return children.call([sys.executable, str(TRAIN), *arguments], _log(out, arm, seed), place)

@@ -55,7 +55,7 @@ def test_a_model_brings_its_recipe_and_another_can_be_chosen(compose_config):
 def test_default_and_baseline_differ_in_the_pipo_group_alone(compose_config):
     default, none = (compose_config(f"pipo={option}", "output_dir=x") for option in ("default", "none"))
     resolved = [OmegaConf.to_container(cfg, resolve=True) for cfg in (default, none)]
-    for key in ("pipo", "run_name"):
+    for key in ("pipo", "run_name", "run_tags"):
         assert resolved[0].pop(key) != resolved[1].pop(key)
     assert resolved[0] == resolved[1]
 

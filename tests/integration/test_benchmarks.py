@@ -6,9 +6,8 @@ import json
 import re
 import shutil
 import signal
-import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from pipo.errors import ConfigError
 from pipo.evaluation.comparison_report import print_comparison
 from pipo.model_spec import ModelSpec
 from pipo.scoring import score
+from tests import wandb_file
 from tests.conftest import ROOT
 from tests.integration.test_command_line import run, start
 
@@ -274,30 +274,6 @@ def test_preview_makes_special_tokens_visible(
     assert f"\n{load(str(ROOT / 'pipo/assets/tiny')).eos_token}" in out
 
 
-def wandb_records(path: Path) -> Iterator[Any]:
-    """The records of an offline run file: LevelDB's log format after a header of seven bytes."""
-    from wandb.proto import wandb_internal_pb2
-
-    data, position, record = path.read_bytes(), 7, b""
-    while position < len(data):
-        left = 2**15 - position % 2**15
-        if left < 7:
-            position += left
-            continue
-        if position + 7 > len(data):
-            return
-        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
-        if position + 7 + length > len(data):
-            return
-        record += data[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # whole, or the last piece
-            parsed = wandb_internal_pb2.Record()  # pyright: ignore[reportAttributeAccessIssue]
-            parsed.ParseFromString(record)
-            yield parsed
-            record = b""
-
-
 def test_one_row_in_wandb_with_the_metrics_that_are_explained(
     compose_eval: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,14 +282,8 @@ def test_one_row_in_wandb_with_the_metrics_that_are_explained(
     folder = tmp_path / "out"
     score(compose_eval(*TWO_PARTS, "logger=wandb", f"output_dir={folder}"), [])
     (file,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
-    deadline = time.monotonic() + 60
-    records = list(wandb_records(file))
-    while not any(record.HasField("exit") for record in records):  # W&B's own process may still be writing
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-        records = list(wandb_records(file))
     summary: dict[str, Any] = {}
-    for record in records:
+    for record in wandb_file.records(file):
         for item in (*record.history.item, *record.summary.update):
             summary[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
     content = results(folder)

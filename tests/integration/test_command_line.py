@@ -298,15 +298,18 @@ def test_eval_scores_an_ordinary_hugging_face_folder(tmp_path):
     assert results["arithmetic"]["samples"] == 8 * 8
 
 
-def test_wandb_works_offline_without_an_account(tmp_path):
-    folder = tmp_path / "run"
-    arguments = [*SMALL, "iterations=2", "logger=wandb", f"output_dir={folder}"]
-    code, _, err = run("train.py", *arguments, cwd=tmp_path)
+@pytest.mark.slow
+def test_a_search_keeps_its_best_trial(tmp_path):
+    search = ["-m", "hparams_search=optuna", "hydra.sweeper.n_trials=2", "pipo.window=2"]
+    code, out, err = run("train.py", *search, *SMALL[1:], "iterations=3", cwd=tmp_path)
     assert code == 0, err
-    (offline,) = (folder / "wandb").glob("offline-run-*")
-    assert offline.name.endswith((folder / "wandb_id.txt").read_text().strip())
-    assert list(offline.glob("run-*.wandb"))
-    assert len(rows(folder)) == 2
+    folder = tmp_path / "multirun/search/pipo"
+    assert "study pipo: 2 trials" in out
+    with (folder / "trials.csv").open(newline="") as file:
+        trials = list(csv.DictReader(file))
+    summaries = [json.loads((folder / f"trial-{n}/summary.json").read_text()) for n in (0, 1)]
+    # The search has from train.py what the run measured of itself at its end.
+    assert [float(trial["value"]) for trial in trials] == [each["after"]["pass@1"] for each in summaries]
 
 
 def test_a_mistake_is_one_line_and_no_trace(tmp_path):

@@ -227,11 +227,13 @@ class Spy:
 
     def __init__(self, codes: dict[str, int] | None = None):
         self.commands: list[list[str]] = []
+        self.places: list[dict[str, str]] = []
         self.codes = codes or {}
         self.stopped = False
 
-    def call(self, command, log):
+    def call(self, command, log, place):
         self.commands.append(command[2:])
+        self.places.append(place)
         return next((code for part, code in self.codes.items() if part in command[-1]), 0)
 
     def stop(self):
@@ -257,6 +259,8 @@ def test_finished_runs_stay_and_interrupted_ones_go_on(results, monkeypatch, cap
         ["algo=grpo", "seed=3", f"output_dir={early}"],
     ]
     assert not early.exists()
+    # In W&B: the study and the arm.
+    assert spy.places == [{"PIPO_SWEEP_GROUP": out.name, "PIPO_JOB_TYPE": "pipo"}] * 2
     changed = plan.model_copy(update={"common": ("algo=ppo",)})
     with pytest.raises(ConfigError, match="other overrides"):
         runner.run_study(changed, plan.seeds, out, jobs=1)
