@@ -2,8 +2,8 @@
 
     python bench/workload.py tiny --out FOLDER [--vocabulary 32768]
 
-A workload is a Hugging Face folder that also holds ``prompts.jsonl`` and ``eval_prompts.jsonl``, with lines of
-``{"prompt": "37*85=", "answer": "3145"}``. ``tiny`` makes one of the embedded model and its arithmetic task;
+A workload is a Hugging Face folder that also holds ``prompts.jsonl`` and ``eval_prompts.jsonl``, with lines
+of ``{"prompt": "37*85=", "answer": "3145"}``. ``tiny`` makes one of the embedded model and its arithmetic task;
 any folder with these files is one already. ``--vocabulary`` pads embedding and head to so many rows. Those
 that are added are never sampled, so a small model pays for a real vocabulary and learns as before.
 """
@@ -35,9 +35,9 @@ from pipo.tasks.base import Split, Task
 ROOT = Path(__file__).resolve().parent.parent
 FILES: dict[Split, str] = {"train": "prompts.jsonl", "test": "eval_prompts.jsonl"}
 
-# For the row that pads a vocabulary: prompts x samples whose hidden states it must score low, how short it is to
-# be, and the probability with which a token of other prompts' responses may be one of the added ones.
-FIT_PROMPTS, FIT_SAMPLES, FIT_RIDGE, LARGEST_SHARE = 1024, 4, 0.01, 1e-5
+# For the row that pads a vocabulary: prompts x samples whose hidden states it must score low, how short it is
+# to be, and the probability with which a token of other prompts' responses may be one of the added ones.
+FIT_PROMPTS, FIT_SAMPLES, FIT_RIDGE, LARGEST_SHARE = 512, 4, 0.01, 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +115,8 @@ def _write(path: Path, task: Task, split: Split) -> None:
 def pad_vocabulary(folder: Path, size: int) -> None:
     """Give the model of a workload ``size`` rows of embedding and head; those added are never sampled.
 
-    The head has no bias, so a row cannot be switched off. The added ones all point away from every hidden state
-    at which the model samples, and are checked on the held-out prompts, which had no part in finding them.
+    The head has no bias, so a row cannot be switched off. The added ones all point away from every hidden
+    state at which the model samples, and are checked on the held-out prompts, which had no part in that.
     """
     tokenizer = load_tokenizer(str(folder))
     policy = load_policy(str(folder), "float32")
@@ -133,8 +133,8 @@ def pad_vocabulary(folder: Path, size: int) -> None:
     share = added_share(test, head, row, copies=size - rows)
     if share > LARGEST_SHARE:
         raise SystemExit(
-            f"{folder}: the vocabulary cannot be padded, a token would be one of the {size - rows} added ones "
-            f"with probability {share:.2g} on held-out prompts (at most {LARGEST_SHARE:g} is allowed)"
+            f"{folder}: the vocabulary cannot be padded, on held-out prompts a token would be one of the "
+            f"{size - rows} added ones with probability {share:.2g} (at most {LARGEST_SHARE:g} is allowed)"
         )
     policy.model.resize_token_embeddings(size, mean_resizing=False)
     with torch.no_grad():
