@@ -3,9 +3,9 @@
     python bench/workload.py tiny --out FOLDER [--vocabulary 32768]
 
 A workload is a Hugging Face folder that also holds ``prompts.jsonl`` and ``eval_prompts.jsonl``, with lines
-of ``{"prompt": "37*85=", "answer": "3145"}``. ``tiny`` makes one of the embedded model and its arithmetic task;
-any folder with these files is one already. ``--vocabulary`` pads embedding and head to so many rows. Those
-that are added are never sampled, so a small model pays for a real vocabulary and learns as before.
+of ``{"prompt": "37*85=", "answer": "3145"}``. ``tiny`` makes one of the embedded model and its arithmetic
+task; any folder with these files is one already. ``--vocabulary`` pads embedding and head to so many rows.
+Those that are added are never sampled, so a small model pays for a real vocabulary and learns as before.
 """
 
 from __future__ import annotations
