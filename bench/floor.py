@@ -4,10 +4,11 @@
 
 The loop is as lean as plain PyTorch allows: fused projections, prompts read once per group, finished rows
 dropped, one uniform number per sampled token, rows without advantage left out (they stay in the denominator),
-four buckets of similar length, the head's gradient in one pass. With ``--vs pipo`` the product trains on the
-same workload in turn: same batch, group, response limit, learning rate, one thread, each run a process of its
-own. CPU seconds are medians over all iterations but the first of each run; pass@1 is scored after each run on
-the same held-out problems. ``WORKLOAD`` is ``tiny`` (default) or a folder; see bench/workload.py.
+buckets of similar length with the least padding, the head's gradient in one pass. With ``--vs pipo`` the
+product trains on the same workload in turn: same batch, group, response limit, learning rate, one thread,
+each run a process of its own. CPU seconds are medians over all iterations but the first of each run; pass@1 is
+scored after each run on the same held-out problems. ``WORKLOAD`` is ``tiny`` (default) or a folder; see
+bench/workload.py.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from bench.lean import LeanQwen3
 from bench.workload import ROOT, Problem, prepare, problems
 from pipo.modules.policy import load_tokenizer, stop_token_ids
 
-BUCKETS = 4
+# A forward and backward pass costs about as much as so many tokens before it has any; at most so many in one.
+PASS_TOKENS, MOST_TOKENS = 64, 4096
 WARM_UP = 1  # iterations of each run that are not counted
 PHASES = ("generate", "gradient", "step", "iteration")
 
@@ -60,6 +62,22 @@ class Sizes:
     limit: int
     learning_rate: float
     evaluated: int
+
+
+def buckets(lengths: Sequence[int]) -> list[slice]:
+    """Cut ascending lengths into the runs that cost least: padded tokens, and ``PASS_TOKENS`` for each."""
+    ends = [i for i in range(1, len(lengths) + 1) if i == len(lengths) or lengths[i] != lengths[i - 1]]
+    cost, begin = {0: 0}, {}
+    for end in ends:
+        begin[end] = min(cost, key=lambda start: cost[start] + (end - start) * lengths[end - 1])
+        cost[end] = cost[begin[end]] + (end - begin[end]) * lengths[end - 1] + PASS_TOKENS
+    found: list[slice] = []
+    end = len(lengths)
+    while end:
+        size = max(1, MOST_TOKENS // lengths[end - 1])
+        found += [slice(i, min(i + size, end)) for i in range(begin[end], end, size)]
+        end = begin[end]
+    return found
 
 
 class Floor:
@@ -108,9 +126,8 @@ class Floor:
             if advantage != 0
         ]
         rows.sort(key=lambda row: len(row[0]) + len(row[1]))
-        for k in range(BUCKETS):
-            if bucket := rows[len(rows) * k // BUCKETS : len(rows) * (k + 1) // BUCKETS]:
-                self.model.accumulate(bucket)
+        for bucket in buckets([len(row[0]) + len(row[1]) for row in rows]):
+            self.model.accumulate(rows[bucket])
         differentiated = time.process_time()
         if rows:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0, foreach=True)

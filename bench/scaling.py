@@ -56,10 +56,10 @@ class Point:
         layers: of the model.
     """
 
-    prompts: int = 8
-    group: int = 8
+    prompts: int = 4
+    group: int = 4
     response: int = 32
-    vocabulary: int = 2048
+    vocabulary: int = 1024
     width: int = 128
     layers: int = 2
 
@@ -68,7 +68,7 @@ AXES: dict[str, tuple[Mapping[str, int], ...]] = {
     "prompts": tuple({"prompts": n} for n in (4, 8, 16, 32)),
     "group": tuple({"group": n} for n in (4, 8, 16, 32)),
     "response": tuple({"response": n} for n in (16, 32, 64, 128)),
-    "vocabulary": tuple({"vocabulary": n} for n in (2048, 8192, 32768, 131072)),
+    "vocabulary": tuple({"vocabulary": n} for n in (1024, 4096, 16384, 65536)),
     "model": tuple({"width": w, "layers": n} for w, n in ((128, 2), (192, 4), (320, 6), (512, 8))),
 }
 
@@ -140,7 +140,6 @@ def configuration(point: Point, folder: Path, iterations: int) -> DictConfig:
         "pipo.window": WINDOW,
         "iterations": iterations,
         "output_dir": folder / "run",
-        "strategy.trainer.accelerator": "cpu",
         "hydra.searchpath": f"[{ROOT / 'bench' / 'conf'}]",
     }
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
@@ -176,7 +175,16 @@ def measure(point: Point, rounds: int) -> dict[str, Any]:
         module = build.build_module(cfg, run, workbench)
         recorder = Recorder()
         callbacks = [instantiate(cfg, "pipo.callback"), CpuTimers(), recorder]
-        trainer = build.build_trainer(cfg, callbacks, [], module.objective)
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            devices=1,
+            max_epochs=1,
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
         trainer.fit(module, datamodule=build.build_data(cfg, run, workbench))
     rows = [row for row in recorder.rows[-rounds:] if row["pipo/applied"]]
     wanted = point.prompts * point.group * point.response
