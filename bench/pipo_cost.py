@@ -4,7 +4,7 @@
 
 One thread; CPU seconds by phase, for both, over the iterations in which PIPO was applied and the same ones of
 the baseline. Below the table: the retrospective update's cost per trained row as a multiple of the base
-update's, and what an iteration spends outside sampling and the updates (grading, records, logging,
+update's on the same batch, and what an iteration spends outside sampling and the updates (grading, records, logging,
 callbacks). Each round gives medians over its iterations; the range is over rounds. Further ``key=value``
 arguments go to ``train.py``.
 """
@@ -58,10 +58,10 @@ def run(arm: str, iterations: int, overrides: Sequence[str], folder: Path) -> li
     return [{**row, "time/iteration": stamp["cpu"]} for row, stamp in zip(rows, stamps, strict=True)]
 
 
-def per_trained_row(row: Row) -> float:
-    """Cost of the retrospective update per row that it trained on, relative to the base update's."""
+def per_trained_row(before: Row, row: Row) -> float:
+    """Cost of a retrospective update per trained row, relative to the base update on the same batch before."""
     retrospective = row["time/retrospective"] / row["pipo/trained_rows"]
-    return retrospective / (row["time/update"] / row["policy/trained_rows"])
+    return retrospective / (before["time/update"] / before["policy/trained_rows"])
 
 
 def overhead(row: Row) -> float:
@@ -86,7 +86,7 @@ def summarise(rounds: Sequence[dict[str, list[Row]]]) -> dict[str, dict[str, rul
         figures = found["comparison"]
         figures.setdefault("iteration", []).append(seconds["default"] / seconds["none"])
         figures.setdefault("per_trained_row", []).append(
-            statistics.median(map(per_trained_row, kept["default"]))
+            statistics.median(per_trained_row(arms["default"][i - 1], arms["default"][i]) for i in applied)
         )
     return {
         name: {key: ruler.Spread.of(values) for key, values in table.items()} for name, table in found.items()

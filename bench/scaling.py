@@ -138,6 +138,7 @@ def configuration(point: Point, folder: Path, iterations: int) -> DictConfig:
         "recipe.mini_batch": responses,
         "algo.group_size": point.group,
         "pipo.window": WINDOW,
+        "pipo.feedback": "constant",  # what a coin teaches must not decide how far the weights move
         "iterations": iterations,
         "output_dir": folder / "run",
         "hydra.searchpath": f"[{ROOT / 'bench' / 'conf'}]",
@@ -187,7 +188,8 @@ def measure(point: Point, rounds: int) -> dict[str, Any]:
         )
         trainer.fit(module, datamodule=build.build_data(cfg, run, workbench))
     rows = [row for row in recorder.rows[-rounds:] if row["pipo/applied"]]
-    wanted = point.prompts * point.group * point.response
+    if not rows:
+        raise SystemExit("no iteration had a retrospective update; more --rounds will have one")
     assert all(row["train/response_length"] == point.response for row in rows), "a response stopped early"
     seconds = {
         phase: [row[f"time/{phase}"] for row in rows]
@@ -198,7 +200,7 @@ def measure(point: Point, rounds: int) -> dict[str, Any]:
     return {
         "point": point,
         "parameters": parameters,
-        "tokens": wanted,
+        "tokens": point.prompts * point.group * point.response,
         "cpu_seconds": {phase: ruler.Spread.of(seconds[phase]) for phase in PHASES},
     }
 

@@ -55,7 +55,7 @@ def test_pipo_cost_figures():
         "pipo/applied": 1.0,
     }
     assert overhead(row) == pytest.approx(0.01)
-    assert per_trained_row(row) == pytest.approx(1.0)  # 0.3 / 0.75 over 0.2 / 0.5
+    assert per_trained_row(row, row) == pytest.approx(1.0)  # 0.3 / 0.75 over 0.2 / 0.5
     baseline = {"time/generate": 0.1, "time/update": 0.2, "time/iteration": 0.305, "policy/trained_rows": 0.5}
     early = {**row, "pipo/applied": 0.0, "time/iteration": 100.0}
     figures = summarise(
