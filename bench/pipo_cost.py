@@ -4,9 +4,9 @@
 
 One thread; CPU seconds by phase, for both, over the iterations in which PIPO was applied and the same ones of
 the baseline. Below the table: the retrospective update's cost per trained row as a multiple of the base
-update's on the same batch, and what an iteration spends outside sampling and the updates (grading, records, logging,
-callbacks). Each round gives medians over its iterations; the range is over rounds. Further ``key=value``
-arguments go to ``train.py``.
+update's on the same batch, and what an iteration spends outside sampling and the updates (grading, records,
+logging, callbacks). Each round gives medians over its iterations; the range is over rounds. Further
+``key=value`` arguments go to ``train.py``.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def run(arm: str, iterations: int, overrides: Sequence[str], folder: Path) -> li
 
 
 def per_trained_row(before: Row, row: Row) -> float:
-    """Cost of a retrospective update per trained row, relative to the base update on the same batch before."""
+    """Cost of a retrospective update per trained row, relative to the base update on the same batch."""
     retrospective = row["time/retrospective"] / row["pipo/trained_rows"]
     return retrospective / (before["time/update"] / before["policy/trained_rows"])
 

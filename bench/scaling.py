@@ -217,7 +217,7 @@ def main() -> None:
     quiet()
     torch.set_num_threads(1)
     known: dict[Point, dict[str, Any]] = {}
-    table = Table(title=f"CPU seconds per iteration, median of {options.rounds}; last row: exponent")
+    table = Table(title=f"CPU seconds per iteration, median of {options.rounds}; last row: exponent (error)")
     for heading in ("axis", "size", *PHASES):
         table.add_column(heading, justify="left" if heading == "axis" else "right")
     axes: dict[str, Any] = {}
@@ -232,10 +232,10 @@ def main() -> None:
         for size, each in zip(sizes, found, strict=True):
             table.add_row(axis, f"{size:,}", *(f"{each['cpu_seconds'][p].median:.3f}" for p in PHASES))
         fits = exponents(sizes, found)
-        shown = (f"{fits[phase].exponent:.2f}±{fits[phase].error:.2f}" for phase in PHASES)
+        shown = (f"{fits[phase].exponent:.2f} ({fits[phase].error:.2f})" for phase in PHASES)
         table.add_row("", "exponent", *shown, style="bold", end_section=True)
         axes[axis] = {"sizes": sizes, "points": found, "exponents": fits}
-    Console().print(table)
+    Console(width=110).print(table)  # wider than a pipe is taken to be
     ruler.write(options.out, axes)
 
 
