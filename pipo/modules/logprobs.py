@@ -59,6 +59,7 @@ class _BlockwiseLogprobs(torch.autograd.Function):
             probs = logits.sub_(normaliser[block, None]).exp_().to(weight.dtype)
             grad_hidden[block] = (weight[tokens[block]] - probs @ weight) * factor[block]
             grad_weight.addmm_(probs.t(), scaled[block], alpha=-1)
+            del logits, probs  # before the next block is computed
         grad_weight.index_add_(0, tokens, scaled)
         return grad_hidden, grad_weight, None, None
 

@@ -1,0 +1,82 @@
+"""What the benchmarks measure with and how they show it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+MIN_ROUNDS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Several measurements of one quantity.
+
+    Attributes:
+        median: of all.
+        low: the smallest.
+        high: the largest.
+        count: how many.
+    """
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of at least one measurement."""
+        return cls(median=statistics.median(values), low=min(values), high=max(values), count=len(values))
+
+    def show(self, digits: int = 3) -> str:
+        """``0.370 (0.361-0.402)``."""
+        return f"{self.median:.{digits}f} ({self.low:.{digits}f}-{self.high:.{digits}f})"
+
+
+def cpu_seconds(action: Callable[[], object]) -> float:
+    """CPU time of this process during a call: other work on the machine hardly changes it."""
+    start = time.process_time()
+    action()
+    return time.process_time() - start
+
+
+def extra_memory(action: Callable[[], object]) -> float:
+    """GiB by which the largest resident memory during a call exceeds that before it. Needs Linux.
+
+    Blocks above 32 MiB, which are what matters here, go back to the system as soon as they are freed, so what
+    earlier calls had used does not hide anything of this one.
+    """
+    Path("/proc/self/clear_refs").write_text("5")  # the largest so far is forgotten
+    before = _resident("VmRSS")
+    action()
+    return (_resident("VmHWM") - before) / 2**20
+
+
+def _resident(field: str) -> int:
+    """KiB, as the kernel counts them for this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+def parser(description: str | None, rounds: int = MIN_ROUNDS) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--rounds", type=int, default=rounds, help="measurements of each side")
+    made.add_argument("--out", type=Path, required=False, help="JSON file for the figures")
+    return made
+
+
+def write(path: Path | None, figures: Mapping[str, Any]) -> None:
+    """Leave the figures as JSON, spreads included."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(figures, indent=1, default=asdict) + "\n", encoding="utf-8")

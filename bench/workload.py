@@ -1,0 +1,205 @@
+"""Workload folders: a model with the prompts that every side of a comparison trains and is scored on.
+
+    python bench/workload.py tiny --out FOLDER [--vocabulary 32768]
+
+A workload is a Hugging Face folder that also holds ``prompts.jsonl`` and ``eval_prompts.jsonl``, with lines
+of ``{"prompt": "37*85=", "answer": "3145"}``. ``tiny`` makes one of the embedded model and its arithmetic
+task; any folder with these files is one already. ``--vocabulary`` pads embedding and head to so many rows.
+Those that are added are never sampled, so a small model pays for a real vocabulary and learns as before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from pipo.model_spec import embedded_model
+from pipo.modules.batching import pack
+from pipo.modules.policy import Policy, load_policy, load_tokenizer, stop_token_ids
+from pipo.records import TokenIds
+from pipo.rollout.engine import SamplingParams
+from pipo.rollout.local import LocalEngine, LocalEngineConfig
+from pipo.tasks.base import Split, Task
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES: dict[Split, str] = {"train": "prompts.jsonl", "test": "eval_prompts.jsonl"}
+
+# For the row that pads a vocabulary: prompts x samples whose hidden states it must score low, how short it is
+# to be, and the probability with which a token of other prompts' responses may be one of the added ones.
+FIT_PROMPTS, FIT_SAMPLES, FIT_RIDGE, LARGEST_SHARE = 512, 4, 0.01, 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One line of a workload.
+
+    Attributes:
+        prompt: the text that the model continues.
+        answer: what must follow the last ``#`` of a response.
+    """
+
+    prompt: str
+    answer: str
+
+    def solved_by(self, response: str) -> bool:
+        """Whether the text after the last ``#`` is the answer."""
+        _, mark, tail = response.rpartition("#")
+        return bool(mark) and tail == self.answer
+
+
+def problems(folder: Path, split: Split) -> tuple[Problem, ...]:
+    """All lines of one of a workload's two files."""
+    lines = (folder / FILES[split]).read_text(encoding="utf-8").splitlines()
+    return tuple(Problem(**json.loads(line)) for line in lines)
+
+
+def prepare(source: str, out: Path, vocabulary: int | None = None) -> Path:
+    """A workload folder, made where there is none.
+
+    Args:
+        source: ``tiny``, or a folder that is a workload.
+        out: where a new folder is written; unused when the source serves as it is.
+        vocabulary: rows of embedding and head; None for as many as the model has.
+
+    Returns:
+        The folder to use: ``out``, or the source.
+    """
+    if source != "tiny":
+        folder = _checked(Path(source))
+        if vocabulary is None:
+            return folder
+        _copy(folder, out)
+    else:
+        _copy(Path(embedded_model("tiny")), out)
+        task: Task = instantiate(OmegaConf.load(ROOT / "conf" / "task" / "arithmetic.yaml").source)
+        for split, name in FILES.items():
+            _write(out / name, task, split)
+    if vocabulary is not None:
+        pad_vocabulary(out, vocabulary)
+    return out
+
+
+def _checked(folder: Path) -> Path:
+    missing = [name for name in ("config.json", *FILES.values()) if not (folder / name).is_file()]
+    if missing:
+        raise SystemExit(f"{folder}: no workload folder, {', '.join(missing)} missing (or name it 'tiny')")
+    return folder
+
+
+def _copy(source: Path, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for file in source.iterdir():
+        if file.is_file():
+            shutil.copyfile(file, out / file.name)
+
+
+def _write(path: Path, task: Task, split: Split) -> None:
+    lines = [
+        json.dumps({"prompt": task.render(example).text, "answer": example.answer})
+        for example in task.examples(split)
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def pad_vocabulary(folder: Path, size: int) -> None:
+    """Give the model of a workload ``size`` rows of embedding and head; those added are never sampled.
+
+    The head has no bias, so a row cannot be switched off. The added ones all point away from every hidden
+    state at which the model samples, and are checked on the held-out prompts, which had no part in that.
+    """
+    tokenizer = load_tokenizer(str(folder))
+    policy = load_policy(str(folder), "float32")
+    stops = stop_token_ids(str(folder), tokenizer)
+    rows = policy.head.weight.shape[0]
+    if size <= rows:
+        raise SystemExit(f"--vocabulary must exceed the model's {rows} rows, got {size}")
+    train, test = (
+        sampling_states(policy, tokenizer, problems(folder, split)[:FIT_PROMPTS], stops)
+        for split in ("train", "test")
+    )
+    head = policy.head.weight.detach()
+    row = unlikely_row(train, head)
+    share = added_share(test, head, row, copies=size - rows)
+    if share > LARGEST_SHARE:
+        raise SystemExit(
+            f"{folder}: the vocabulary cannot be padded, on held-out prompts a token would be one of the "
+            f"{size - rows} added ones with probability {share:.2g} (at most {LARGEST_SHARE:g} is allowed)"
+        )
+    policy.model.resize_token_embeddings(size, mean_resizing=False)
+    with torch.no_grad():
+        policy.head.weight[rows:] = row  # with tied weights these are the embedding's rows, too
+    policy.model.save_pretrained(folder)
+
+
+@torch.no_grad()
+def sampling_states(
+    policy: Policy, tokenizer: PreTrainedTokenizerBase, asked: Sequence[Problem], stops: frozenset[int]
+) -> Tensor:
+    """Final hidden states at which the model draws its responses to the prompts, [M, width]."""
+    ids: list[TokenIds] = [tuple(tokenizer(problem.prompt)["input_ids"]) for problem in asked]
+    engine = LocalEngine(policy, LocalEngineConfig(max_rows=512, compact_below=0.75))
+    sampling = SamplingParams(
+        temperature=1.0, top_p=1.0, top_k=0, max_response_tokens=40, stop_token_ids=stops
+    )
+    drawn = engine.generate(ids, FIT_SAMPLES, sampling, seed=0)
+    rows = list(range(len(drawn.response_ids)))
+    return policy.response_hidden(*pack(ids, FIT_SAMPLES, drawn.response_ids, drawn.lengths, rows))
+
+
+def unlikely_row(hidden: Tensor, weight: Tensor) -> Tensor:
+    """A row for the head that no hidden state draws: it lowers the largest of its log-probabilities.
+
+    Args:
+        hidden: [M, width], states that must not draw it.
+        weight: [V, width], the head without it.
+
+    Returns:
+        [width].
+    """
+    normaliser = (hidden @ weight.T).logsumexp(dim=1)
+    row = torch.zeros(hidden.shape[1], requires_grad=True)
+    optimizer = torch.optim.LBFGS([row], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        # A smooth maximum, so it is the few worst states that count; least squares would leave them behind.
+        value = (hidden @ row - normaliser).logsumexp(dim=0) + FIT_RIDGE / 2 * row @ row
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return row.detach()
+
+
+def added_share(hidden: Tensor, weight: Tensor, row: Tensor, *, copies: int) -> float:
+    """Mean probability of drawing one of ``copies`` rows that were added to the head."""
+    normaliser = (hidden @ weight.T).logsumexp(dim=1)
+    added = hidden @ row + math.log(copies)
+    return (added - torch.logaddexp(added, normaliser)).exp().mean().item()
+
+
+def main() -> None:
+    """Make one."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", help="'tiny' or a workload folder")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--vocabulary", type=int, help="rows of embedding and head")
+    options = parser.parse_args()
+    print(prepare(options.source, options.out, options.vocabulary))
+
+
+if __name__ == "__main__":
+    main()
