@@ -7,9 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.workload import FILES
 from pipo.tasks.base import Example, Message, Prompt, Reward, Split, Task
-
-FILES: dict[Split, str] = {"train": "prompts.jsonl", "test": "eval_prompts.jsonl"}
 
 
 class ExpressionsTask(Task):

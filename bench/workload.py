@@ -4,8 +4,9 @@
 
 A workload is a Hugging Face folder that also holds ``prompts.jsonl`` and ``eval_prompts.jsonl``, with lines
 of ``{"prompt": "37*85=", "answer": "3145"}``. ``tiny`` makes one of the embedded model and its arithmetic
-task; any folder with these files is one already. ``--vocabulary`` pads embedding and head to so many rows.
-Those that are added are never sampled, so a small model pays for a real vocabulary and learns as before.
+task, ``smollm2`` one of SmolLM2-135M (``make smollm2``) and sums of two-digit numbers; any folder with these
+files is one already. ``--vocabulary`` pads embedding and head to so many rows. Those that are added are never
+sampled, so a small model pays for a real vocabulary and learns as before.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
+import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +33,7 @@ from pipo.modules.policy import Policy, load_policy, load_tokenizer, stop_token_
 from pipo.records import TokenIds
 from pipo.rollout.engine import SamplingParams
 from pipo.rollout.local import LocalEngine, LocalEngineConfig
+from pipo.smollm2 import ensure_smollm2
 from pipo.tasks.base import Split, Task
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,23 +72,25 @@ def prepare(source: str, out: Path, vocabulary: int | None = None) -> Path:
     """A workload folder, made where there is none.
 
     Args:
-        source: ``tiny``, or a folder that is a workload.
+        source: ``tiny``, ``smollm2``, or a folder that is a workload.
         out: where a new folder is written; unused when the source serves as it is.
         vocabulary: rows of embedding and head; None for as many as the model has.
 
     Returns:
         The folder to use: ``out``, or the source.
     """
-    if source != "tiny":
+    if source == "tiny":
+        _copy(Path(embedded_model("tiny")), out)
+        task: Task = instantiate(OmegaConf.load(ROOT / "conf" / "task" / "arithmetic.yaml").source)
+        for split, name in FILES.items():
+            _write(out / name, ((task.render(e).text, e.answer) for e in task.examples(split)))
+    elif source == "smollm2":
+        _small_sums(out)
+    else:
         folder = _checked(Path(source))
         if vocabulary is None:
             return folder
         _copy(folder, out)
-    else:
-        _copy(Path(embedded_model("tiny")), out)
-        task: Task = instantiate(OmegaConf.load(ROOT / "conf" / "task" / "arithmetic.yaml").source)
-        for split, name in FILES.items():
-            _write(out / name, task, split)
     if vocabulary is not None:
         pad_vocabulary(out, vocabulary)
     return out
@@ -93,7 +99,9 @@ def prepare(source: str, out: Path, vocabulary: int | None = None) -> Path:
 def _checked(folder: Path) -> Path:
     missing = [name for name in ("config.json", *FILES.values()) if not (folder / name).is_file()]
     if missing:
-        raise SystemExit(f"{folder}: no workload folder, {', '.join(missing)} missing (or name it 'tiny')")
+        raise SystemExit(
+            f"{folder}: no workload folder, {', '.join(missing)} missing (or name it 'tiny' or 'smollm2')"
+        )
     return folder
 
 
@@ -104,12 +112,20 @@ def _copy(source: Path, out: Path) -> None:
             shutil.copyfile(file, out / file.name)
 
 
-def _write(path: Path, task: Task, split: Split) -> None:
-    lines = [
-        json.dumps({"prompt": task.render(example).text, "answer": example.answer})
-        for example in task.examples(split)
-    ]
+def _write(path: Path, problems: Iterable[tuple[str, str]]) -> None:
+    lines = [json.dumps({"prompt": prompt, "answer": answer}) for prompt, answer in problems]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _small_sums(out: Path) -> None:
+    """SmolLM2 with sums after two examples; a plain text model, because the peer uses no chat template."""
+    _copy(ensure_smollm2(os.environ.get("PIPO_CACHE", "~/.cache/pipo")), out)
+    (out / "chat_template.jinja").unlink()
+    sums = [(a, b) for a in range(10, 100) for b in range(10, 100)]
+    random.Random(0).shuffle(sums)
+    problems = [(f"23 + 45 = 68\n61 + 17 = 78\n{a} + {b} =", str(a + b)) for a, b in sums]
+    _write(out / FILES["train"], problems[512:])
+    _write(out / FILES["test"], problems[:512])
 
 
 def pad_vocabulary(folder: Path, size: int) -> None:
@@ -194,7 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", help="'tiny' or a workload folder")
+    parser.add_argument("source", help="'tiny', 'smollm2' or a workload folder")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--vocabulary", type=int, help="rows of embedding and head")
     options = parser.parse_args()
