@@ -37,6 +37,7 @@ from pipo.cli import register_resolvers
 from pipo.instantiate import instantiate
 from pipo.modules.policy_module import PolicyModule
 from pipo.quiet import quiet
+from pipo.workbench import build_workbench
 
 PHASES = ("generate", "update", "retrospective", "other", "iteration")
 WINDOW = 2  # iterations that PIPO compares with, the fewest: they and one more come before the counted ones
@@ -172,7 +173,7 @@ def measure(point: Point, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         parameters = write_model(point, Path(scratch))
         cfg = configuration(point, Path(scratch), iterations)
-        run, workbench = build.build_run_config(cfg), build.build_workbench(cfg)
+        run, workbench = build.build_run_config(cfg), build_workbench(cfg)
         module = build.build_module(cfg, run, workbench)
         recorder = Recorder()
         callbacks = [instantiate(cfg, "pipo.callback"), CpuTimers(), recorder]

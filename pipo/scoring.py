@@ -32,6 +32,7 @@ from pipo.quiet import quiet
 from pipo.scoring_content import Part
 from pipo.strategies import default_device
 from pipo.tasks.prompts import response_decoder
+from pipo.workbench import build_workbench
 
 IDENTITY_FILE = "identity.json"
 
@@ -130,7 +131,7 @@ def _opened_parts(cfg: DictConfig) -> Iterator[tuple[Benchmark, ModelSpec, list[
     with ExitStack() as stack:
         for name in benchmark.parts:
             try:
-                bench = build.build_workbench(cfg, f"benchmark.parts.{name}", model, tokenizer)
+                bench = build_workbench(cfg, f"benchmark.parts.{name}", model, tokenizer)
                 stack.callback(bench.task.close)
                 problems = bench.problems("test", cfg.evaluation.problems)
             except ConfigError as error:

@@ -13,13 +13,13 @@ import numpy as np
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
-from pipo.build import Problems, Workbench
 from pipo.errors import ConfigError
 from pipo.evaluation.benchmark import Benchmark, average
 from pipo.evaluation.results import EvaluationPlan, EvaluationResult
 from pipo.evaluation.statistics import Floats, pass_at_k
 from pipo.instantiate import instantiate
 from pipo.model_spec import ModelSpec
+from pipo.workbench import Problems, Workbench
 
 # Where the results go, which has no influence on them.
 _WITHOUT_INFLUENCE = ("output_dir", "resume", "preview", "logger", "run_name")

@@ -27,6 +27,7 @@ from pipo.quiet import quiet
 from pipo.rollout.engine import EngineFailed
 from pipo.run_log import METRICS_FILE
 from pipo.tasks.graders.worker_pool import WorkerStartError
+from pipo.workbench import build_workbench
 
 log = logging.getLogger(__name__)
 CallbackType = TypeVar("CallbackType", bound=pl.Callback)
@@ -91,7 +92,7 @@ def _check_unfinished(run: build.RunConfig, checkpoint: Path | None) -> None:
 
 def _run(cfg: DictConfig, run: build.RunConfig, checkpoint: Path | None) -> list[pl.Callback]:
     """Build everything and train; returns the callbacks, which know what came out."""
-    bench = build.build_workbench(cfg)
+    bench = build_workbench(cfg)
     start = 0 if checkpoint is None else iterations_of(checkpoint)
     try:
         module = build.build_module(cfg, run, bench)

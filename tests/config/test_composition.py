@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from pipo import build
 from pipo.instantiate import instantiate
+from pipo.workbench import build_workbench
 from tests.conftest import ROOT
 
 
@@ -75,7 +76,7 @@ def test_the_reference_model_is_loaded_only_when_a_term_needs_it(compose_config,
     for recipe, needed in (("tiny", False), ("paper", True)):
         cfg = compose_config(f"recipe={recipe}", f"output_dir={tmp_path}")
         run = build.build_run_config(cfg)
-        module = build.build_module(cfg, run, build.build_workbench(cfg))
+        module = build.build_module(cfg, run, build_workbench(cfg))
         assert module.objective.needs_reference is needed
         module.configure_model()
         assert (module.reference is not None) is needed

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from pipo import build
 from pipo.instantiate import instantiate
+from pipo.model_spec import build_model
 from pipo.tasks.base import Example
 from pipo.tasks.rows import Source, read_file
+from pipo.workbench import build_workbench
 from tests.config.experiments import EXPERIMENTS, composed
 from tests.conftest import ROOT
 
@@ -115,7 +116,7 @@ def test_training_problems_that_are_held_out_are_dropped(task, tmp_path):
         "task.max_prompt_tokens=100000",
         *(f"task.source.test_fields.{field}" for field in fields),
     )
-    bench = build.build_workbench(cfg, model=build.build_model(composed()))  # whose tokenizer is here
+    bench = build_workbench(cfg, model=build_model(composed()))  # whose tokenizer is here
     try:
         (held_out,) = bench.problems("test").examples
         problems = bench.problems("train")
@@ -162,7 +163,7 @@ def test_no_real_training_row_stands_in_the_benchmark(task):
     if task == "code":
         cfg.task.test_path = f"{folder}/{REAL_PARTS['taco']}.jsonl"
     cfg.task.max_prompt_tokens = 1_000_000  # in characters here; length is not what this is about
-    bench = build.build_workbench(cfg, model=build.build_model(composed()))  # whose tokenizer is here
+    bench = build_workbench(cfg, model=build_model(composed()))  # whose tokenizer is here
     try:
         problems = bench.problems("train")
     finally:

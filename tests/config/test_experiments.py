@@ -16,8 +16,10 @@ from omegaconf import OmegaConf
 from bench.paper_cost import H20, estimate
 from pipo import build
 from pipo.instantiate import instantiate
+from pipo.model_spec import build_model
 from pipo.tasks.base import Example
 from pipo.tasks.datamodule import IterationDataset
+from pipo.workbench import build_workbench
 from tests.config.experiments import CONF, EXPERIMENTS, composed
 from tests.conftest import ROOT
 
@@ -112,7 +114,7 @@ def test_an_experiment_only_selects(name):
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_pair_differs_in_the_pipo_group_alone(name):
     base, pipo = resolved(f"experiment={name}"), resolved(f"experiment={name}_pipo")
-    for key in ("pipo", "run_name"):
+    for key in ("pipo", "run_name", "run_tags"):
         assert base.pop(key) != pipo.pop(key)
     assert base == pipo
 
@@ -123,10 +125,10 @@ def test_the_program_accepts_a_row(name, monkeypatch):
     installed = SimpleNamespace(util=SimpleNamespace(find_spec=lambda package: package))
     monkeypatch.setattr("pipo.rollout.vllm.importlib", installed)  # as if vLLM were there
     cfg = composed(f"experiment={name}")
-    spec = build.build_model(cfg)
+    spec = build_model(cfg)
     assert spec.path.startswith("Qwen/Qwen3-")
     run = build.build_run_config(cfg)
-    bench = build.build_workbench(cfg, model=build.build_model(composed()))  # whose tokenizer is here
+    bench = build_workbench(cfg, model=build_model(composed()))  # whose tokenizer is here
     try:
         module = build.build_module(cfg, run, bench)
         assert module.objective.critic is not None if "ppo" in name else module.objective.critic is None
