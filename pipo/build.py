@@ -320,7 +320,12 @@ def build_evaluation(cfg: DictConfig, bench: Workbench) -> HeldOutEvaluation:
     return construct(
         HeldOutEvaluation,
         cfg,
-        {"every": "curve.every", "curve_samples": "curve.samples"},
+        {
+            "every": "curve.every",
+            "curve_samples": "curve.samples",
+            "folder": "output_dir",
+            "answers": "report.answers",
+        },
         problems=problems,
         plan=plan,
     )
