@@ -165,7 +165,7 @@ def _finish(cfg: DictConfig, run: build.RunConfig, callbacks: list[pl.Callback])
         write_report(folder, folder / REPORT_FILE, curves)
         console = Console()
         console.print(before_after_table(before, after))
-        console.print(_where(folder, cfg.task.name, seconds), highlight=False, soft_wrap=True)
+        console.print(_where(folder, cfg.task.name, seconds), highlight=False, markup=False, soft_wrap=True)
     return float(after["pass@1"])
 
 
@@ -182,17 +182,21 @@ def _where(folder: Path, task: str, seconds: float) -> str:
     """What lies where, and what to type next."""
     # A task's held-out problems may be a benchmark under another name, or none.
     benchmark = task if (CONF / "benchmark" / f"{task}.yaml").is_file() else "..."
-    lines = [f"{seconds:.0f} s in all; everything is in [bold]{folder}[/bold]"]
+    lines = [f"{seconds:.0f} s in all; everything is in {folder}"]
     for name, what in (
         (REPORT_FILE, "what came of it, on one page; open it in a browser"),
         (CURVES_FILE, "accuracy, reward, feedback, lengths, time"),
-        ("model/", f"Hugging Face format; score it with python eval.py model={folder} benchmark={benchmark}"),
+        ("model/", "the trained model in Hugging Face format"),
         ("samples.jsonl", "sampled responses"),
         ("metrics.csv", "every metric of every iteration, also as metrics.jsonl"),
-        ("checkpoints/", "go on with python train.py resume=" + str(folder) + " iterations=..."),
+        ("checkpoints/", "everything that going on takes"),
     ):
         if (folder / name).exists():
             lines.append(f"  {name:<14} {what}")
+    # In lines of their own, which fit 80 columns with a folder of the usual length.
+    lines.append("score the model, or go on training:")
+    lines.append(f"  python eval.py model={folder} benchmark={benchmark}")
+    lines.append(f"  python train.py resume={folder} iterations=...")
     return "\n".join(lines)
 
 
