@@ -324,7 +324,7 @@ def build_evaluation(cfg: DictConfig, bench: Workbench) -> HeldOutEvaluation:
             "every": "curve.every",
             "curve_samples": "curve.samples",
             "folder": "output_dir",
-            "answers": "report.answers",
+            "answers": "samples.held_out",
         },
         problems=problems,
         plan=plan,

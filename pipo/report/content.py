@@ -17,6 +17,10 @@ from pipo.report.loop import Loop, Phase, find_loop, find_phases
 from pipo.report.run_files import RunFiles
 
 
+# Problems shown of those that became right, and as many of those that became wrong.
+_EXAMPLES = 4
+
+
 @dataclass(frozen=True, kw_only=True)
 class Number:
     """One number with its interval.
@@ -118,7 +122,7 @@ def make_report(files: RunFiles) -> Report:
     if files.before is not None and files.after is not None:
         names = ("confidence", "resamples", "seed")
         how = {name: config.evaluation[name] for name in names}
-        changes = find_changes(files.before, files.after, examples=config.report.examples, **how)
+        changes = find_changes(files.before, files.after, examples=_EXAMPLES, **how)
     overrides = [
         argument for start in files.starts[:1] for argument in start["command"] if _is_override(argument)
     ]
