@@ -16,7 +16,6 @@ from pipo.report.events import Event, find_events
 from pipo.report.loop import Loop, Phase, find_loop, find_phases
 from pipo.report.run_files import RunFiles
 
-
 # Problems shown of those that became right, and as many of those that became wrong.
 _EXAMPLES = 4
 
