@@ -185,7 +185,12 @@ def build_evaluation(cfg: DictConfig, bench: Workbench) -> HeldOutEvaluation:
     return construct(
         HeldOutEvaluation,
         cfg,
-        {"every": "curve.every", "curve_samples": "curve.samples"},
+        {
+            "every": "curve.every",
+            "curve_samples": "curve.samples",
+            "folder": "output_dir",
+            "answers": "samples.held_out",
+        },
         problems=problems,
         plan=plan,
     )

@@ -13,11 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipo.errors import ConfigError
-from pipo.plotting.dashboard import plot_groups
+from pipo.plotting.dashboard import CURVES_FILE, plot_groups
 from pipo.plotting.groups import Group, find_groups, read_group
 from pipo.plotting.theory import plot_theory
-
-CURVES_FILE = "curves.png"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -22,11 +22,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipo.checkpoints import DamagedCheckpoint, finished_checkpoints, set_aside, sweep, verify
 from pipo.errors import ConfigError, RunFailed
+from pipo.evaluation.answers import HELD_OUT_FOLDER
 from pipo.files import replace_text
 
 log = logging.getLogger(__name__)
 
-_RECORD = "run.jsonl"
+RECORD_FILE, LOG_FILE = "run.jsonl", "train.log"
 # What a storage says that takes no more: full, over quota, over a size limit, broken, read-only.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _PACKAGES = ("pipo", "torch", "lightning", "transformers", "hydra-core", "math-verify", "wandb", "numpy")
@@ -86,7 +87,7 @@ def held(folder: Path) -> Iterator[None]:
     Raises:
         ConfigError: when another program does already.
     """
-    with (folder / _RECORD).open("a", encoding="utf-8") as file:
+    with (folder / RECORD_FILE).open("a", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -116,10 +117,11 @@ def storage_errors(folder: Path) -> Iterator[None]:
 
 def release(folder: Path) -> None:
     """Give a folder back whose run never began."""
-    logs = ("train.log", "eval.log", "metrics.jsonl", "metrics.csv")
-    for name in ("config.yaml", _RECORD, "identity.json", "wandb_run.json", *logs):
+    logs = (LOG_FILE, "eval.log", "metrics.jsonl", "metrics.csv")
+    for name in ("config.yaml", RECORD_FILE, "identity.json", "wandb_run.json", *logs):
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "wandb", ignore_errors=True)
+    for name in ("wandb", HELD_OUT_FOLDER):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 class _LogFile(logging.FileHandler):
@@ -217,7 +219,7 @@ def record_run(folder: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
     }
-    with (folder / _RECORD).open("a", encoding="utf-8") as file:
+    with (folder / RECORD_FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
     return entry
 

@@ -21,9 +21,10 @@ from pipo.checkpoints import STATE, finished_checkpoints, iterations_of
 from pipo.cli import CONF
 from pipo.errors import ConfigError, RunFailed, RunStopped
 from pipo.evaluation.report import before_after_table
-from pipo.plotting.dashboard import plot_curves
+from pipo.plotting.dashboard import CURVES_FILE, plot_curves
 from pipo.processes import leads, telling_folder
 from pipo.quiet import quiet
+from pipo.report.page import REPORT_FILE, write_report
 from pipo.rollout.engine import EngineFailed
 from pipo.run_log import METRICS_FILE
 from pipo.tasks.graders.worker_pool import WorkerStartError
@@ -60,7 +61,7 @@ def train(cfg: DictConfig, overrides: list[str]) -> float:
     ):
         checkpoint = None
         if leads():
-            run_folder.open_log(folder, "train.log")
+            run_folder.open_log(folder, run_folder.LOG_FILE)
         if not fresh:
             checkpoint = run_folder.newest_checkpoint(folder, leads=leads())
             _check_unfinished(run, checkpoint)
@@ -140,9 +141,11 @@ def _finish(cfg: DictConfig, run: build.RunConfig, callbacks: list[pl.Callback])
     before, after = evaluation.before, evaluation.after
     leader, seconds = leads(), _only(callbacks, RunProgress).seconds
     metrics = folder / METRICS_FILE
+    curves = None
     if leader and metrics.exists() and metrics.stat().st_size:
-        plot_curves(metrics, folder / "curves.png")
-    # Last of all: a run that has its summary is finished.
+        curves = folder / CURVES_FILE
+        plot_curves(metrics, curves)
+    # A run that has its summary is finished.
     if leader and before is not None and after is not None:
         summary = {
             "iterations": run.iterations,
@@ -152,12 +155,18 @@ def _finish(cfg: DictConfig, run: build.RunConfig, callbacks: list[pl.Callback])
         }
         run_folder.write_json(folder / "summary.json", summary)
     if after is None:
+        # A job that SLURM starts again must not be kept from that by a page that the end will write anyway.
+        if leader and stop.reason != REQUEUE:
+            write_report(folder, folder / REPORT_FILE, curves)
         raise _stopped(stop, folder)
     assert before is not None
     if leader:
+        # Before what is printed names it, and after the summary: should this fail, the trace says why, the
+        # run is whole all the same, and python -m pipo.report writes the page later.
+        write_report(folder, folder / REPORT_FILE, curves)
         console = Console()
         console.print(before_after_table(before, after))
-        console.print(_where(folder, cfg.task.name, seconds), highlight=False, soft_wrap=True)
+        console.print(_where(folder, cfg.task.name, seconds), highlight=False, markup=False, soft_wrap=True)
     return float(after["pass@1"])
 
 
@@ -174,16 +183,21 @@ def _where(folder: Path, task: str, seconds: float) -> str:
     """What lies where, and what to type next."""
     # A task's held-out problems may be a benchmark under another name, or none.
     benchmark = task if (CONF / "benchmark" / f"{task}.yaml").is_file() else "..."
-    lines = [f"{seconds:.0f} s in all; everything is in [bold]{folder}[/bold]"]
+    lines = [f"{seconds:.0f} s in all; everything is in {folder}"]
     for name, what in (
-        ("curves.png", "accuracy, reward, feedback, lengths, time"),
-        ("model/", f"Hugging Face format; score it with python eval.py model={folder} benchmark={benchmark}"),
+        (REPORT_FILE, "what came of it, on one page; open it in a browser"),
+        (CURVES_FILE, "accuracy, reward, feedback, lengths, time"),
+        ("model/", "the trained model in Hugging Face format"),
         ("samples.jsonl", "sampled responses"),
         ("metrics.csv", "every metric of every iteration, also as metrics.jsonl"),
-        ("checkpoints/", "go on with python train.py resume=" + str(folder) + " iterations=..."),
+        ("checkpoints/", "everything that going on takes"),
     ):
         if (folder / name).exists():
             lines.append(f"  {name:<14} {what}")
+    # In lines of their own, which fit 80 columns with a folder of the usual length.
+    lines.append("score the model, or go on training:")
+    lines.append(f"  python eval.py model={folder} benchmark={benchmark}")
+    lines.append(f"  python train.py resume={folder} iterations=...")
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import ProgressBar
 
 from pipo.callbacks.base import IterationStats, RolloutCallback
 from pipo.callbacks.pipo import PIPOCallback
@@ -193,7 +194,7 @@ def fit(
         callbacks=callbacks,
         log_every_n_steps=1,
         enable_checkpointing=any(type(c).__name__ == "IterationCheckpoint" for c in callbacks),
-        enable_progress_bar=False,
+        enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
         enable_model_summary=False,
         use_distributed_sampler=False,
     )

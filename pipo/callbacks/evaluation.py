@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from rich.console import Console
 
 from pipo.callbacks.held_out import HeldOutProblems
-from pipo.evaluation.results import EvaluationPlan, Summary
-from pipo.modules.distributed import world
+from pipo.evaluation.answers import AFTER_FILE, BEFORE_FILE, held_out_record, typical_answer, write_record
+from pipo.evaluation.results import EvaluationPlan, EvaluationResult, Summary
+from pipo.modules.distributed import gather, world
 from pipo.modules.policy_module import PolicyModule
 
 
@@ -23,6 +25,8 @@ class HeldOutEvaluation(pl.Callback):
         plan: of the evaluations before and after.
         every: iterations between two points of the curve.
         curve_samples: responses per problem for a point of the curve.
+        folder: the run folder, where the evaluations before and after leave their records.
+        answers: how many of the first problems are recorded with a response.
     """
 
     def __init__(
@@ -32,30 +36,46 @@ class HeldOutEvaluation(pl.Callback):
         plan: EvaluationPlan,
         every: int,
         curve_samples: int,
+        folder: str,
+        answers: int,
     ) -> None:
         super().__init__()
         if every < 1 or curve_samples < 1:
             raise ValueError(f"every and curve_samples must be >= 1, got {every} and {curve_samples}")
+        if answers < 0:
+            raise ValueError(f"answers must be >= 0, got {answers}")
+        self.folder, self.answers = Path(folder), answers
         self.problems, self.plan, self.every = problems, plan, every
         self.curve_plan = replace(plan, samples=curve_samples, ks=(1,), majority=False)
         self.before: Summary | None = None
         self.after: Summary | None = None
 
-    def _measure(self, module: PolicyModule, when: str) -> Summary:
-        """A full evaluation, with a word on the terminal about what takes so long."""
+    def _measure(self, module: PolicyModule, when: str, iterations: int) -> Summary:
+        """A full evaluation, with a word on the terminal about what takes so long, and its record."""
         console = Console(quiet=world()[0] != 0)
         problems = len(self.problems.examples)
         responses = problems * self.plan.samples
         console.print(f"{when} training: {problems} held-out problems, {responses} responses ...", end=" ")
-        summary = self.problems.evaluate(module, self.plan).to_summary()
+        result = self.problems.evaluate(module, self.plan)
+        summary = result.to_summary()
         console.print(f"pass@1 {summary['pass@1']:.3f}")
+        self._record(result, summary, BEFORE_FILE if when == "before" else AFTER_FILE, iterations)
         return summary
+
+    def _record(self, result: EvaluationResult, summary: Summary, name: str, iterations: int) -> None:
+        """Collect from every process what is kept of each problem, and write it."""
+        solved = {problem.index: problem.solved for problem in result.problems}
+        answers = [typical_answer(problem) for problem in result.problems if problem.index < self.answers]
+        parts = gather((solved, answers))
+        if world()[0] == 0:
+            record = held_out_record(parts, summary, self.plan.samples, iterations)
+            write_record(self.folder / name, record)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The model as it came; a resumed run has it from its checkpoint."""
         assert isinstance(pl_module, PolicyModule)
         if self.before is None:
-            self.before = self._measure(pl_module, "before")
+            self.before = self._measure(pl_module, "before", 0)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -81,7 +101,7 @@ class HeldOutEvaluation(pl.Callback):
         """The model as it is now, unless the run was stopped before its budget."""
         assert isinstance(pl_module, PolicyModule)
         if not trainer.should_stop:
-            self.after = self._measure(pl_module, "after")
+            self.after = self._measure(pl_module, "after", trainer.fit_loop.total_batch_idx + 1)
 
     def state_dict(self) -> dict[str, Any]:
         """The first evaluation goes into the checkpoints, because it cannot be made again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from typing import Any
@@ -10,15 +11,21 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from pipo.modules.policy_module import PolicyModule
 
 # Without a terminal, this many lines over the whole run.
 _LINES = 15
+# In characters: a bar in a wide terminal and in a narrow one, the longest time left, gaps between columns.
+_WIDE, _BAR, _SHORT_BAR, _TIME, _GAPS = 100, 20, 6, len("1:00:00"), 3
 
 
 class RunProgress(ProgressBar):
-    """Iteration, reward, progress xi, coefficient, accuracy, tokens per second, time left."""
+    """Iteration, reward, accuracy, progress xi, coefficient, tokens per second, time left.
+
+    A narrow terminal shows as many of them as fit one line, the last ones left out.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,13 +62,14 @@ class RunProgress(ProgressBar):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The bar, when there is a terminal."""
         self._started, self._first = time.monotonic(), trainer.fit_loop.total_batch_idx + 1  # after a resume
-        if self.console.is_terminal:
+        if self.console.is_interactive:  # a terminal that can move its cursor
             self._bar = Progress(
                 MofNCompleteColumn(),
-                BarColumn(bar_width=20),
-                TextColumn("{task.fields[status]}"),
+                BarColumn(bar_width=self._bar_width),
+                TextColumn("{task.fields[status]}", table_column=Column(no_wrap=True)),
                 TimeRemainingColumn(compact=True),
                 console=self.console,
+                redirect_stderr=sys.stderr.isatty(),  # so that warnings stand above the bar
             )
             self._bar.start()
             self._bar.add_task(
@@ -75,18 +83,30 @@ class RunProgress(ProgressBar):
         done, total = batch_idx + 1, int(trainer.num_training_batches)
         assert isinstance(pl_module, PolicyModule)
         self._held_out = pl_module.row.get("eval/pass@1", self._held_out)
-        status = self._status(pl_module.row)
+        parts = self._parts(pl_module.row)
         if self._bar is not None:
+            status = "  ".join(parts[: self._fitting(parts, total)])
             self._bar.update(self._bar.task_ids[0], completed=done, status=status)
             if done == total or trainer.should_stop:
                 self._stop()  # what follows prints lines of its own
         elif done % max(1, total // _LINES) == 0 or done == total:
             elapsed = time.monotonic() - self._started
             left = elapsed / (done - self._first) * (total - done)
-            line = f"iteration {done}/{total}  {status}  {left:.0f} s left"
+            line = f"iteration {done:>{len(str(total))}}/{total}  {'  '.join(parts)}  {left:.0f} s left"
             self.console.print(line, highlight=False, soft_wrap=True)
 
-    def _status(self, metrics: dict[str, float]) -> str:
+    @property
+    def _bar_width(self) -> int:
+        return _BAR if self.console.width >= _WIDE else _SHORT_BAR
+
+    def _fitting(self, parts: list[str], total: int) -> int:
+        """How many of the parts have room in one line."""
+        room = self.console.width - len(f"{total}/{total}") - self._bar_width - _TIME - _GAPS
+        lengths = itertools.accumulate(len(part) + 2 for part in parts)
+        return sum(length - 2 <= room for length in lengths)
+
+    def _parts(self, metrics: dict[str, float]) -> list[str]:
+        """The newest numbers, the most important first; each as wide as in other iterations."""
         parts = [f"reward {metrics['train/reward']:.3f}"]
         if self._held_out is not None:
             parts.append(f"held-out {self._held_out:.3f}")
@@ -94,9 +114,9 @@ class RunProgress(ProgressBar):
             defined = "pipo/progress" in metrics
             xi = f"{metrics['pipo/progress']:+.2f}" if defined else "--"
             coefficient = f"{metrics['pipo/coefficient']:+.2f}" if defined else "--"
-            parts.append(f"xi {xi:>5}  coef {coefficient:>5}")
-        parts.append(f"{metrics['train/tokens_per_second']:,.0f} tok/s")
-        return "  ".join(parts)
+            parts += [f"xi {xi:>6}", f"coef {coefficient:>6}"]
+        parts.append(f"{metrics['train/tokens_per_second']:>7,.0f} tok/s")
+        return parts
 
     def _stop(self) -> None:
         if self._bar is not None:

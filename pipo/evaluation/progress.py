@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -35,7 +36,8 @@ class EvaluationProgress:
             TextColumn("{task.fields[status]}"),
             TimeRemainingColumn(compact=True),
             console=console,
-            disable=not console.is_terminal,
+            redirect_stderr=sys.stderr.isatty(),  # so that warnings stand above the bars
+            disable=not console.is_interactive,  # a terminal that can move its cursor
         )
 
     def __enter__(self) -> EvaluationProgress:

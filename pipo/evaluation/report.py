@@ -140,8 +140,8 @@ def before_after_table(before: Summary, after: Summary) -> Table:
     Raises:
         ValueError: when the two do not measure the same metrics on the same number of problems.
     """
-    rows = list(_rows(after))
-    if [row.label for row in _rows(before)] != [row.label for row in rows]:
+    rows = list(metric_rows(after))
+    if [row.label for row in metric_rows(before)] != [row.label for row in rows]:
         raise ValueError("before and after do not hold the same metrics and levels")
     for key in ("problems", "confidence"):
         if before[key] != after[key]:
@@ -155,7 +155,7 @@ def before_after_table(before: Summary, after: Summary) -> Table:
             value = row.show(row.value(summary))
             cells.append(f"{value} {row.show_interval(summary)}" if row.scale == 100 else value)
         difference = row.show(row.value(after) - row.value(before), sign="+")
-        table.add_row(row.label, *cells, difference)
+        table.add_row(escape(row.label), *cells, difference)
     return table
 
 
@@ -186,7 +186,7 @@ def _table(title: str, *summaries: Summary) -> Table:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Row:
+class MetricRow:
     """Where a metric stands in a summary, and how it is written.
 
     Attributes:
@@ -208,23 +208,32 @@ class _Row:
         return node[self.path[-1] + suffix]
 
     def value(self, summary: Summary) -> float:
+        """The number in its stored unit."""
         return self._at(summary, "")
 
     def show(self, value: float, sign: str = "") -> str:
-        return f"{self.scale * value:{sign}.{self.digits}f}"
+        """A number in the shown unit; ``sign="+"`` also writes a plus."""
+        return f"{self.scale * value:{sign}z.{self.digits}f}"
+
+    def interval(self, summary: Summary) -> tuple[float, float]:
+        """Both ends in the stored unit."""
+        low, high = self._at(summary, "_interval")
+        return low, high
 
     def show_interval(self, summary: Summary) -> str:
-        low, high = self._at(summary, "_interval")
+        """Both ends in the shown unit, in brackets."""
+        low, high = self.interval(summary)
         return f"[{self.show(low)}, {self.show(high)}]"
 
 
-def _rows(summary: Summary) -> Iterator[_Row]:
+def metric_rows(summary: Summary) -> Iterator[MetricRow]:
+    """Every metric that a summary holds, in reading order; levels last."""
     for key in summary:
         if key == "pass@1" or _is_rate(key):
-            yield _Row(label=f"{key} (%)", path=(key,), scale=100, digits=1)
-    yield _Row(label="reward", path=("reward",), scale=1, digits=3)
-    yield _Row(label="length (tokens)", path=("response_length",), scale=1, digits=1)
-    yield _Row(label="truncated (%)", path=("truncated",), scale=100, digits=1)
+            yield MetricRow(label=f"{key} (%)", path=(key,), scale=100, digits=1)
+    yield MetricRow(label="reward", path=("reward",), scale=1, digits=3)
+    yield MetricRow(label="length (tokens)", path=("response_length",), scale=1, digits=1)
+    yield MetricRow(label="truncated (%)", path=("truncated",), scale=100, digits=1)
     for level in summary["levels"]:
-        label = f"pass@1 (%), level {escape(level)}"
-        yield _Row(label=label, path=("levels", level, "pass@1"), scale=100, digits=1)
+        label = f"pass@1 (%), level {level}"
+        yield MetricRow(label=label, path=("levels", level, "pass@1"), scale=100, digits=1)

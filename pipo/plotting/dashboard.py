@@ -26,6 +26,8 @@ from pipo.plotting.lines import (
 from pipo.plotting.style import STYLE, new_figure, save
 from pipo.run_log import read_run
 
+CURVES_FILE = "curves.png"
+
 # Inches.
 _ROW, _LEGEND_LINE = 1.65, 0.2
 

@@ -61,7 +61,7 @@ def test_a_run_shows_and_leaves_what_it_promises(finished):
     assert "pass@1" in out
     assert str(folder.name) in out
     expected = {"config.yaml", "run.jsonl", "metrics.csv", "metrics.jsonl", "samples.jsonl", "curves.png"}
-    expected |= {"summary.json", "model", "checkpoints", "train.log"}
+    expected |= {"summary.json", "model", "checkpoints", "train.log", "held_out", "report.html"}
     assert {p.name for p in folder.iterdir()} == expected
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["iterations"] == 4
