@@ -50,7 +50,8 @@ class Case:
         learning_rate: constant.
         pattern: finds the answer in a response.
         profile: of TRL.
-        micro_batch: responses per forward pass of TRL; of 16, 32, 64 and 128 the one that was fastest here.
+        micro_batch: responses per forward pass of TRL; of 16, 32, 64 and 128 the one that was fastest
+            here, or the smallest when none was.
         straggler: hold one response of each batch open up to the limit.
         cores: threads there, processes here.
         scored: whether the trained models are scored on the held-out problems.
@@ -58,7 +59,7 @@ class Case:
 
     source: str = "tiny"
     vocabulary: int | None = None
-    iterations: int = 60
+    iterations: int = 40
     response_tokens: int = 40
     learning_rate: float = 1e-4
     pattern: str = AFTER_MARK
@@ -73,14 +74,14 @@ CASES = {
     "plain": Case(),
     "defaults": Case(profile="default", micro_batch=128),
     "vocabulary": Case(vocabulary=32768, micro_batch=32, iterations=5),
-    "straggler": Case(straggler=True, response_tokens=200, micro_batch=32, iterations=8),
+    "straggler": Case(straggler=True, response_tokens=200, micro_batch=16, iterations=8),
     "smollm2": Case(
         source="smollm2",
         response_tokens=64,
         iterations=3,
         learning_rate=1e-6,
         pattern=FIRST_NUMBER,
-        micro_batch=32,
+        micro_batch=16,
         scored=False,  # takes longer than the runs
     ),
     "two_cores": Case(cores=2),
