@@ -95,8 +95,8 @@ class WandbRunLogger(WandbLogger):
                 return wandb.init(**self._wandb_init)
             except UsageError as error:
                 raise ConfigError(
-                    f"logger.wandb.offline=false: {str(error).splitlines()[0]}; log in with wandb login, or "
-                    "leave the key out to log offline"
+                    f"logger.wandb.offline=false: W&B refused ({str(error).splitlines()[0]}); log in with "
+                    "wandb login, or leave the key out to log offline"
                 ) from error
             except CommError as error:
                 _LOG.warning(
