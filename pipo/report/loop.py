@@ -42,6 +42,7 @@ class Loop:
         time_share: of the retrospective updates in the iterations' time.
         slowdown: an iteration's time over that without them.
         agreement: of the progress with the probe; None without a probe or with too little to compare.
+        expected: the agreement's value if progress and change were independent; None when it is.
     """
 
     iterations: int
@@ -56,6 +57,7 @@ class Loop:
     time_share: float
     slowdown: float
     agreement: Agreement | None
+    expected: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +85,7 @@ def find_loop(files: RunFiles) -> Loop | None:
     if run is None or not len(run.series("pipo/applied")[1]):
         return None
     progress, coefficient = run.series("pipo/progress")[1], run.series("pipo/coefficient")[1]
+    agreed, expected = _agreement(files) or (None, None)
     spent, extra = run.column("time/iteration").sum(), run.column("time/retrospective").sum()
     return Loop(
         iterations=len(run.rows),
@@ -96,23 +99,28 @@ def find_loop(files: RunFiles) -> Loop | None:
         largest_progress=float(np.abs(progress).max()) if len(progress) else 0.0,
         time_share=float(extra / spent) if spent else 0.0,
         slowdown=float(spent / (spent - extra)) if spent > extra else 1.0,
-        agreement=_agreement(files),
+        agreement=agreed,
+        expected=expected,
     )
 
 
-def _agreement(files: RunFiles) -> Agreement | None:
+def _agreement(files: RunFiles) -> tuple[Agreement, float] | None:
+    """The agreement, and what it would be if the two were independent: a run that learns mostly goes up."""
     if len(files.probe) < 2:
         return None
     xi = np.array([np.nan if row["progress"] is None else row["progress"] for row in files.probe])
     rewards = np.array([row["rewards"] for row in files.probe])
     change = np.diff(rewards.mean(axis=1), prepend=np.nan)
     known = np.isfinite(xi) & np.isfinite(change)
-    if (known & (xi != 0) & (change != 0)).sum() < _COMPARABLE:
+    counts = known & (xi != 0) & (change != 0)
+    if counts.sum() < _COMPARABLE:
         return None
     how = {name: files.config.evaluation[name] for name in ("confidence", "resamples", "seed")}
     # Neighbours whose windows overlap are drawn together.
     block = min(int(files.config.pipo.window), int(known.sum()))
-    return agreement(xi, rewards, window=1, block=block, **how)
+    better, up = float((xi[counts] > 0).mean()), float((change[counts] > 0).mean())
+    expected = better * up + (1 - better) * (1 - up)
+    return agreement(xi, rewards, window=1, block=block, **how), expected
 
 
 def find_phases(files: RunFiles) -> list[Phase]:
@@ -125,6 +133,7 @@ def find_phases(files: RunFiles) -> list[Phase]:
     rows = [(name, _PHASES[name], seconds) for name, seconds in timed.items() if seconds]
     rows += [("between", "what lies between these", between)]
     rows += [("evaluate", "held-out accuracy during the run", _total(run, "time/evaluate"))]
+    rows += [("probe", "scoring the probe after every iteration", _total(run, "time/probe"))]
     if files.summary is not None:
         rest = files.summary["seconds"] - sum(seconds for _, _, seconds in rows)
         rows += [("around", "evaluations before and after, checkpoints, export", max(0.0, rest))]
