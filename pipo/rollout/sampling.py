@@ -22,6 +22,25 @@ def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
     return torch.minimum(index, last)[:, 0]
 
 
+def block_sums(weights: Tensor) -> Tensor:
+    """Sums of ``BLOCK`` entries each, of fewer in the last; [n, V] float32 -> [n, blocks] float64.
+
+    Only sums of blocks are made double: a matrix of doubles would cost more than everything else here.
+    """
+    full = weights.shape[1] - weights.shape[1] % BLOCK
+    sums = weights[:, :full].unflatten(1, (-1, BLOCK)).sum(dim=2).double()
+    if full == weights.shape[1]:
+        return sums
+    return torch.cat([sums, weights[:, full:].sum(dim=1, keepdim=True).double()], dim=1)
+
+
+def _total(weights: Tensor) -> Tensor:
+    """Sum of each row in double precision."""
+    if weights.shape[1] <= 2 * BLOCK:
+        return weights.sum(dim=1, dtype=torch.float64)
+    return block_sums(weights).sum(dim=1)
+
+
 def invert_cdf(weights: Tensor, uniform: Tensor) -> Tensor:
     """Draw an index with probability proportional to its weight.
 
@@ -35,15 +54,16 @@ def invert_cdf(weights: Tensor, uniform: Tensor) -> Tensor:
     rows, size = weights.shape
     if size <= 2 * BLOCK:
         return _invert(weights.double(), uniform)
-    blocks = -(-size // BLOCK)
-    padded = torch.nn.functional.pad(weights, (0, blocks * BLOCK - size)).view(rows, blocks, BLOCK)
-    sums = padded.sum(dim=2, dtype=torch.float64)
+    sums = block_sums(weights)
     block = _invert(sums, uniform)
     at = torch.arange(rows, device=weights.device)
     chosen = sums[at, block]
     before = sums.cumsum(dim=1)[at, block] - chosen
     within = ((uniform * sums.sum(dim=1) - before) / chosen).clamp(0.0, 1.0)
-    return block * BLOCK + _invert(padded[at, block].double(), within)
+    columns = block[:, None] * BLOCK + torch.arange(BLOCK, device=weights.device)
+    # The last block may be shorter; what would lie beyond it weighs nothing.
+    entries = weights.gather(1, columns.clamp(max=size - 1)).double() * (columns < size)
+    return block * BLOCK + _invert(entries, within)
 
 
 def keep_top(weights: Tensor, top_p: float, top_k: int) -> Tensor:
@@ -86,11 +106,11 @@ def sample_tokens(
     """
     scaled = logits if temperature in (0.0, 1.0) else logits / temperature
     peak = scaled.amax(dim=1, keepdim=True)
-    weights = (scaled - peak).exp()
+    weights = (scaled - peak).exp_()
     if temperature == 0:
         tokens = logits.argmax(dim=1)
     else:
         tokens = invert_cdf(keep_top(weights, top_p, top_k), uniform)
-    total = weights.sum(dim=1, dtype=torch.float64).log().float()
+    total = _total(weights).log().float()
     chosen = scaled.gather(1, tokens[:, None])[:, 0]
     return tokens, chosen - peak[:, 0] - total
