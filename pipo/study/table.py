@@ -222,14 +222,15 @@ def comparison_rows(plan: StudyPlan, comparisons: Sequence[Comparison]) -> list[
         return []
     rows = [
         "",
-        "| difference, points of pass@1 | mean (95 % over seeds) | p (sign flips) | p (Holm) |",
-        "|---|---|---|---|",
+        "| difference, points of pass@1 | mean (95 % over seeds) | pairs | p (sign flips) | p (Holm) |",
+        "|---|---|---|---|---|",
     ]
     for each in comparisons:
         value, width = 100 * each.difference.value, 100 * each.difference.half_width
         one, other = cell(plan.arms[each.arm].label), cell(plan.arms[each.other].label)
         rows.append(
-            f"| {one} minus {other} | {value:+.1f} ± {width:.1f} | {each.p_value:.3f} | {each.adjusted:.3f} |"
+            f"| {one} minus {other} | {value:+.1f} ± {width:.1f} | {each.difference.seeds} "
+            f"| {each.p_value:.3f} | {each.adjusted:.3f} |"
         )
     pairs = sorted({each.difference.seeds for each in comparisons})
     least = ", ".join(f"{smallest_p(n):.2g} with {n} pairs" for n in pairs)
@@ -237,7 +238,7 @@ def comparison_rows(plan: StudyPlan, comparisons: Sequence[Comparison]) -> list[
     return [
         *rows,
         "",
-        f"Smallest possible p: {least}; p (Holm) is adjusted for the {len(comparisons)} differences above "
+        f"Smallest possible p: {least}; p (Holm) is adjusted for all differences above ({len(comparisons)}) "
         f"and can be {best:.2g} at best.",
     ]
 

@@ -166,7 +166,7 @@ def test_lines_and_pairs(results):
     assert pair.difference.half_width == pytest.approx(0.1 * T2 / np.sqrt(3), rel=1e-9)
     assert pair.p_value == 0.25
     text = markdown(plan, table, [pair])
-    assert "| base + PIPO minus base | +20.0 ± 24.8 | 0.250 | 0.250 |" in text
+    assert "| base + PIPO minus base | +20.0 ± 24.8 | 3 | 0.250 | 0.250 |" in text
     assert "Smallest possible p: 0.25 with 3 pairs;" in text
 
 
@@ -180,7 +180,7 @@ def test_p_is_adjusted_for_the_comparisons_of_the_study(results):
     # Sign flips: 2 of 8, and |sum| = .1 of {.3, .1, .1, .1}: 8 of 8. Holm: twice the smaller, the larger.
     assert [(each.p_value, each.adjusted) for each in found] == [(0.25, 0.5), (1.0, 1.0)]
     text = markdown(plan, lines(plan, arms), found)
-    assert "for the 2 differences above and can be 0.5 at best" in text
+    assert "for all differences above (2) and can be 0.5 at best" in text
     assert r"| a \| b | 20.0 |" in text
     assert r"| a \| b minus base |" in text
 
@@ -231,9 +231,8 @@ def test_an_agreement_study_shows_chance_and_names_a_run_that_is_too_short(tmp_p
     for seed in plan.seeds:
         finished_run(runner.run_folder(tmp_path, "pipo", seed), 0.5, 0.5)
         # Exact in binary, always rising: the change has one sign.
-        rewards = (
-            np.cumsum(generator.integers(1, 3, size=20))[:, None] / 64 + generator.integers(2, size=6) / 4
-        )
+        level = np.cumsum(generator.integers(1, 3, size=20)) / 64
+        rewards = level[:, None] + generator.integers(2, size=6) / 4
         rows = [
             {"iteration": i, "progress": None if i < 2 else i / 8 - 0.25, "rewards": row}
             for i, row in enumerate(rewards.tolist())
@@ -322,7 +321,7 @@ def stability_study(tmp_path: Path) -> StudyPlan:
     assert (pipo["largest_grad_norm"], pipo["skipped_steps"]) == (7.0, 0.0)
     text = stability_markdown(plan, [none, pipo], compare(plan, results))
     assert "| none | 0/3 | 60.0 ± 24.8 | 10.0 | 50.0 | 90.0 ± 0.0 | 30.0 ± 0.0 | 3.00 | 0 | 0.00 |  |" in text
-    assert "| pipo minus none | +0.0 ± 0.0 | 1.000 | 1.000 |" in text
+    assert "| pipo minus none | +0.0 ± 0.0 | 3 | 1.000 | 1.000 |" in text
     assert write_report(plan, results, tmp_path, "mine")[2].stat().st_size > 10_000
     return plan
 
