@@ -123,10 +123,11 @@ def load_plan(name: str) -> StudyPlan:
     if not path.is_file():
         raise ConfigError(f"study {name!r} does not exist; there are {', '.join(known_studies())}")
     try:
-        return StudyPlan.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        with path.open(encoding="utf-8") as file:  # not its text: errors name the file
+            return StudyPlan.model_validate(yaml.safe_load(file))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ConfigError(f"{path}: {where}: {first['msg']}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"study {name!r} is not YAML: {' '.join(str(error).split())}") from error

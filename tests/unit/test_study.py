@@ -87,7 +87,7 @@ def test_a_bad_plan_is_refused_by_name(tmp_path, change, message):
 def test_a_file_that_is_not_yaml_is_one_line(tmp_path):
     file = tmp_path / "plan.yaml"
     file.write_text("arms: {a: [1,\nseeds: 3")
-    with pytest.raises(ConfigError, match=r"plan\.yaml: not YAML: .*line 2") as caught:
+    with pytest.raises(ConfigError, match=r"is not YAML: .*plan\.yaml\", line 2") as caught:
         load_plan(str(file))
     assert "\n" not in str(caught.value)
 
