@@ -50,7 +50,7 @@ types: $(INSTALLED_DEV)
 # The quick set. The other cases against TRL: .venv/bin/python bench/vs_trl.py --case vocabulary, and so on.
 bench: $(INSTALLED) $(INSTALLED_BENCH)
 	mkdir -p outputs/bench
-	$(PY) bench/vs_trl.py --rounds 2 --iterations 30 --out outputs/bench/vs_trl.json
+	$(PY) bench/vs_trl.py --rounds 3 --iterations 15 --out outputs/bench/vs_trl.json
 	$(PY) bench/logprobs.py --out outputs/bench/logprobs.json $(ARGS)
 	$(PY) bench/floor.py --vs pipo --out outputs/bench/floor.json $(ARGS)
 	$(PY) bench/pipo_cost.py --out outputs/bench/pipo_cost.json $(ARGS)

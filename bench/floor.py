@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -153,8 +152,7 @@ def run_floor(folder: Path, sizes: Sizes, seed: int) -> dict[str, Any]:
     """One run of the floor in this process."""
     floor = Floor(folder, sizes, seed)
     rows = [floor.iterate(iteration) for iteration in range(sizes.iterations)]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"rows": rows, "peak_gib": peak, "pass@1": floor.pass_at_1()}
+    return {"rows": rows, "peak_gib": ruler.peak_memory(), "pass@1": floor.pass_at_1()}
 
 
 def run_pipo(folder: Path, sizes: Sizes, seed: int, scratch: Path) -> dict[str, Any]:
@@ -270,9 +268,11 @@ def main() -> None:
     console = Console()
     console.print(table)
     if options.vs:
-        own, low = figures[options.vs]["iteration"].median, figures["floor"]["iteration"].median
-        figures["of_floor"] = own / low
-        console.print(f"{options.vs} / floor: {own / low:.2f}")
+        both = [
+            [statistics.median(row["iteration"] for row in run["rows"]) for run in runs[s]] for s in sides
+        ]
+        figures["of_floor"] = ruler.Spread.of([own / low for low, own in zip(*both, strict=True)])
+        console.print(f"{options.vs} / floor, by round: {figures['of_floor'].show(2)}")
     ruler.write(options.out, {"sizes": sizes, **figures, "runs": runs})
 
 

@@ -89,6 +89,11 @@ class Problem:
         self.hidden.grad = self.weight.grad = None
         (score(self.hidden, self.weight, self.tokens) * self.factor).sum().backward()
 
+    def forward(self, score: Score) -> None:
+        """Without gradient, as rollouts are scored."""
+        with torch.no_grad():
+            score(self.hidden, self.weight, self.tokens)
+
     def gradients(self) -> tuple[Tensor, Tensor]:
         """Of hidden states and head."""
         assert self.hidden.grad is not None
@@ -115,6 +120,7 @@ def measure(case: Case, rounds: int) -> dict[str, dict[str, Any]]:
         problem.hidden.grad = problem.weight.grad = None
         peak = ruler.extra_memory(lambda name=name: problem.solve(WAYS[name]))
         found[name]["extra_gib"] = peak - problem.gradients_gib
+        found[name]["forward_gib"] = ruler.extra_memory(lambda name=name: problem.forward(WAYS[name]))
         gradients = problem.gradients()
         expected = expected or tuple(each.clone() for each in gradients)
         found[name]["gradient_difference"] = relative_difference(gradients, expected)
@@ -135,7 +141,7 @@ def main() -> None:
     options = ruler.parser(__doc__).parse_args()
     torch.set_num_threads(1)
     figures = []
-    console = Console()
+    console = Console(width=100)
     for case in CASES:
         known = ruler.extra_memory(lambda case=case: torch.ones(case.tokens, case.vocabulary))
         found = measure(case, options.rounds)
@@ -143,12 +149,13 @@ def main() -> None:
             title=f"vocabulary {case.vocabulary:,}, width {case.width}, {case.tokens:,} positions; "
             f"{options.rounds} rounds, median (range)"
         )
-        for heading in ("", "CPU s", "of plain", "extra GiB", "gradient diff."):
+        for heading in ("", "CPU s", "of plain", "extra GiB", "forward", "gradient diff."):
             table.add_column(heading, justify="right" if heading else "left")
         for name, row in found.items():
             cells = [row["cpu_seconds"].show(2), row["of_cross_entropy"].show(2)]
-            table.add_row(name, *cells, f"{row['extra_gib']:.3f}", f"{row['gradient_difference']:.1e}")
-        table.add_row("one matrix", "", "", f"{known:.3f} of {case.matrix_gib:.3f}", "")
+            memory = [f"{row[key]:.3f}" for key in ("extra_gib", "forward_gib")]
+            table.add_row(name, *cells, *memory, f"{row['gradient_difference']:.1e}")
+        table.add_row("one matrix", "", "", f"{known:.3f} of {case.matrix_gib:.3f}", "", "")
         console.print(table)
         figures.append({"case": case, "ways": found, "ruler_gib": [known, case.matrix_gib]})
     ruler.write(options.out, {"cases": figures})

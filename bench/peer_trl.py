@@ -12,7 +12,6 @@ import functools
 import json
 import os
 import re
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, required=True)
     parser.add_argument("--pattern", required=True)
     parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--micro-batch", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--straggler", action="store_true")
     parser.add_argument("--save", type=Path, required=True)
@@ -47,16 +47,16 @@ def parse() -> argparse.Namespace:
 
 
 class TimedTrainer(GRPOTrainer):
-    """Adds up the seconds inside ``generate``; nothing else is changed."""
+    """Adds up the CPU seconds inside ``generate``; nothing else is changed."""
 
     generate_seconds = 0.0
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        started = time.perf_counter()
+        started = time.process_time()
         try:
             return super()._generate_single_turn(*args, **kwargs)
         finally:
-            self.generate_seconds += time.perf_counter() - started
+            self.generate_seconds += time.process_time() - started
 
 
 class Stamps(TrainerCallback):
@@ -117,7 +117,8 @@ def configuration(options: argparse.Namespace) -> GRPOConfig:
     return GRPOConfig(
         output_dir=str(options.save),
         use_cpu=True,
-        per_device_train_batch_size=options.prompts * options.group,
+        per_device_train_batch_size=options.micro_batch,
+        gradient_accumulation_steps=options.prompts * options.group // options.micro_batch,
         num_generations=options.group,
         max_completion_length=options.response_tokens,
         max_steps=options.iterations,
@@ -165,7 +166,9 @@ def main() -> None:
     )
     stamps.trainer = trainer
     trainer.train()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    (resident,) = re.findall(r"VmHWM:\s+(\d+) kB", status)  # not inherited from the parent, unlike ru_maxrss
+    peak = int(resident) / 2**20
     options.save.mkdir(parents=True, exist_ok=True)
     written = {"peak_gib": peak, "began": stamps.began, "rows": stamps.rows}
     options.stamps.write_text(json.dumps(written), encoding="utf-8")

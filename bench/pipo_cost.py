@@ -91,7 +91,7 @@ def summarise(rounds: Sequence[dict[str, list[Row]]]) -> dict[str, dict[str, rul
             figures["of the baseline"] = figures["iteration"] / base
             if arm != BASELINE:
                 pairs = [(each[arm][i - 1], each[arm][i]) for i in applied]
-                figures["per trained row"] = statistics.median(starmap(per_trained_row, pairs))
+                figures["per trained row"] = statistics.mean(starmap(per_trained_row, pairs))
             for name, value in figures.items():
                 found[arm].setdefault(name, []).append(value)
     return {

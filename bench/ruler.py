@@ -59,6 +59,14 @@ def extra_memory(action: Callable[[], object]) -> float:
     return (_resident("VmHWM") - before) / 2**20
 
 
+def peak_memory() -> float:
+    """Largest resident memory of this program so far, in GiB. Needs Linux.
+
+    Not the resource usage of the process, which a program inherits from whoever started it.
+    """
+    return _resident("VmHWM") / 2**20
+
+
 def _resident(field: str) -> int:
     """KiB, as the kernel counts them for this process."""
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from bench import ruler
 from pipo.modules.policy_module import PolicyModule
 
 
@@ -19,7 +19,7 @@ class IterationStamps(pl.Callback):
     """Write wall and CPU seconds from the end of one iteration to the end of the next.
 
     Args:
-        path: JSON file, written at the end of the run.
+        path: JSON file, written at the end of the run; ``generate`` is by the module's own timers.
     """
 
     def __init__(self, path: str) -> None:
@@ -49,10 +49,13 @@ class IterationStamps(pl.Callback):
         self._last = now
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Largest memory of the process so far, in GiB, beside the stamps."""
+        """One process writes; CPU seconds and memory are those of all of them together."""
+        assert isinstance(pl_module, PolicyModule)
+        mine = [ruler.peak_memory(), *(row["cpu"] for row in self.rows)]
+        peak, *cpu = pl_module.sum_over_ranks(torch.tensor(mine, dtype=torch.float64)).tolist()
+        rows = [{**row, "cpu": seconds} for row, seconds in zip(self.rows, cpu, strict=True)]
         if trainer.is_global_zero:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-            stamps = {"peak_gib": peak, "began": self._began, "rows": self.rows}
+            stamps = {"peak_gib": peak, "began": self._began, "rows": rows}
             self.path.write_text(json.dumps(stamps), encoding="utf-8")
 
 

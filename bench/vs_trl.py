@@ -34,8 +34,8 @@ ROOT = Path(__file__).parent.parent
 PEER = ROOT / ".venv-bench" / "bin" / "python"
 AFTER_MARK = r"#([^#]*)$"
 FIRST_NUMBER = r"^\s*(\d+)"
-# Iterations in which allocators and caches are still cold.
-SKIP = 2
+# Iterations that are not counted: allocators and caches are still cold.
+SKIP = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,8 @@ class Case:
         learning_rate: constant.
         pattern: finds the answer in a response.
         profile: of TRL.
+        micro_batch: responses per forward pass of TRL; of 16, 32, 64 and 128 the one that was fastest
+            here, or the smallest when none was.
         straggler: hold one response of each batch open up to the limit.
         cores: threads there, processes here.
         scored: whether the trained models are scored on the held-out problems.
@@ -57,11 +59,12 @@ class Case:
 
     source: str = "tiny"
     vocabulary: int | None = None
-    iterations: int = 60
+    iterations: int = 40
     response_tokens: int = 40
     learning_rate: float = 1e-4
     pattern: str = AFTER_MARK
     profile: str = "lean"
+    micro_batch: int = 64
     straggler: bool = False
     cores: int = 1
     scored: bool = True
@@ -69,16 +72,17 @@ class Case:
 
 CASES = {
     "plain": Case(),
-    "defaults": Case(profile="default"),
-    "vocabulary": Case(vocabulary=32768, iterations=6, scored=False),
-    "straggler": Case(straggler=True, response_tokens=200, iterations=8, scored=False),
+    "defaults": Case(profile="default", micro_batch=128),
+    "vocabulary": Case(vocabulary=32768, micro_batch=32, iterations=5),
+    "straggler": Case(straggler=True, response_tokens=200, micro_batch=16, iterations=8),
     "smollm2": Case(
         source="smollm2",
         response_tokens=64,
         iterations=3,
         learning_rate=1e-6,
         pattern=FIRST_NUMBER,
-        scored=False,
+        micro_batch=16,
+        scored=False,  # takes longer than the runs
     ),
     "two_cores": Case(cores=2),
 }
@@ -98,6 +102,7 @@ def ours(case: Case, folder: Path, seed: int, out: Path) -> dict[str, Any]:
         *(f"iterations={case.iterations}", f"seed={seed}", "curve.every=1000000", "checkpoint.best=false"),
         *(f"checkpoint.every={case.iterations}", f"samples.every={case.iterations}"),
         *("evaluation.problems=1", "evaluation.samples=1", "evaluation.ks=[1]"),
+        "+callbacks.timers._target_=bench.cpu_timers.CpuTimers",
         *("+callbacks.stamps._target_=bench.stamps.IterationStamps", f"+callbacks.stamps.path={stamps}"),
         f"output_dir={out / 'run'}",
     ]
@@ -112,13 +117,23 @@ def ours(case: Case, folder: Path, seed: int, out: Path) -> dict[str, Any]:
 def theirs(case: Case, folder: Path, seed: int, out: Path) -> dict[str, Any]:
     """One run of ``bench/peer_trl.py``."""
     stamps, saved = out / "theirs.json", out / "saved"
-    arguments = [
-        *("--workload", str(folder), "--profile", case.profile, "--iterations", str(case.iterations)),
-        *("--prompts", str(PROMPTS), "--group", str(GROUP), "--response-tokens", str(case.response_tokens)),
-        *("--learning-rate", str(case.learning_rate), "--pattern", case.pattern, "--seed", str(seed)),
-        *("--threads", str(case.cores), "--stamps", str(stamps), "--save", str(saved)),
-        *(["--straggler"] if case.straggler else []),
-    ]
+    settings = {
+        "workload": folder,
+        "profile": case.profile,
+        "iterations": case.iterations,
+        "prompts": PROMPTS,
+        "group": GROUP,
+        "response-tokens": case.response_tokens,
+        "micro-batch": case.micro_batch,
+        "learning-rate": case.learning_rate,
+        "pattern": case.pattern,
+        "seed": seed,
+        "threads": case.cores,
+        "stamps": stamps,
+        "save": saved,
+    }
+    arguments = [f"--{name}={value}" for name, value in settings.items()]
+    arguments += ["--straggler"] if case.straggler else []
     call([str(PEER), str(ROOT / "bench" / "peer_trl.py"), *arguments], case.cores)
     return json.loads(stamps.read_text(encoding="utf-8")) | {"model": str(saved)}
 
@@ -153,7 +168,7 @@ def one_round(case: Case, folder: Path, number: int, out: Path) -> dict[str, dic
         place.mkdir()
         launched = time.time()
         result = run(case, folder, number, place)
-        rows = result["rows"][SKIP:] if len(result["rows"]) > SKIP + 1 else result["rows"][1:]
+        rows = result["rows"][SKIP:]
         means = {key: statistics.mean(row[key] for row in rows) for key in rows[0]}
         found[name] = {**means, "setup": result["began"] - launched, "peak_gib": result["peak_gib"]}
         if case.scored:

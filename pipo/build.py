@@ -254,7 +254,7 @@ def build_callbacks(
 
 
 def build_extra_callback(cfg: DictConfig, name: str) -> pl.Callback:
-    """A callback of the user's own, which acts after all others."""
+    """A callback of the user's own; it acts after all others but checkpoints, which Lightning puts last."""
     callback = instantiate(cfg, f"callbacks.{name}")
     if not isinstance(callback, pl.Callback):
         raise ConfigError(f"callbacks.{name}: {type(callback).__name__} is no Lightning callback")

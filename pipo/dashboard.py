@@ -17,6 +17,8 @@ import wandb
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
+from pipo.errors import ConfigError
+from pipo.files import writing
 from pipo.wandb_logger import ITERATION
 
 NAME = "PIPO"
@@ -56,7 +58,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "clip fraction": ("policy/clip_fraction",),
         "entropy (nats)": ("policy/entropy",),
         "distance from the policy that sampled (nats)": ("policy/kl_old",),
-        "distance from the initial model (nats)": ("policy/kl_ref",),
+        "distance from the initial model (nats)": ("policy/kl_ref", "pipo/kl_ref"),
         "learning rate": ("policy/lr", "pipo/lr"),
         "critic's loss": ("value/loss",),
         "variance that the critic explains": ("value/explained_variance",),
@@ -82,7 +84,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "time/critic",
             "time/sync",
         ),
-        "held-out scoring (s)": ("time/evaluate",),
+        "held-out scoring (s)": ("time/evaluate", "time/probe"),
         "sampled tokens per second": ("train/tokens_per_second", "rollout/tokens_per_second"),
     },
 }
@@ -130,7 +132,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"{options.project}: not of the form ENTITY/PROJECT")
     board = workspace(entity, project)
     if options.spec is not None:
-        options.spec.write_text(json.dumps(specification(board), indent=2) + "\n", encoding="utf-8")
+        try:
+            with writing(options.spec):
+                text = json.dumps(specification(board), indent=2)
+                options.spec.write_text(text + "\n", encoding="utf-8")
+        except ConfigError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
         print(options.spec)
         return
     try:

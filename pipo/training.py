@@ -27,7 +27,7 @@ from pipo.processes import leads, telling_folder
 from pipo.quiet import quiet
 from pipo.report.page import REPORT_FILE, write_report
 from pipo.rollout.engine import EngineFailed
-from pipo.run_log import DIVERGED_FILE, METRICS_FILE
+from pipo.run_log import DIVERGED_FILE, METRICS_FILE, has_rows
 from pipo.tasks.graders.worker_pool import WorkerStartError
 from pipo.workbench import build_workbench
 
@@ -148,7 +148,7 @@ def _finish(cfg: DictConfig, run: build.RunConfig, callbacks: list[pl.Callback])
     leader, seconds = leads(), _only(callbacks, RunProgress).seconds
     metrics = folder / METRICS_FILE
     curves = None
-    if leader and metrics.exists() and metrics.stat().st_size:
+    if leader and has_rows(metrics):
         curves = folder / CURVES_FILE
         plot_curves(metrics, curves)
     # A run that has its summary is finished.

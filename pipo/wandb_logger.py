@@ -14,8 +14,9 @@ import wandb
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
-from wandb.errors import CommError
+from wandb.errors import CommError, UsageError
 
+from pipo.errors import ConfigError
 from pipo.files import replace_text
 
 _LOG = logging.getLogger(__name__)
@@ -84,10 +85,19 @@ class WandbRunLogger(WandbLogger):
         return self._experiment
 
     def _begin(self) -> Any:
-        """Start the run; Lightning's own way would make the optimiser step the x axis of every metric."""
+        """Start the run; Lightning's own way would make the optimiser step the x axis of every metric.
+
+        Raises:
+            ConfigError: it is to be sent, and nobody has logged in.
+        """
         if not self._offline:
             try:
                 return wandb.init(**self._wandb_init)
+            except UsageError as error:
+                raise ConfigError(
+                    f"logger.wandb.offline=false: W&B refused ({str(error).splitlines()[0]}); log in with "
+                    "wandb login, or leave the key out to log offline"
+                ) from error
             except CommError as error:
                 _LOG.warning(
                     "W&B cannot be reached (%s); this run is logged offline and can be uploaded with "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,9 @@ class Probe(pl.Callback):
             entry = {"iteration": batch_idx, "progress": row.get("pipo/progress"), "rewards": self.current}
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
+        start = time.perf_counter()
         self.before, self.current = self.current, self._score(pl_module)
+        row["time/probe"] = time.perf_counter() - start
 
     def _score(self, module: PolicyModule) -> list[float]:
         """Mean reward of each prompt, on every rank."""

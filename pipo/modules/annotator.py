@@ -30,7 +30,6 @@ class Annotator:
         importance: weights for the sampler's distance from the policy.
         temperature: of sampling, defines the policy.
         token_budget: most padded tokens of one forward pass.
-        metrics: of the iteration.
     """
 
     def __init__(
@@ -41,45 +40,46 @@ class Annotator:
         importance: ImportanceCorrection,
         temperature: float,
         token_budget: int,
-        metrics: IterationMetrics,
     ) -> None:
-        self.models, self.metrics = models, metrics
+        self.models = models
         self.privileged, self.importance = privileged, importance
         self.temperature, self.token_budget = temperature, token_budget
 
-    def annotate(self, rollouts: Rollouts) -> Annotations:
+    def annotate(self, rollouts: Rollouts, metrics: IterationMetrics) -> Annotations:
         """Log-probabilities of the behaviour policy and the reference, before any weight moves."""
         models, sampled = self.models, rollouts.completions.logprobs
         old = sampled if models.engine.shares_weights else self._score(models.policy, rollouts)
         values = self._score(models.critic, rollouts) if models.objective.critic is not None else None
         return Annotations(
             old_logprobs=old,
-            importance=self._correct_sampler(old, sampled, rollouts.completions.response_mask),
+            importance=self._correct_sampler(old, sampled, rollouts.completions.response_mask, metrics),
             ref_logprobs=None if models.reference is None else self._score(models.reference, rollouts),
             values=values,
-            teacher=self._annotate_teacher(rollouts),
+            teacher=self._annotate_teacher(rollouts, metrics),
         )
 
-    def _correct_sampler(self, trainer: Tensor, sampler: Tensor, mask: Tensor) -> Tensor | None:
+    def _correct_sampler(
+        self, trainer: Tensor, sampler: Tensor, mask: Tensor, metrics: IterationMetrics
+    ) -> Tensor | None:
         """Importance weights of the tokens, and how far the sampler is from the trainer."""
         gap, count = ((trainer - sampler) * mask).abs(), mask.sum()
-        self.metrics.add("rollout/logprob_diff", gap.sum(), count)
-        self.metrics.add("rollout/logprob_diff_max", self.models.max_over_ranks(gap.max().item()))
+        metrics.add("rollout/logprob_diff", gap.sum(), count)
+        metrics.add("rollout/logprob_diff_max", self.models.max_over_ranks(gap.max().item()))
         if self.importance.level == "none":
             return None
         weights = importance_weights(trainer, sampler, mask, self.importance)
-        self.metrics.add("rollout/importance_weight", weights.sum(), count)
-        self.metrics.add("rollout/importance_capped", (weights >= self.importance.cap).sum(), count)
+        metrics.add("rollout/importance_weight", weights.sum(), count)
+        metrics.add("rollout/importance_capped", (weights >= self.importance.cap).sum(), count)
         return weights
 
-    def _annotate_teacher(self, rollouts: Rollouts) -> TeacherAnnotation | None:
+    def _annotate_teacher(self, rollouts: Rollouts, metrics: IterationMetrics) -> TeacherAnnotation | None:
         """Privileged prompts, and what the teacher thinks of the sampled tokens."""
         distillation = self.models.objective.distillation
         if distillation is None:
             return None
         prompts = self.privileged(rollouts, distillation)
         taught = torch.tensor([i for i, ids in enumerate(prompts) if ids is not None], dtype=torch.int64)
-        self.metrics.add("rollout/taught", len(taught), len(prompts))
+        metrics.add("rollout/taught", len(taught), len(prompts))
         completed = [ids if ids is not None else () for ids in prompts]
         logprobs = self._score(self.models.teacher, rollouts, prompts=completed, group_size=1, rows=taught)
         return TeacherAnnotation(prompt_ids=prompts, logprobs=logprobs)

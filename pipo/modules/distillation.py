@@ -10,16 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pipo.modules.functional.divergence import DistillationForm, distillation_divergence
-from pipo.modules.logprobs import row_blocks
-
-
-def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    logits = F.linear(hidden, weight)
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+from pipo.modules.logprobs import head_logits, row_blocks
 
 
 class _BlockwiseDivergence(torch.autograd.Function):
@@ -36,8 +30,8 @@ class _BlockwiseDivergence(torch.autograd.Function):
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         out = torch.empty(hidden.shape[0], dtype=dtype, device=hidden.device)
         for block in row_blocks(hidden.shape[0], 2 * weight.shape[0]):
-            student = _logits(hidden[block], weight, temperature)
-            teacher = _logits(teacher_hidden[block], teacher_weight, temperature)
+            student = head_logits(hidden[block], weight, temperature)
+            teacher = head_logits(teacher_hidden[block], teacher_weight, temperature)
             out[block] = distillation_divergence(student, teacher, form)
         ctx.save_for_backward(hidden, weight, teacher_hidden, teacher_weight)
         ctx.form, ctx.temperature = form, temperature
@@ -51,8 +45,8 @@ class _BlockwiseDivergence(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         for block in row_blocks(hidden.shape[0], 2 * weight.shape[0]):
             rows = hidden[block]
-            teacher = _logits(teacher_hidden[block], teacher_weight, ctx.temperature)
-            student = _logits(rows, weight, ctx.temperature).requires_grad_()
+            teacher = head_logits(teacher_hidden[block], teacher_weight, ctx.temperature)
+            student = head_logits(rows, weight, ctx.temperature).requires_grad_()
             with torch.enable_grad():
                 divergence = distillation_divergence(student, teacher, ctx.form)
             (slope,) = torch.autograd.grad(divergence, student, grad[block])

@@ -22,45 +22,53 @@ def row_blocks(rows: int, vocabulary: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, rows, size)]
 
 
-def _block_logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    """A float32 matrix of its own, to be overwritten."""
-    logits = F.linear(hidden, weight).float()
-    return logits if temperature == 1 else logits.div_(temperature)
+def head_logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    """Logits in at least float32, as a matrix that nothing else holds."""
+    logits = F.linear(hidden, weight)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits if temperature == 1 else logits / temperature
 
 
 class _BlockwiseLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-        out = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
-        normaliser = torch.empty_like(out)
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        out = torch.empty(hidden.shape[0], dtype=dtype, device=hidden.device)
+        # Largest logit and log of the sum of exponentials below it: apart, so that neither rounds the other.
+        peak, log_sum = torch.empty_like(out), torch.empty_like(out)
         for block in row_blocks(hidden.shape[0], weight.shape[0]):
-            logits = _block_logits(hidden[block], weight, temperature)
+            logits = head_logits(hidden[block], weight, temperature)
             chosen = logits.gather(1, tokens[block, None])[:, 0]
-            # logsumexp in place: the library's own makes two more matrices of this size.
-            peak = logits.amax(dim=1)
-            normaliser[block] = logits.sub_(peak[:, None]).exp_().sum(dim=1).log_() + peak
-            out[block] = chosen - normaliser[block]
-        ctx.save_for_backward(hidden, weight, tokens, normaliser)
+            peak[block] = logits.amax(dim=1)
+            # In place: the library's logsumexp makes two more matrices of this size.
+            log_sum[block] = logits.sub_(peak[block, None]).exp_().sum(dim=1).log_()
+            out[block] = (chosen - peak[block]) - log_sum[block]
+            del logits  # before the next block is computed
+        ctx.save_for_backward(hidden, weight, tokens, peak, log_sum)
         ctx.temperature = temperature
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grad_outputs
-        hidden, weight, tokens, normaliser = ctx.saved_tensors
-        # d log p(token) / d logits = (one-hot(token) - softmax) / temperature. The factor of each row and the
-        # one-hot part are applied to the narrow matrices, so the wide one is passed over twice only.
-        factor = (grad / ctx.temperature)[:, None]
+        hidden, weight, tokens, peak, log_sum = ctx.saved_tensors
+        # d log p(token) / d logits = (one-hot(token) - softmax) / temperature. The factor of each row is
+        # applied to the narrow matrices, so that the wide one is passed over as rarely as possible.
+        factor = -(grad / ctx.temperature)[:, None]
         scaled = (hidden * factor).to(weight.dtype)
-        grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight)
+        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         for block in row_blocks(hidden.shape[0], weight.shape[0]):
-            logits = _block_logits(hidden[block], weight, ctx.temperature)
-            probs = logits.sub_(normaliser[block, None]).exp_().to(weight.dtype)
-            grad_hidden[block] = (weight[tokens[block]] - probs @ weight) * factor[block]
-            grad_weight.addmm_(probs.t(), scaled[block], alpha=-1)
-            del logits, probs  # before the next block is computed
-        grad_weight.index_add_(0, tokens, scaled)
+            logits = head_logits(hidden[block], weight, ctx.temperature)
+            slope = logits.sub_(peak[block, None]).sub_(log_sum[block, None]).exp_()
+            # Before the cast: .999 is 1 in bfloat16, and its distance from 1 is the gradient.
+            slope[torch.arange(len(slope), device=slope.device), tokens[block]] -= 1
+            slope = slope.to(weight.dtype)
+            if grad_hidden is not None:
+                grad_hidden[block] = (slope @ weight) * factor[block]
+            if grad_weight is not None:
+                grad_weight.addmm_(slope.t(), scaled[block])
+            del logits, slope
         return grad_hidden, grad_weight, None, None
 
 
@@ -78,6 +86,5 @@ def token_logprobs(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: 
     """
     # Autograd keeps the logits and their log-softmax instead of computing them again: faster, two matrices.
     if 2 * hidden.shape[0] * weight.shape[0] <= BLOCK_LOGITS:
-        logits = F.linear(hidden, weight).float() / temperature
-        return -F.cross_entropy(logits, tokens, reduction="none")
+        return -F.cross_entropy(head_logits(hidden, weight, temperature), tokens, reduction="none")
     return _BlockwiseLogprobs.apply(hidden, weight, tokens, temperature)  # type: ignore[no-any-return]

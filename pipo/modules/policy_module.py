@@ -88,7 +88,6 @@ class PolicyModule(ModelHolder):
             importance=importance,
             temperature=collector.sampling.temperature,
             token_budget=batching.tokens_per_micro_batch,
-            metrics=self.metrics,
         )
         #: Metrics of the newest iteration; callbacks may add to it until ``IterationLog`` writes it.
         self.row: dict[str, float] = {}
@@ -116,7 +115,9 @@ class PolicyModule(ModelHolder):
             policy_learns=critic is None or iteration >= critic.warmup_iterations,
         )
         with self.metrics.timer("annotate"):
-            batch = self.objective.prepare(rollouts, self._annotator.annotate(rollouts), self.sum_over_ranks)
+            batch = self.objective.prepare(
+                rollouts, self._annotator.annotate(rollouts, self.metrics), self.sum_over_ranks
+            )
         for callback in self._rollout_callbacks():
             callback.on_rollouts_ready(self.trainer, self, rollouts, batch, stats)
         if stats.policy_learns:

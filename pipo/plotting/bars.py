@@ -11,6 +11,7 @@ from matplotlib.patches import Patch
 from pipo.evaluation.over_seeds import mean
 from pipo.plotting.groups import Group
 from pipo.plotting.style import (
+    BLACK,
     BLUE,
     DARK,
     GREEN,
@@ -37,6 +38,9 @@ PHASES = {
     "other": (GREY, ""),
 }
 """Phase of an iteration -> colour and hatch."""
+BESIDE = {"probe": (BLACK, "oooo")}
+"""What is measured between iterations and is no part of ``time/iteration``, the same way."""
+_LOOKS = PHASES | BESIDE
 
 
 def signed_mean(group: Group, metric: str, last: int) -> tuple[Floats, Floats]:
@@ -99,11 +103,12 @@ def draw_signed(axes: Sequence[Axes], groups: Sequence[Group], metric: str, last
 
 
 def phase_seconds(run: Run) -> dict[str, Floats]:
-    """Seconds of each logged phase per iteration; ``other`` is what remains of the iteration."""
+    """Seconds of each logged phase per iteration; ``other`` is what remains, the probe comes on top."""
     logged = {name: run.column(f"time/{name}") for name in PHASES if len(run.series(f"time/{name}")[1])}
     if len(run.series("time/iteration")[1]):
         known = sum(logged.values(), start=np.zeros(len(run.rows)))
         logged["other"] = np.clip(run.column("time/iteration") - known, 0, None)
+    logged |= {name: run.column(f"time/{name}") for name in BESIDE if len(run.series(f"time/{name}")[1])}
     return logged
 
 
@@ -119,7 +124,7 @@ def draw_phases_by_iteration(axis: Axes, run: Run) -> None:
     edges = np.array([*run.rows, max(run.rows) + 1]) - 0.5
     bottom = np.zeros(len(run.rows))
     for name, seconds in phases.items():
-        colour, hatch = PHASES[name]
+        colour, hatch = _LOOKS[name]
         axis.stairs(
             bottom + seconds,
             edges,
@@ -149,9 +154,11 @@ def draw_phases_by_group(axis: Axes, groups: Sequence[Group]) -> None:
 def stacked_bar(axis: Axes, place: float, runs: Sequence[dict[str, float]]) -> float:
     """A bar of the phases' means over runs, with the total and its interval beside it; where it ends."""
     left = 0.0
-    for name, (colour, hatch) in PHASES.items():
+    for name, (colour, hatch) in _LOOKS.items():
         width = float(np.mean([run.get(name, 0.0) for run in runs]))
-        axis.barh(place, width, left=left, height=0.48, color=colour, hatch=hatch, ec="white", lw=0.4)
+        if width:
+            style = {"color": colour, "hatch": hatch, "ec": "white", "lw": 0.4, "label": name}
+            axis.barh(place, width, left=left, height=0.48, **style)
         left += width
     totals = np.array([sum(run.values()) for run in runs])
     digits = 3 if left < 1 else 2
@@ -165,15 +172,19 @@ def stacked_bar(axis: Axes, place: float, runs: Sequence[dict[str, float]]) -> f
 
 
 def finish_stacks(axis: Axes, labels: Sequence[str], end: float) -> None:
-    """Limits, a label above each bar, where it costs no width, and a legend of the phases below."""
+    """Limits, a label above each bar, where it costs no width, and a legend of the drawn phases below."""
     for place, label in enumerate(labels):
-        axis.annotate(label, (0, place - 0.26), (0, 1), textcoords="offset points", va="bottom", fontsize=7)
+        beside = {"textcoords": "offset points", "va": "bottom", "fontsize": 7}
+        # A long label must not push the panel aside.
+        axis.annotate(label, (0, place - 0.26), (0, 1), **beside).set_in_layout(False)
     axis.set(yticks=[], ylim=(len(labels) - 0.6, -0.85), xlim=(0, max(end, 1e-3) * 1.2))
     axis.grid(False, axis="y")
+    drawn = axis.get_legend_handles_labels()[1]
     handles = [
         Patch(fc=colour, hatch=hatch, ec="white", lw=0, label=name)
-        for name, (colour, hatch) in PHASES.items()
+        for name, (colour, hatch) in _LOOKS.items()
+        if name in drawn
     ]
-    axis.figure.legend(
-        handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.2, handlelength=1.8
-    )
+    if handles:
+        look = {"ncols": len(handles), "columnspacing": 1.2, "handlelength": 1.8}
+        axis.figure.legend(handles=handles, loc="outside lower center", **look)

@@ -30,6 +30,8 @@ CURVES_FILE = "curves.png"
 
 # Inches.
 _ROW, _LEGEND_LINE = 1.65, 0.2
+# Letters of the usual size that fit beside the handle of a legend as wide as the page.
+_LETTERS = 95
 
 
 def plot_curves(metrics_path: Path, out: Path) -> None:
@@ -67,9 +69,7 @@ def draw(groups: Sequence[Group]) -> Figure:
         for place, metric, title, unit in panels:
             axis = figure.add_subplot(place)
             axis.set(title=title, ylabel=unit)
-            draw_metric(axis, groups, metric)
-            if axis.lines and metric != "train/reward":
-                axis.set_ylim(bottom=0)
+            draw_metric(axis, groups, metric, from_zero=metric != "train/reward")
         for column, metric in enumerate((PROGRESS, COEFFICIENT)):
             axes = [figure.add_subplot(grid[3 + row, column]) for row in range(count)]
             draw_signed(axes, looped, metric, last_iteration(groups))
@@ -78,7 +78,11 @@ def draw(groups: Sequence[Group]) -> Figure:
             draw_phases_by_iteration(time_axis, groups[0].runs[0])
         else:
             draw_phases_by_group(time_axis, groups)
-            figure.legend(handles=group_legend(groups), loc="outside upper center", ncols=columns)
+            # One column of very long labels gets smaller letters, so that it is not wider than the page.
+            longest = max(len(group.label) for group in groups)
+            size = STYLE["legend.fontsize"] * min(1.0, _LETTERS / longest)
+            where = {"loc": "outside upper center", "ncols": columns, "fontsize": size}
+            figure.legend(handles=group_legend(groups), **where)
     return figure
 
 

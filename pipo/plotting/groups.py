@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from pipo.errors import ConfigError
 from pipo.evaluation.over_seeds import half_widths
-from pipo.run_log import METRICS_FILE, Floats, Run, read_run, smooth
+from pipo.run_log import METRICS_FILE, Floats, Run, has_rows, read_run, smooth
 
 # They differ between the runs of any sweep, and do not say what a run does.
 _NOT_COMPARED = ("seed", "output_dir", "resume", "run_name", "logger")
@@ -95,16 +95,18 @@ def band(group: Group, metric: str, window: int = 1) -> Band:
 def run_folders(folder: Path) -> list[Path]:
     """The folder itself when it holds a run, or every run below it: a sweep, or a study.
 
-    Below a folder, a run that has just begun and logged nothing yet is no run.
+    Below a folder, a run that has logged no whole line yet is no run.
 
     Raises:
         ConfigError: there is none.
     """
     if (folder / METRICS_FILE).is_file():
         return [folder]
-    logs = [path for path in folder.rglob(METRICS_FILE) if path.stat().st_size]
+    logs = [path for path in folder.rglob(METRICS_FILE) if has_rows(path)]
     found = sorted((path.parent for path in logs), key=_natural)
     if not found:
+        if folder.is_file():
+            raise ConfigError(f"{folder}: this is a file; give the folder of a run, or one that holds runs")
         if not folder.is_dir():
             raise ConfigError(f"{folder}: there is no such folder")
         raise ConfigError(f"{folder}: this folder holds no {METRICS_FILE}, nor does any below it")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,8 @@ from pipo.run_log import Floats, Run
 
 ACCURACY = "eval/pass@1"
 SECONDS = "time/iteration"
+# A note is one line: so many letters, and so much of a panel's height.
+_NOTE_LENGTH, _NOTE_HEIGHT = 60, 0.12
 
 
 def last_iteration(groups: Sequence[Group]) -> int:
@@ -31,13 +32,14 @@ def group_legend(groups: Sequence[Group]) -> list[Line2D]:
     ]
 
 
-def draw_metric(axis: Axes, groups: Sequence[Group], metric: str) -> None:
+def draw_metric(axis: Axes, groups: Sequence[Group], metric: str, *, from_zero: bool) -> None:
     """A metric of every iteration, averaged over a few; single runs show their raw values faintly, too.
 
     Args:
         axis: with its title and label.
         groups: what to draw.
         metric: its name in the log.
+        from_zero: whether the scale begins there.
     """
     # About a twentieth of the longest run, the same for all.
     window = max(len(run.rows) for group in groups for run in group.runs) // 40 * 2 + 1
@@ -58,7 +60,9 @@ def draw_metric(axis: Axes, groups: Sequence[Group], metric: str) -> None:
         say_missing(axis, f"no {metric} was logged")
         return
     iteration_axis(axis, last_iteration(groups))
-    _notes(axis, [f"mean of {window} iterations"] if window > 1 else [], missing, metric)
+    if from_zero:
+        axis.set_ylim(bottom=0)
+    _notes(axis, [f"mean of {window} iterations"] if window > 1 else [], missing, len(groups), metric)
 
 
 def draw_accuracy(axis: Axes, groups: Sequence[Group]) -> None:
@@ -75,7 +79,7 @@ def draw_accuracy(axis: Axes, groups: Sequence[Group]) -> None:
         say_missing(axis, "no held-out accuracy was logged")
         return
     iteration_axis(axis, last_iteration(groups))
-    _notes(axis, [_what_bands_are(groups)], missing, "held-out accuracy")
+    _notes(axis, [_what_bands_are(groups)], missing, len(groups), "held-out accuracy")
 
 
 def draw_accuracy_over_time(axis: Axes, groups: Sequence[Group]) -> None:
@@ -102,7 +106,9 @@ def draw_accuracy_over_time(axis: Axes, groups: Sequence[Group]) -> None:
             spread = True
     axis.set(xlabel=f"{unit} of training, without held-out scoring")
     axis.set_xlim(left=0)
-    _notes(axis, ["whisker: range over runs"] if spread else [], missing, "accuracy with step times")
+    _notes(
+        axis, ["whisker: range over runs"] if spread else [], missing, len(groups), "accuracy with step times"
+    )
 
 
 def _seconds_at(run: Run, iterations: Floats) -> Floats:
@@ -127,10 +133,14 @@ def _what_bands_are(groups: Sequence[Group]) -> str:
     return "bands: over runs, or problems" if any(several) else "band: 95 % over problems"
 
 
-def _notes(axis: Axes, notes: list[str], missing: Sequence[str], what: str) -> None:
-    """Remarks in the corner; which groups could not be drawn stands in the panel."""
+def _notes(axis: Axes, notes: list[str], missing: Sequence[str], of: int, what: str) -> None:
+    """Remarks in the corner; which of the groups could not be drawn stands in the panel, above the data."""
     corner_note(axis, "; ".join(notes))
     if missing:
-        who = "; ".join(missing) if len(missing) <= 2 else f"{len(missing)} of the groups"
-        text = "\n".join(wrap(f"no {what} was logged by {who}", 55))
-        axis.text(0.99, 0.98, text, transform=axis.transAxes, ha="right", va="top", fontsize=6.5, color=DARK)
+        text = f"no {what} was logged by {'; '.join(missing)}"
+        if len(text) > _NOTE_LENGTH:
+            text = f"no {what} was logged by {len(missing)} of {of} groups"
+        low, high = axis.get_ylim()
+        axis.set_ylim(top=low + (high - low) / (1 - _NOTE_HEIGHT))
+        corner = {"transform": axis.transAxes, "ha": "right", "va": "top"}
+        axis.text(0.99, 0.99, text, fontsize=6.5, color=DARK, **corner)

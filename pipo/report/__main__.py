@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipo.errors import ConfigError
+from pipo.files import writing
 from pipo.plotting.dashboard import CURVES_FILE, plot_curves
 from pipo.report.page import REPORT_FILE, write_report
+from pipo.report.run_files import read_folder
 from pipo.run_log import METRICS_FILE
 
 
@@ -21,18 +23,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help=f"page to write; default {REPORT_FILE} in the folder")
     options = parser.parse_args(arguments)
     out = options.out or options.run / REPORT_FILE
-    metrics = options.run / METRICS_FILE
-    with tempfile.TemporaryDirectory() as scratch:
-        curves = None
-        if metrics.exists() and metrics.stat().st_size:
-            curves = Path(scratch) / CURVES_FILE
-            plot_curves(metrics, curves)
-        try:
-            write_report(options.run, out, curves)
-        except ConfigError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+    try:
+        _write(options.run, out)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     print(out)
+
+
+def _write(folder: Path, out: Path) -> None:
+    """The figure anew, and the page around it."""
+    drawable = read_folder(folder).run is not None  # first, so that a folder that is no run is not touched
+    with tempfile.TemporaryDirectory() as scratch, writing(out):
+        curves = Path(scratch) / CURVES_FILE if drawable else None
+        if curves is not None:
+            plot_curves(folder / METRICS_FILE, curves)
+        write_report(folder, out, curves)
 
 
 if __name__ == "__main__":

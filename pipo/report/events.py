@@ -21,13 +21,14 @@ _ADVICE = (
         "Look at the references that the log names; a wrong one teaches the wrong thing.",
     ),
     ("standard deviations", "pipo.max_progress bounds the coefficient; a larger pipo.window is less jumpy."),
-    ("finishing this iteration", "The run was told to stop and saved; resume= goes on where it was."),
     ("the run goes on from", "Look at the disk: a checkpoint was not what had been written."),
     ("cannot be locked", "See to it that only one program works in this folder."),
 )
 _NO_ADVICE = "train.log has what was said around it."
 # Told below from the metrics, which count every step.
 _SKIPPED = "step of the"
+# A signal; that the run stopped and went on is said by its starts.
+_STOPPED = "finishing this iteration"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,11 @@ def _from_log(files: RunFiles) -> Iterator[Event]:
         if line.level in ("WARNING", "ERROR", "CRITICAL") and not counted:
             said[line.text] = said.get(line.text, 0) + 1
     for text, count in said.items():
+        if _STOPPED in text:
+            if files.summary is None:
+                advice = "The run was told to stop and saved; resume= goes on where it was."
+                yield Event(warning=False, text=text, advice=advice)
+            continue
         advice = next((advice for part, advice in _ADVICE if part in text), _NO_ADVICE)
         again = f" (said {_times(count)})" if count > 1 else ""
         yield Event(warning=True, text=f"{text}{again}", advice=advice)
@@ -161,11 +167,12 @@ def _clipped(run: Run, files: RunFiles) -> Iterator[Event]:
 
 
 def _pipo_idle(run: Run, files: RunFiles) -> Iterator[Event]:
-    iterations, applied = run.series("pipo/applied")
-    if not len(applied) or applied.any():
+    _, applied = run.series("pipo/applied")
+    # What a run has not done yet it may still do.
+    if not len(applied) or applied.any() or files.summary is None:
         return
     window = int(files.config.pipo.window)
-    if len(iterations) <= window:
+    if files.config.iterations <= window:
         advice = f"A window of {window} is longer than the run: train longer, or lower pipo.window."
     else:
         advice = "train.log says why, iteration by iteration; most often rewards that do not vary."

@@ -83,6 +83,7 @@ def find_loop(files: RunFiles) -> Loop | None:
     if run is None or not len(run.series("pipo/applied")[1]):
         return None
     progress, coefficient = run.series("pipo/progress")[1], run.series("pipo/coefficient")[1]
+    agreed = _agreement(files)
     spent, extra = run.column("time/iteration").sum(), run.column("time/retrospective").sum()
     return Loop(
         iterations=len(run.rows),
@@ -96,18 +97,20 @@ def find_loop(files: RunFiles) -> Loop | None:
         largest_progress=float(np.abs(progress).max()) if len(progress) else 0.0,
         time_share=float(extra / spent) if spent else 0.0,
         slowdown=float(spent / (spent - extra)) if spent > extra else 1.0,
-        agreement=_agreement(files),
+        agreement=agreed,
     )
 
 
 def _agreement(files: RunFiles) -> Agreement | None:
+    """Whether the progress had the sign of what the probe saw; None with too little to compare."""
     if len(files.probe) < 2:
         return None
     xi = np.array([np.nan if row["progress"] is None else row["progress"] for row in files.probe])
     rewards = np.array([row["rewards"] for row in files.probe])
     change = np.diff(rewards.mean(axis=1), prepend=np.nan)
     known = np.isfinite(xi) & np.isfinite(change)
-    if (known & (xi != 0) & (change != 0)).sum() < _COMPARABLE:
+    counts = known & (xi != 0) & (change != 0)
+    if counts.sum() < _COMPARABLE:
         return None
     how = {name: files.config.evaluation[name] for name in ("confidence", "resamples", "seed")}
     # Neighbours whose windows overlap are drawn together.
@@ -125,6 +128,7 @@ def find_phases(files: RunFiles) -> list[Phase]:
     rows = [(name, _PHASES[name], seconds) for name, seconds in timed.items() if seconds]
     rows += [("between", "what lies between these", between)]
     rows += [("evaluate", "held-out accuracy during the run", _total(run, "time/evaluate"))]
+    rows += [("probe", "scoring the probe after every iteration", _total(run, "time/probe"))]
     if files.summary is not None:
         rest = files.summary["seconds"] - sum(seconds for _, _, seconds in rows)
         rows += [("around", "evaluations before and after, checkpoints, export", max(0.0, rest))]

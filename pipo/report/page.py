@@ -24,8 +24,7 @@ def write_report(folder: Path, out: Path, curves: Path | None) -> None:
         curves: the run's figure as PNG; None when nothing was logged that could be drawn.
 
     Raises:
-        ConfigError: when this is not the folder of a training run.
-        ValueError: naming a file that is not what a run writes.
+        ConfigError: when this is not the folder of a training run, or naming a file that is damaged.
     """
     replace_text(out, render(folder, None if curves is None else curves.read_bytes()))
 

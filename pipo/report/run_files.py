@@ -6,16 +6,18 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from pipo.errors import ConfigError
 from pipo.evaluation.answers import AFTER_FILE, BEFORE_FILE, HeldOutRecord, read_record
 from pipo.evaluation.results import Summary
 from pipo.run_folder import LOG_FILE, RECORD_FILE
-from pipo.run_log import METRICS_FILE, PROBE_FILE, Run, read_metrics, read_run
+from pipo.run_log import METRICS_FILE, PROBE_FILE, Run, has_rows, read_lines, read_metrics, read_run
 
 _LOG_LINE = re.compile(r"\[(?P<time>[^\]]*)\]\[(?P<name>[^\]]*)\]\[(?P<level>[A-Z]+)\] (?P<text>.*)")
 
@@ -87,17 +89,28 @@ def read_folder(folder: Path) -> RunFiles:
     """Read what is there; a run may be unfinished, and may have been told to log little.
 
     Raises:
-        ConfigError: when this is not the folder of a training run.
-        ValueError: naming a file that is not what a run writes.
+        ConfigError: when this is not the folder of a training run, or naming a file that is damaged.
     """
+    try:
+        return _read_folder(folder)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _read_folder(folder: Path) -> RunFiles:
     path = folder / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"{folder}: no run here (config.yaml is missing)")
-    config = OmegaConf.load(path)
+    try:
+        config = OmegaConf.load(path)
+    except YAMLError as error:
+        raise ConfigError(f"{path}: not YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(config, DictConfig) or "iterations" not in config:
         raise ConfigError(f"{folder}: not a training run; eval.py leaves its own tables in its folder")
     summary_path, metrics, probe = (folder / name for name in ("summary.json", METRICS_FILE, PROBE_FILE))
-    summary = json.loads(summary_path.read_text(encoding="utf-8")) if summary_path.exists() else None
+    summary = _summary(summary_path) if summary_path.exists() else None
     if summary is not None and summary["iterations"] != config.iterations:
         summary = None  # of a smaller budget, before the run went on
     before, after = (
@@ -108,7 +121,7 @@ def read_folder(folder: Path) -> RunFiles:
         config=config,
         config_text=path.read_text(encoding="utf-8"),
         starts=_starts(folder / RECORD_FILE),
-        run=read_run(folder.resolve().name, metrics) if metrics.exists() and metrics.stat().st_size else None,
+        run=read_run(folder.resolve().name, metrics) if has_rows(metrics) else None,
         summary=summary,
         before=before,
         after=after if summary is not None else None,
@@ -120,7 +133,15 @@ def read_folder(folder: Path) -> RunFiles:
 def _starts(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return read_lines(path, itemgetter("command", "git", "python", "versions"), "a record of a start")
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {key: content[key] for key in ("iterations", "seconds", "before", "after")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: not the summary of a run ({error})") from error
 
 
 def _log(path: Path) -> list[LogLine]:

@@ -90,7 +90,8 @@ def middle_seconds(run: Run, iterations: set[int]) -> dict[str, float]:
     def average(seconds: Floats) -> float:
         return float(seconds[here][middle].mean())
 
-    return {name: average(seconds) for name, seconds in phase_seconds(run).items()}
+    # A probe measures, and is no cost of the method.
+    return {name: average(seconds) for name, seconds in phase_seconds(run).items() if name in PHASES}
 
 
 def cost_lines(

@@ -12,6 +12,7 @@ import wandb
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from pipo.errors import ConfigError
 from pipo.sweep import JOB_TYPE, SWEEP_GROUP
 from pipo.training import train
 from pipo.wandb_logger import RUN_FILE, SUMMARIES, WandbRunLogger
@@ -73,6 +74,16 @@ def test_a_resumed_run_is_the_same_one_in_a_second_folder(tmp_path):
     assert all("samples/_type" in row or "samples" in row for row in wandb_file.rows(after))
     table = next(after.parent.glob("files/media/table/samples_*.table.json"))
     assert json.loads(table.read_text())["data"] == [["abcd"], ["abcd [+3 characters]"]]
+
+
+@pytest.mark.usefixtures("fresh_session")
+def test_sending_without_a_login_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))  # no saved login
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    said = r"^logger\.wandb\.offline=false: .*; log in with wandb login"
+    with pytest.raises(ConfigError, match=said) as found:
+        logger(tmp_path, offline=False).log_metrics({"reward": 0.0}, step=0)
+    assert "\n" not in str(found.value)
 
 
 @pytest.mark.usefixtures("fresh_session")

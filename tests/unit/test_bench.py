@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from bench import ruler
+from bench.cpu_timers import CpuTimers
 from bench.floor import PASS_TOKENS, buckets
 from bench.lean import LeanQwen3
 from bench.logprobs import relative_difference
@@ -13,6 +14,7 @@ from bench.scaling import fit
 from bench.workload import Problem, added_share, prepare, problems, unlikely_row
 from pipo.model_spec import embedded_model
 from pipo.modules.policy import load_policy
+from tests import toy
 
 
 def test_spread():
@@ -141,3 +143,13 @@ def test_an_unlikely_row_is_not_drawn():
     # A row of zeros beside a head of zeros: 30 of 40 equal rows.
     flat = added_share(hidden, torch.zeros(10, 16), torch.zeros(16), copies=30)
     assert flat == pytest.approx(0.75, abs=1e-6)
+
+
+def test_another_clock_changes_no_name_of_a_metric():
+    names = []
+    for callbacks in ([], [CpuTimers()]):
+        module = toy.module()
+        toy.fit(module, callbacks, 2)
+        names.append(sorted(module.row))
+    assert names[0] == names[1]
+    assert "rollout/logprob_diff" in names[0]

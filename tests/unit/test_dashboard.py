@@ -77,6 +77,11 @@ def test_the_command_writes_what_would_be_sent(tmp_path, capsys):
     path = tmp_path / "workspace.json"
     dashboard.main(["me/pipo", "--spec", str(path)])
     assert json.loads(path.read_text())["section"]["panelBankConfig"]["sections"][0]["name"] == "PIPO"
+    dashboard.main(["me/pipo", "--spec", str(tmp_path / "new" / "x.json")])
+    assert (tmp_path / "new" / "x.json").is_file()
+    with pytest.raises(SystemExit, match="2"):
+        dashboard.main(["me/pipo", "--spec", str(tmp_path)])
+    assert "is a folder" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         dashboard.main(["me"])
     assert "ENTITY/PROJECT" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from matplotlib.image import imread
 from matplotlib.patches import StepPatch
 
 from pipo.errors import ConfigError
-from pipo.plot import main
+from pipo.plot import _groups, main
 from pipo.plotting.bars import phase_seconds, signed_mean
 from pipo.plotting.dashboard import draw, plot_curves
 from pipo.plotting.groups import Group, band, find_groups, read_group
@@ -139,7 +139,7 @@ def test_groups_share_the_panels() -> None:
     figure = draw([group("loop", *tables), group("base", rows(pipo=False)), group("empty", {0: {}})])
     assert titles(figure) == [*TITLES, "Mean time per iteration"]
     labels = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-    assert {"loop (2 runs)", "base", "empty", "retrospective", "update"} <= set(labels)
+    assert {"loop (2 runs)", "base", "empty", "generate", "update"} <= set(labels)
     assert "no held-out accuracy was logged by empty" in words(figure)
     assert "6.00 ± 0.00 s" in words(figure)
     assert "no step times were logged" in words(figure)
@@ -194,6 +194,27 @@ def test_phases_and_the_rest_add_up_to_the_iteration() -> None:
     }
 
 
+def test_the_probe_stands_on_top_of_the_iteration() -> None:
+    probed = {i: row | {"time/probe": 2.0} for i, row in rows(pipo=False, iterations=2).items()}
+    phases = phase_seconds(Run(name="run", rows=probed))
+    assert phases["probe"].tolist() == [2.0, 2.0]
+    assert phases["other"].tolist() == [0.5, 0.5]
+    figure = draw([group("a", probed), group("b", probed)])
+    assert "8.00 s" in words(figure)
+
+
+def test_a_note_stands_above_the_data() -> None:
+    figure = draw([group("loop", rows(True)), group("base", rows(False)), group("other", rows(False))])
+    figure.draw_without_rendering()
+    noted = [axis for axis in figure.axes if any("was logged by" in text.get_text() for text in axis.texts)]
+    assert [axis.get_title("left") for axis in noted] == ["Gradient, retrospective"]
+    for axis in noted:
+        (note,) = axis.texts
+        top = max(axis.transData.transform((0, max(line.get_ydata())))[1] for line in axis.lines)
+        assert note.get_window_extent().y0 > top
+        assert axis.get_ylim()[0] == 0
+
+
 def test_a_sweep_is_grouped_by_what_differs_besides_the_seed(tmp_path: Path) -> None:
     for job, (pipo, seed) in enumerate([("none", 1), ("none", 2), ("default", 1), ("default", 2)]):
         write(tmp_path / f"{job}-pipo={pipo},seed={seed}", rows(pipo == "default"), config(pipo, seed))
@@ -230,13 +251,14 @@ def test_folders_that_cannot_be_grouped_are_named(tmp_path: Path) -> None:
     write(tmp_path / "c", rows(False))
     write(tmp_path / "d", rows(False), "model: x\n")
     (tmp_path / "empty" / "begun").mkdir(parents=True)
-    (tmp_path / "empty" / "begun" / METRICS_FILE).touch()
+    (tmp_path / "empty" / "begun" / METRICS_FILE).write_text('{"iteration": 0, "tra')
     for folders, message in (
         (["a", "b"], "b: the same configuration and seed 1 as .*a; leave one out"),
         (["a", "c"], "c: holds no config.yaml.*--group NAME="),
         (["a", "d"], "has no seed"),
         (["a", "empty"], r"empty: this folder holds no metrics\.jsonl"),
         (["nowhere"], "nowhere: there is no such folder"),
+        ([f"a/{METRICS_FILE}"], r"metrics\.jsonl: this is a file; give the folder of a run"),
     ):
         with pytest.raises(ConfigError, match=message):
             find_groups([tmp_path / folder for folder in folders])
@@ -257,17 +279,34 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert (tmp_path / "new" / "xy.png").is_file()
     capsys.readouterr()
     out = ["--out", str(tmp_path / "c.png")]
+    (tmp_path / "folder.png").mkdir()
     for arguments, message in (
         ([str(a), str(b)], "--out is needed"),
         ([], "give folders of runs"),
         (["--theory", str(a), *out], "give folders of runs"),
         ([str(tmp_path / "gone")], "gone: there is no such folder"),
         (["--group", "x", *out], "--group x: write NAME=FOLDER"),
+        (["--group", "x=a,", *out], "--group x=a,: write NAME=FOLDER"),
+        (["--group", "x=/gone=1", *out], "/gone=1: there is no such folder"),
+        ([str(a), "--out", "c.xyz"], "c.xyz: the name has to end in .png, .pdf, .svg"),
+        ([str(a), "--out", str(tmp_path / "folder.png")], "folder.png: is a folder"),
     ):
         with pytest.raises(SystemExit) as end:
             main(arguments)
         assert end.value.code == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_group_may_be_named_again_and_its_folders_hold_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "0-pipo=none,seed=1", rows(pipo=False))
+    write(tmp_path / "b", rows(pipo=False))
+    monkeypatch.chdir(tmp_path)
+    named = ["lambda=0.1=0-pipo=none,seed=1", "y=b", "lambda=0.1=b"]
+    first, second = _groups([], named)
+    assert (first.name, [run.name for run in first.runs]) == ("lambda=0.1", ["0-pipo=none,seed=1", "b"])
+    assert second.label == "y"
 
 
 def test_the_theory_has_two_panels_and_says_what_is_bounded(tmp_path: Path) -> None:

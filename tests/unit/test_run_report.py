@@ -267,10 +267,23 @@ def test_the_probe_is_reported_when_there_is_enough_to_compare(run_folder: Make)
     assert loop is not None
     assert loop.agreement is not None
     assert (loop.agreement.sign.value, loop.agreement.iterations) == (1.0, 9)
+    # 5 of 9 iterations are better and the same 5 go up: (5/9)^2 + (4/9)^2, which is not one half.
+    assert loop.agreement.expected == pytest.approx(41 / 81, abs=1e-12)
+    assert "51 % expected if the two were independent" in Tags(render(folder, None)).text
     (folder / "probe.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:5]))
     loop = report(folder).loop
     assert loop is not None
     assert loop.agreement is None
+
+
+def test_the_time_of_the_probe_has_a_line_of_its_own(run_folder: Make) -> None:
+    folder, rows = run_folder(), metrics_rows()
+    write_rows(folder, [row | {"time/probe": 2.0} for row in rows])
+    seconds = {phase.name: phase.seconds for phase in report(folder).phases}
+    # It lies outside of the iterations: 75 s less 12 s in them and 12 x 2 s of scoring.
+    assert seconds["probe"] == pytest.approx(24, abs=1e-9)
+    assert seconds["around"] == pytest.approx(75 - 12 - 24, abs=1e-9)
+    assert seconds["between"] == pytest.approx(0.75, abs=1e-9)
 
 
 def test_a_baseline_has_no_loop(run_folder: Make) -> None:
@@ -309,6 +322,9 @@ def test_a_run_without_metrics_has_a_page_too(run_folder: Make) -> None:
 # ---------------------------------------------------------------------- what was notable
 
 
+SIGNAL = "[2026-01-31][p][WARNING] SIGINT: finishing this iteration, then saving and stopping\n"
+
+
 def happened(folder: Path, rows: list[dict[str, float]]) -> list[Event]:
     write_rows(folder, rows)
     return list(report(folder).events)
@@ -344,8 +360,28 @@ def test_a_loop_that_never_closed_is_a_warning(run_folder: Make) -> None:
     (event,) = happened(folder, rows)
     assert event.warning
     assert event.text == "PIPO never made a retrospective update."
-    (event,) = happened(folder, rows[:2])
-    assert "A window of 3 is longer than the run" in event.advice
+    assert "most often rewards that do not vary" in event.advice
+    config = OmegaConf.load(folder / "config.yaml")
+    config.pipo.window = 12
+    OmegaConf.save(config, folder / "config.yaml")
+    (event,) = happened(folder, rows)
+    assert "A window of 12 is longer than the run" in event.advice
+
+
+def test_a_run_that_was_stopped_early_has_done_nothing_wrong(run_folder: Make) -> None:
+    folder, rows = run_folder("iterations=200"), metrics_rows()[:1]
+    (folder / "train.log").write_text(SIGNAL)
+    (event,) = happened(folder, rows)
+    assert not event.warning
+    assert event.text.startswith("SIGINT: finishing this iteration")
+    assert "resume=" in event.advice
+
+
+def test_a_signal_is_forgotten_when_the_run_went_on_and_finished(run_folder: Make) -> None:
+    folder = run_folder()
+    (folder / "run.jsonl").write_text((folder / "run.jsonl").read_text() * 2)
+    (folder / "train.log").write_text(SIGNAL)
+    assert [event.text for event in report(folder).events] == ["The run was resumed once."]
 
 
 def test_a_fall_from_the_best_point_is_a_warning(run_folder: Make) -> None:
@@ -430,6 +466,49 @@ def test_on_demand(run_folder: Make, tmp_path: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit, match="2"):
         main([str(tmp_path)])
     assert "config.yaml is missing" in capsys.readouterr().err
+
+
+def test_what_a_crash_leaves_is_read_or_named(
+    run_folder: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run_folder()
+    start = (folder / "run.jsonl").read_text()
+    (folder / "run.jsonl").write_text(start + start[:40])
+    (folder / "metrics.jsonl").write_text('{"iteration": 0, "train/rew')
+    out = tmp_path / "new" / "page.html"
+    main([str(folder), "--out", str(out)])
+    assert "nothing to draw" in out.read_text()
+    assert len(report(folder).commands) == 1
+    capsys.readouterr()
+    for name, content in (
+        ("run.jsonl", start[:40] + "\n" + start),
+        ("metrics.jsonl", '{"iteration": 0\n{"iteration": 1}\n'),
+        (BEFORE_FILE, (folder / BEFORE_FILE).read_text()[:100]),
+        ("summary.json", '{"iterations": 12'),
+        ("config.yaml", "iterations: ["),
+    ):
+        whole = (folder / name).read_text()
+        (folder / name).write_text(content)
+        with pytest.raises(SystemExit, match="2"):
+            main([str(folder)])
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {folder / name}")
+        assert said.count("\n") == 1
+        (folder / name).write_text(whole)
+
+
+def test_a_page_goes_where_a_file_can_be(
+    run_folder: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run_folder()
+    (tmp_path / "file").touch()
+    for out, said in ((tmp_path, "is a folder; name a file"), (tmp_path / "file" / "x", "cannot be written")):
+        with pytest.raises(SystemExit, match="2"):
+            main([str(folder), "--out", str(out)])
+        assert said in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path / "gone")])
+    assert not (tmp_path / "gone").exists()
 
 
 def test_a_folder_of_an_evaluation_is_refused(tmp_path: Path) -> None:

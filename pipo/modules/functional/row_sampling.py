@@ -29,6 +29,9 @@ def row_weights(attribution: Tensor, mask: Tensor) -> Tensor:
 def inclusion_probabilities(weights: Tensor, fraction: float) -> Tensor:
     """p_i = min(1, c w_i), with c such that the p_i add up to ``fraction`` times the number of w_i > 0.
 
+    They add up to one row at least, so that no draw is empty: an optimiser step without a gradient would
+    still move the weights by its momentum.
+
     Args:
         weights: float64 [N], finite and >= 0.
         fraction: in (0, 1].
@@ -39,8 +42,9 @@ def inclusion_probabilities(weights: Tensor, fraction: float) -> Tensor:
     falling, _ = weights[weights > 0].sort(descending=True)
     if not len(falling):
         return torch.zeros_like(weights)
+    wanted = max(1.0, fraction * len(falling))
     # With the k largest at 1, the others share what is left; k is right when none of them exceeds 1 then.
-    remaining = fraction * len(falling) - torch.arange(len(falling), dtype=torch.float64)
+    remaining = wanted - torch.arange(len(falling), dtype=torch.float64)
     tails = falling.flip(0).cumsum(0).flip(0)
     k = int((remaining * falling <= tails).nonzero()[0, 0])
     return (weights * (remaining[k] / tails[k])).clamp(max=1.0)
@@ -50,8 +54,8 @@ def systematic_draw(probabilities: Tensor, start: float) -> Tensor:
     """Bool [N]: rows on whose stretch of the line, p_i long, one of start, start + 1, start + 2, ... falls.
 
     With ``start`` uniform in [0, 1) each row is drawn with probability p_i, and as many rows are drawn as the
-    p_i add up to, rounded down or up. Rows stand group by group, and every group with a signal has the same
-    total attribution, so that each gets its share of the draw.
+    p_i add up to, rounded down or up. Rows stand group by group; where every group with a signal has the same
+    total attribution, as with group-relative advantages, each gets its share of the draw.
 
     Args:
         probabilities: float64 [N], in [0, 1].
