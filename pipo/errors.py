@@ -31,6 +31,13 @@ class RunFailed(Exception):
         self.agreed = agreed
 
 
+class Diverged(RunFailed):
+    """Too many optimiser steps in a row met numbers that are not finite; every process raises it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, agreed=True)
+
+
 class RunStopped(Exception):
     """A signal ended the run in good order.
 

@@ -15,6 +15,8 @@ Floats = NDArray[np.float64]
 
 METRICS_FILE = "metrics.jsonl"
 PROBE_FILE = "probe.jsonl"
+# Why a run ended whose numbers were no longer finite.
+DIVERGED_FILE = "diverged.txt"
 
 
 @dataclass(frozen=True, kw_only=True)

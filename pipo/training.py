@@ -19,14 +19,15 @@ from pipo.callbacks.interrupt import REQUEUE, GracefulStop, requeue
 from pipo.callbacks.progress import RunProgress
 from pipo.checkpoints import STATE, finished_checkpoints, iterations_of
 from pipo.cli import CONF
-from pipo.errors import ConfigError, RunFailed, RunStopped
+from pipo.errors import ConfigError, Diverged, RunFailed, RunStopped
 from pipo.evaluation.report import before_after_table
+from pipo.files import replace_text
 from pipo.plotting.dashboard import CURVES_FILE, plot_curves
 from pipo.processes import leads, telling_folder
 from pipo.quiet import quiet
 from pipo.report.page import REPORT_FILE, write_report
 from pipo.rollout.engine import EngineFailed
-from pipo.run_log import METRICS_FILE, has_rows
+from pipo.run_log import DIVERGED_FILE, METRICS_FILE, has_rows
 from pipo.tasks.graders.worker_pool import WorkerStartError
 from pipo.workbench import build_workbench
 
@@ -103,11 +104,16 @@ def _run(cfg: DictConfig, run: build.RunConfig, checkpoint: Path | None) -> list
         trainer = build.build_trainer(cfg, callbacks, loggers, module.objective)
         if leads():
             run_folder.record_run(Path(run.output_dir))
+            (Path(run.output_dir) / DIVERGED_FILE).unlink(missing_ok=True)
         _log_config(trainer.loggers, cfg)
         trainer.fit(module, datamodule=data, ckpt_path=_state_of(checkpoint))
     except (WorkerStartError, EngineFailed) as error:
         log.info("the run ended here", exc_info=error)  # the trace, for whoever has to find out why
         raise RunFailed(f"{error}; {_left(Path(run.output_dir))}") from error
+    except Diverged as error:
+        if leads():
+            replace_text(Path(run.output_dir) / DIVERGED_FILE, f"{error}\n")
+        raise
     finally:
         bench.task.close()
     return callbacks

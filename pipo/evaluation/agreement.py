@@ -4,6 +4,9 @@ The method assumes phi(xi_t) * dJ_t >= 0: the progress, which is computed from d
 iteration, has the sign of the change that the last update really made. The probe measures that change on
 the same prompts every time, and it is noisy too. So the interval here resamples both what differs between
 iterations and what differs between the probe's prompts.
+
+Equal signs alone say little: where nearly every change is positive, their share is nearly the share of
+positive progress. So the share is set against the one that signs without any relation would have.
 """
 
 from __future__ import annotations
@@ -23,17 +26,35 @@ class Agreement:
     """How the progress and the realised change go together.
 
     Attributes:
-        sign: share of comparable iterations with equal signs; chance gives about one half.
-        correlation: Pearson's, of progress and realised change.
-        reliability: share of the measured change's variance that is not the probe's own noise, at most 1;
-            near 0 the probe is too small to say anything, and ``sign`` is pulled towards one half.
+        sign: share of comparable iterations with equal signs.
+        expected: the share that the same signs would have if they had nothing to do with each other:
+            p q + (1 - p)(1 - q), with p the share of positive progress and q that of positive changes.
+        excess: ``sign`` minus ``expected``, 0 without a relation; ``expected`` is formed anew in every
+            resample.
+        positive_progress: p.
+        positive_change: q.
+        correlation: Pearson's, of progress and realised change; ties count here.
+        reliability: share of the measured change's variance that is not the probe's own noise, at most 1.
+            Noise in the change makes ``correlation`` smaller by about the square root of it; near 0 the probe
+            is too small to say anything.
         iterations: comparable iterations: progress and change defined and not zero.
+        ties: iterations left out of them because one of the two is exactly zero.
     """
 
     sign: Estimate
+    expected: float
+    excess: Estimate
+    positive_progress: float
+    positive_change: float
     correlation: Estimate
     reliability: float
     iterations: int
+    ties: int
+
+    @property
+    def one_sided(self) -> bool:
+        """Whether progress or change has one sign only, so that the signs cannot say anything."""
+        return {self.positive_progress, self.positive_change} & {0.0, 1.0} != set()
 
 
 def realised_change(rewards: ArrayLike, window: int = 1) -> Floats:
@@ -89,10 +110,14 @@ def agreement(
         raise ValueError(f"{xi.shape} progress values for {change.shape[0]} iterations")
     known = np.flatnonzero(np.isfinite(xi) & np.isfinite(change[:, 0]))
     xi, change = xi[known], change[known]
-    sign, correlation = _measure(xi, change.mean(axis=1))
-    comparable = int(_comparable(xi, change.mean(axis=1)).sum())
+    use = _comparable(xi, change.mean(axis=1))
+    comparable = int(use.sum())
     if comparable < 3:
-        raise ValueError(f"only {comparable} iterations have a progress and a change; at least 3 are needed")
+        raise ValueError(
+            f"only {comparable} iterations have a progress and a change that are not zero; "
+            "at least 3 are needed"
+        )
+    sign, excess, correlation = _measure(xi, change.mean(axis=1))
     generator = np.random.default_rng(seed)
     draws = np.array(
         [
@@ -102,11 +127,20 @@ def agreement(
     )
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(draws, [tail, 1 - tail], axis=0)
+    found = [
+        Estimate(value=value, low=float(low[n]), high=float(high[n]))
+        for n, value in enumerate((sign, excess, correlation))
+    ]
     return Agreement(
-        sign=Estimate(value=sign, low=float(low[0]), high=float(high[0])),
-        correlation=Estimate(value=correlation, low=float(low[1]), high=float(high[1])),
+        sign=found[0],
+        expected=sign - excess,
+        excess=found[1],
+        positive_progress=float((xi[use] > 0).mean()),
+        positive_change=float((change.mean(axis=1)[use] > 0).mean()),
+        correlation=found[2],
         reliability=_reliability(change),
         iterations=comparable,
+        ties=len(use) - comparable,
     )
 
 
@@ -114,13 +148,17 @@ def _comparable(xi: Floats, change: Floats) -> NDArray[np.bool_]:
     return (xi != 0) & (change != 0)
 
 
-def _measure(xi: Floats, change: Floats) -> tuple[float, float]:
-    """Share of equal signs and correlation; nan where a resample leaves nothing to compare."""
+def _measure(xi: Floats, change: Floats) -> tuple[float, float, float]:
+    """Share of equal signs, what it is above chance, correlation; nan where a resample leaves nothing."""
     use = _comparable(xi, change)
-    sign = float((np.sign(xi[use]) == np.sign(change[use])).mean()) if use.any() else np.nan
-    if xi.std() == 0 or change.std() == 0:
-        return sign, np.nan
-    return sign, float(np.corrcoef(xi, change)[0, 1])
+    sign = excess = correlation = np.nan
+    if use.any():
+        better, up = xi[use] > 0, change[use] > 0
+        sign, p, q = float((better == up).mean()), float(better.mean()), float(up.mean())
+        excess = sign - (p * q + (1 - p) * (1 - q))
+    if xi.std() > 0 and change.std() > 0:
+        correlation = float(np.corrcoef(xi, change)[0, 1])
+    return sign, excess, correlation
 
 
 def _reliability(change: Floats) -> float:

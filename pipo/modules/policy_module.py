@@ -16,7 +16,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from pipo.callbacks.base import IterationStats, RolloutCallback, SkippedStep
-from pipo.errors import ConfigError, RunFailed
+from pipo.errors import ConfigError, Diverged
 from pipo.metrics import IterationMetrics
 from pipo.modules.annotation import unflatten
 from pipo.modules.annotator import Annotator, Privileged
@@ -292,13 +292,12 @@ class PolicyModule(ModelHolder):
         for callback in self._rollout_callbacks():
             callback.on_step_skipped(self.trainer, self, batch, rows, step)
         if self.skipped_in_a_row >= self.optimizer_config.max_skipped_steps:
-            raise RunFailed(
+            raise Diverged(
                 f"{self.skipped_in_a_row} optimiser steps in a row met numbers that are not finite, "
                 f"the last in the {prefix} update of iteration {iteration} (loss {loss:g}, gradient norm "
                 f"{norm:g}). None of them was made, so the weights are sound; the run folder has the first "
                 "of these batches as bad_batch_*.pt. Often the learning rate is too high or the precision "
-                "too low (algo.optimizer.learning_rate, strategy.compute_dtype)",
-                agreed=True,
+                "too low (algo.optimizer.learning_rate, strategy.compute_dtype)"
             )
 
     # ------------------------------------------------------------------ pieces

@@ -42,7 +42,6 @@ class Loop:
         time_share: of the retrospective updates in the iterations' time.
         slowdown: an iteration's time over that without them.
         agreement: of the progress with the probe; None without a probe or with too little to compare.
-        expected: the agreement's value if progress and change were independent; None when it is.
     """
 
     iterations: int
@@ -57,7 +56,6 @@ class Loop:
     time_share: float
     slowdown: float
     agreement: Agreement | None
-    expected: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +83,7 @@ def find_loop(files: RunFiles) -> Loop | None:
     if run is None or not len(run.series("pipo/applied")[1]):
         return None
     progress, coefficient = run.series("pipo/progress")[1], run.series("pipo/coefficient")[1]
-    agreed, expected = _agreement(files) or (None, None)
+    agreed = _agreement(files)
     spent, extra = run.column("time/iteration").sum(), run.column("time/retrospective").sum()
     return Loop(
         iterations=len(run.rows),
@@ -100,12 +98,11 @@ def find_loop(files: RunFiles) -> Loop | None:
         time_share=float(extra / spent) if spent else 0.0,
         slowdown=float(spent / (spent - extra)) if spent > extra else 1.0,
         agreement=agreed,
-        expected=expected,
     )
 
 
-def _agreement(files: RunFiles) -> tuple[Agreement, float] | None:
-    """The agreement, and what it would be if the two were independent: a run that learns mostly goes up."""
+def _agreement(files: RunFiles) -> Agreement | None:
+    """Whether the progress had the sign of what the probe saw; None with too little to compare."""
     if len(files.probe) < 2:
         return None
     xi = np.array([np.nan if row["progress"] is None else row["progress"] for row in files.probe])
@@ -118,9 +115,7 @@ def _agreement(files: RunFiles) -> tuple[Agreement, float] | None:
     how = {name: files.config.evaluation[name] for name in ("confidence", "resamples", "seed")}
     # Neighbours whose windows overlap are drawn together.
     block = min(int(files.config.pipo.window), int(known.sum()))
-    better, up = float((xi[counts] > 0).mean()), float((change[counts] > 0).mean())
-    expected = better * up + (1 - better) * (1 - up)
-    return agreement(xi, rewards, window=1, block=block, **how), expected
+    return agreement(xi, rewards, window=1, block=block, **how)
 
 
 def find_phases(files: RunFiles) -> list[Phase]:

@@ -12,12 +12,46 @@ from pathlib import Path
 from pipo.errors import ConfigError
 from pipo.study.plan import known_studies, load_plan
 from pipo.study.report import write_report
-from pipo.study.runner import run_study
+from pipo.study.runner import Failure, run_study
 from pipo.study.table import read_arm
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what is missing, then write table.csv, table.md and the figure."""
+    """Run what is missing, then write NAME.csv, NAME.md and the figure NAME.png.
+
+    Exit status 1 when runs failed: the report is about the others then.
+    """
+    options = _parser().parse_args(arguments)
+    # SIGTERM as Ctrl-C: the runs save and stop, instead of going on without the study.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    failures: list[Failure] = []
+    try:
+        _check(options)
+        plan = load_plan(options.study)
+        if options.arms:
+            plan = plan.only(options.arms)
+        seeds = options.seeds or list(plan.seeds)
+        name = Path(options.study).stem
+        out = (options.out or Path("outputs/study") / name).resolve()
+        failures = run_study(plan, seeds, out, options.jobs)
+        arms = {arm: read_arm(arm, seeds, out) for arm in plan.arms}
+        written = write_report(plan, arms, out, name, failures)
+    except ConfigError as error:
+        _tell(failures)
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1 if failures else 2)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        sys.exit(130)
+    print(written[0].read_text(encoding="utf-8"))
+    for path in written:
+        print(path)
+    if failures:
+        _tell(failures)
+        sys.exit(1)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipo.study", description=__doc__)
     parser.add_argument("study", help=f"{', '.join(known_studies())}, or a YAML file like theirs")
     parser.add_argument("--seeds", type=int, nargs="+", help="in place of the study's own")
@@ -26,29 +60,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each"
     )
     parser.add_argument("--out", type=Path, help="folder; default outputs/study/NAME")
-    options = parser.parse_args(arguments)
-    # SIGTERM as Ctrl-C: the runs save and stop, instead of going on without the study.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        plan = load_plan(options.study)
-        if options.arms:
-            plan = plan.only(options.arms)
-        seeds = options.seeds or list(plan.seeds)
-        if len(seeds) < 2 or len(set(seeds)) != len(seeds) or options.jobs < 1:
-            raise ConfigError("--seeds: at least two different ones are needed; --jobs: at least one")
-        out = (options.out or Path("outputs/study") / Path(options.study).stem).resolve()
-        run_study(plan, seeds, out, options.jobs)
-        arms = {name: read_arm(plan, name, seeds, out) for name in plan.arms}
-        written = write_report(plan, arms, out, seeds)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        sys.exit(130)
-    print(written[0].read_text(encoding="utf-8"))
-    for path in written:
-        print(path)
+    return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse numbers that no study can run with.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    if options.jobs < 1:
+        raise ConfigError(f"--jobs: at least 1, got {options.jobs}")
+    seeds = options.seeds
+    if seeds is None:
+        return
+    if min(seeds) < 0:
+        raise ConfigError(f"--seeds: a seed is not negative, got {min(seeds)}")
+    if len(seeds) < 2 or len(set(seeds)) != len(seeds):
+        raise ConfigError("--seeds: at least two different ones are needed for an interval")
+
+
+def _tell(failures: Sequence[Failure]) -> None:
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    if failures:
+        print("the same command tries them again", file=sys.stderr)
 
 
 if __name__ == "__main__":

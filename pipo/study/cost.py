@@ -21,7 +21,7 @@ from pipo.plotting.bars import PHASES, finish_stacks, phase_seconds, stacked_bar
 from pipo.plotting.style import STYLE, corner_note, new_figure
 from pipo.run_log import Floats, Run
 from pipo.study.plan import StudyPlan
-from pipo.study.table import ArmResult, loop_use
+from pipo.study.table import ArmResult, cell, complete_pairs, loop_use, seed_count, shared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,28 +44,26 @@ class PairCost:
 
 
 def measure_cost(plan: StudyPlan, arms: dict[str, ArmResult]) -> list[PairCost]:
-    """Every pair of the plan.
+    """Every pair of the plan that has two seeds or more.
 
     Raises:
         ConfigError: a run never applied its update, or logged no seconds.
     """
     found = []
-    for name, arm in plan.arms.items():
-        for base in arm.against:
-            both = [
-                _pair_seconds(mine, other)
-                for mine, other in zip(arms[name].runs, arms[base].runs, strict=True)
-            ]
-            extra = [sum(mine.values()) / sum(other.values()) - 1 for mine, other in both]
-            found.append(
-                PairCost(
-                    arm=name,
-                    base=base,
-                    arm_seconds=tuple(mine for mine, _ in both),
-                    base_seconds=tuple(other for _, other in both),
-                    extra=mean(extra),
-                )
+    for name, base in complete_pairs(plan, arms):
+        both = [
+            _pair_seconds(arms[name].runs[i], arms[base].runs[j]) for i, j in shared(arms[name], arms[base])
+        ]
+        extra = [sum(mine.values()) / sum(other.values()) - 1 for mine, other in both]
+        found.append(
+            PairCost(
+                arm=name,
+                base=base,
+                arm_seconds=tuple(mine for mine, _ in both),
+                base_seconds=tuple(other for _, other in both),
+                extra=mean(extra),
             )
+        )
     return found
 
 
@@ -134,11 +132,11 @@ def cost_markdown(plan: StudyPlan, table: Sequence[dict[str, Any]]) -> str:
         extra = "" if line["extra"] is None else f"{line['extra']:+.0%} ± {line['extra_half_width']:.0%}"
         size = line["mean_absolute_coefficient"]
         rows.append(
-            f"| {line['label']} | {line['seconds']:.3f} ± {line['seconds_half_width']:.3f} | {phases} "
+            f"| {cell(line['label'])} | {line['seconds']:.3f} ± {line['seconds_half_width']:.3f} | {phases} "
             f"| {extra} | {line['applied']:.2f} | {'' if size is None else f'{size:.2f}'} |"
         )
     how = (
-        f"{table[0]['seeds']} seeds, one run at a time, the arms of a seed one after the other. Iterations "
+        f"{seed_count(table)}, one run at a time, the arms of a seed one after the other. Iterations "
         "in which the update was applied, and the same of the baseline; the middle half by seconds."
     )
     return "\n".join([plan.question, "", *rows, "", how, ""])

@@ -15,7 +15,7 @@ from pipo.plotting.groups import Group
 from pipo.plotting.lines import draw_accuracy
 from pipo.plotting.style import BLUE, DARK, GREY, STYLE, VERMILION, corner_note, look, new_figure
 from pipo.study.plan import StudyPlan
-from pipo.study.table import ArmResult
+from pipo.study.table import ArmResult, complete_pairs, paired_difference
 
 Arms = dict[str, ArmResult]
 
@@ -63,7 +63,7 @@ def draw_sweep(plan: StudyPlan, arms: Arms) -> Figure:
 
 def draw_pairs(plan: StudyPlan, arms: Arms) -> Figure:
     """Each arm beside the one it is compared with, and the paired difference."""
-    pairs = [(other, name) for name, arm in plan.arms.items() for other in arm.against]
+    pairs = [(other, name) for name, other in complete_pairs(plan, arms)]
     figure = new_figure(1.1 + 0.33 * len(pairs))
     with mpl.rc_context(STYLE):
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.4, 1))
@@ -72,7 +72,7 @@ def draw_pairs(plan: StudyPlan, arms: Arms) -> Figure:
                 m = mean(arms[arm].after)
                 value, width = 100 * m.value, 100 * m.half_width
                 left.errorbar(value, place + shift, xerr=width, fmt=marker, color=colour, ms=4, capsize=2)
-            m = mean(arms[name].after - arms[other].after)
+            m = mean(paired_difference(arms[name], arms[other]))
             right.errorbar(
                 100 * m.value, place, xerr=100 * m.half_width, fmt="D", color="black", ms=3.5, capsize=2
             )

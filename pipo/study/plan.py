@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 import yaml
@@ -13,6 +13,10 @@ from pipo.cli import CONF
 from pipo.errors import ConfigError
 
 STUDIES = CONF / "study"
+
+# It becomes the name of folders.
+ArmName = Annotated[str, pydantic.StringConstraints(pattern=r"^[\w.-]+$")]
+Seed = Annotated[int, pydantic.Field(ge=0)]
 
 
 class Arm(pydantic.BaseModel):
@@ -54,8 +58,8 @@ class StudyPlan(pydantic.BaseModel):
     axis: str = ""
     alone: bool = False
     common: tuple[str, ...]
-    seeds: tuple[int, ...]
-    arms: Mapping[str, Arm]
+    seeds: tuple[Seed, ...]
+    arms: Annotated[Mapping[ArmName, Arm], pydantic.Field(min_length=1)]
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> StudyPlan:
@@ -87,17 +91,21 @@ class StudyPlan(pydantic.BaseModel):
         unknown = [name for name in names if name not in self.arms]
         if unknown:
             raise ConfigError(f"there is no arm {unknown[0]!r}; this study has {', '.join(self.arms)}")
-        arms = {
-            name: arm.model_copy(update={"against": tuple(o for o in arm.against if o in names)})
-            for name, arm in self.arms.items()
-            if name in names
-        }
-        part = self.model_copy(update={"arms": arms})
+        part = self.part(names)
         if self.figure in ("pairs", "cost") and not part.has_pairs:
             raise ConfigError(
                 f"--arms {' '.join(names)}: name both arms of a pair; this study compares pairs"
             )
         return part
+
+    def part(self, names: Collection[str]) -> StudyPlan:
+        """The study of these arms, whatever is left to compare."""
+        arms = {
+            name: arm.model_copy(update={"against": tuple(o for o in arm.against if o in names)})
+            for name, arm in self.arms.items()
+            if name in names
+        }
+        return self.model_copy(update={"arms": arms})
 
 
 def known_studies() -> list[str]:
@@ -115,8 +123,11 @@ def load_plan(name: str) -> StudyPlan:
     if not path.is_file():
         raise ConfigError(f"study {name!r} does not exist; there are {', '.join(known_studies())}")
     try:
-        return StudyPlan.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        with path.open(encoding="utf-8") as file:  # not its text: errors name the file
+            return StudyPlan.model_validate(yaml.safe_load(file))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ConfigError(f"{path}: {where}: {first['msg']}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"study {name!r} is not YAML: {' '.join(str(error).split())}") from error

@@ -1,4 +1,4 @@
-"""What a study writes when its runs are there: table.csv, table.md and figure.png."""
+"""What a study writes about the runs that are there: NAME.md, NAME.csv and NAME.png."""
 
 from __future__ import annotations
 
@@ -8,32 +8,57 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from pipo.errors import ConfigError
 from pipo.plotting.style import save
 from pipo.study.agreement import agreement_table, draw_agreement, measure
 from pipo.study.cost import cost_lines, cost_markdown, draw_cost, measure_cost
 from pipo.study.figures import draw_curves, draw_pairs, draw_sweep
 from pipo.study.plan import StudyPlan
+from pipo.study.runner import Failure
 from pipo.study.stability import draw_stability, stability_lines, stability_markdown
-from pipo.study.table import ArmResult, compare, lines, markdown, write_csv
+from pipo.study.table import ArmResult, compare, complete_pairs, lines, markdown, write_csv
+
+Arms = dict[str, ArmResult]
 
 
-def write_report(plan: StudyPlan, arms: dict[str, ArmResult], out: Path, seeds: Sequence[int]) -> list[Path]:
+def write_report(
+    plan: StudyPlan, arms: Arms, out: Path, name: str, failures: Sequence[Failure] = ()
+) -> list[Path]:
     """Write table and figure; their paths, the table as Markdown first.
 
+    Files have the study's name, because studies that share arms share a folder.
+
+    Args:
+        plan: of the study.
+        arms: what there is of every arm; one with too little for an interval is left out.
+        out: folder.
+        name: of the study.
+        failures: runs that the table names as missing.
+
     Raises:
-        ConfigError: the runs lack what the figure shows.
+        ConfigError: too few runs are there, or they lack what the figure shows.
     """
-    table, text, figure = _content(plan, arms, out, seeds)
-    written = [out / "table.md", out / "table.csv", out / "figure.png"]
+    enough = {key: arm for key, arm in arms.items() if _enough(plan, arm)}
+    part = plan.part(enough)
+    if not enough or (plan.figure in ("pairs", "cost") and not complete_pairs(part, enough)):
+        raise ConfigError(f"{out}: no two finished runs of an arm and of what it is compared with: no report")
+    table, text, figure = _content(part, enough, out)
+    if failures:
+        text += f"\nMissing: {', '.join(f'{each.run} (status {each.code})' for each in failures)}.\n"
+    written = [out / f"{name}.{ending}" for ending in ("md", "csv", "png")]
     written[0].write_text(text, encoding="utf-8")
     write_csv(written[1], table)
     save(figure, written[2])
     return written
 
 
-def _content(
-    plan: StudyPlan, arms: dict[str, ArmResult], out: Path, seeds: Sequence[int]
-) -> tuple[list[dict[str, Any]], str, Figure]:
+def _enough(plan: StudyPlan, arm: ArmResult) -> bool:
+    if plan.figure == "stability":
+        return len(arm.seeds) + len(arm.ended_early) > 0
+    return len(arm.seeds) > 1
+
+
+def _content(plan: StudyPlan, arms: Arms, out: Path) -> tuple[list[dict[str, Any]], str, Figure]:
     if plan.figure == "cost":
         pairs = measure_cost(plan, arms)
         table = cost_lines(plan, arms, pairs)
@@ -45,7 +70,9 @@ def _content(
     table = lines(plan, arms)
     text = markdown(plan, table, comparisons)
     if plan.figure == "agreement":
-        runs, found = measure(out, next(iter(arms)), seeds)
-        return table, f"{text}\n{agreement_table(found, seeds)}", draw_agreement(runs, found, seeds)
+        arm = next(iter(arms.values()))
+        runs, found = measure(out, arm.name, arm.seeds)
+        figure = draw_agreement(runs, found, arm.seeds)
+        return table, f"{text}\n{agreement_table(found, arm.seeds)}", figure
     draw = {"curves": draw_curves, "sweep": draw_sweep, "pairs": draw_pairs}[plan.figure]
     return table, text, draw(plan, arms)

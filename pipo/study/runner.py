@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from rich.console import Console
 from pipo.cli import CONF
 from pipo.errors import ConfigError
 from pipo.files import replace_text
+from pipo.run_log import DIVERGED_FILE
 from pipo.study.plan import StudyPlan
 from pipo.sweep import JOB_TYPE, SWEEP_GROUP
 
@@ -23,6 +25,24 @@ TRAIN = CONF.parent / "train.py"
 _COMMAND_FILE = "study_run.txt"
 # Of train.py, for a configuration that it does not take.
 BAD_CONFIGURATION = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A run that is missing in the study.
+
+    Attributes:
+        run: name of its folder.
+        code: exit status.
+        log: what it said.
+    """
+
+    run: str
+    code: int
+    log: Path
+
+    def __str__(self) -> str:
+        return f"{self.run} ended with status {self.code}; see {self.log}"
 
 
 def run_folder(out: Path, arm: str, seed: int) -> Path:
@@ -40,19 +60,23 @@ def run_order(plan: StudyPlan, seeds: Sequence[int]) -> list[tuple[str, int]]:
     return [(arm, seed) for n, seed in enumerate(seeds) for arm in (arms if n % 2 == 0 else reversed(arms))]
 
 
-def run_study(plan: StudyPlan, seeds: Sequence[int], out: Path, jobs: int) -> None:
+def run_study(plan: StudyPlan, seeds: Sequence[int], out: Path, jobs: int) -> list[Failure]:
     """Run every arm with every seed; finished runs stay, interrupted ones go on from their checkpoint.
 
-    A run that fails leaves the others to go on, and the study fails at its end. A configuration that is
-    refused would be refused again, so it ends the study at once.
+    A run that fails leaves the others to go on. A configuration that is refused would be refused again, so
+    it ends the study at once. In a stability study a run that diverged is an outcome and not a failure.
+
+    Returns:
+        What failed.
 
     Raises:
-        ConfigError: a run failed (its log is named), or the folder holds runs of another plan.
+        ConfigError: a run's configuration was refused (its log is named), or the folder holds runs of another
+            plan.
     """
     todo = run_order(plan, seeds)
     for arm, seed in todo:
         _check_record(plan, arm, seed, out)
-    missing = [pair for pair in todo if not _finished(out, *pair)]
+    missing = [pair for pair in todo if not (finished(out, *pair) or _outcome(plan, out, *pair))]
     console = Console()
     jobs = 1 if plan.alone else jobs
     why = " (this study compares seconds)" if plan.alone else ""
@@ -67,10 +91,11 @@ def run_study(plan: StudyPlan, seeds: Sequence[int], out: Path, jobs: int) -> No
                 arm, seed = futures[future]
                 code = future.result()
                 if code == BAD_CONFIGURATION:
-                    raise ConfigError(_failure(out, arm, seed, code))
-                if code:
+                    raise ConfigError(str(_failure(out, arm, seed, code)))
+                early = bool(code) and _outcome(plan, out, arm, seed)
+                if code and not early:
                     failed.append(_failure(out, arm, seed, code))
-                how = f"ended with status {code}" if code else "done"
+                how = "diverged" if early else f"ended with status {code}" if code else "done"
                 console.print(
                     f"[{number}/{len(missing)}] {arm} seed {seed} {how}", highlight=False, markup=False
                 )
@@ -78,8 +103,7 @@ def run_study(plan: StudyPlan, seeds: Sequence[int], out: Path, jobs: int) -> No
             pool.shutdown(wait=False, cancel_futures=True)
             children.stop()
             raise
-    if failed:
-        raise ConfigError(f"{'; '.join(failed)}; the same command tries again")
+    return failed
 
 
 class _Children:
@@ -126,12 +150,22 @@ def _log(out: Path, arm: str, seed: int) -> Path:
     return folder.with_name(f"{folder.name}.log")
 
 
-def _finished(out: Path, arm: str, seed: int) -> bool:
+def finished(out: Path, arm: str, seed: int) -> bool:
+    """Whether the run has its result."""
     return (run_folder(out, arm, seed) / "summary.json").is_file()
 
 
-def _failure(out: Path, arm: str, seed: int, code: int) -> str:
-    return f"{run_folder(out, arm, seed).name} ended with status {code}; see {_log(out, arm, seed)}"
+def diverged(out: Path, arm: str, seed: int) -> bool:
+    """Whether the run ended early because its numbers were no longer finite."""
+    return not finished(out, arm, seed) and (run_folder(out, arm, seed) / DIVERGED_FILE).is_file()
+
+
+def _outcome(plan: StudyPlan, out: Path, arm: str, seed: int) -> bool:
+    return plan.figure == "stability" and diverged(out, arm, seed)
+
+
+def _failure(out: Path, arm: str, seed: int, code: int) -> Failure:
+    return Failure(run=run_folder(out, arm, seed).name, code=code, log=_log(out, arm, seed))
 
 
 def _check_record(plan: StudyPlan, arm: str, seed: int, out: Path) -> None:

@@ -20,7 +20,7 @@ from pipo.cli import exit_code
 from pipo.errors import RunFailed
 from pipo.loggers import MetricsFileLogger
 from pipo.records import PolicyBatch
-from pipo.run_log import read_metrics
+from pipo.run_log import DIVERGED_FILE, read_metrics
 from pipo.tasks.graders import worker_pool
 from pipo.training import train
 from tests import toy
@@ -199,6 +199,20 @@ def test_a_disk_that_is_full_at_a_row_of_metrics_is_one_error_and_the_run_goes_o
     assert [row["iteration"] for row in read_metrics(folder / "metrics.jsonl")] == [0, 1]
     train(compose_config(f"resume={folder}"), [f"resume={folder}"])
     assert [row["iteration"] for row in read_metrics(folder / "metrics.jsonl")] == [0, 1, 2, 3]
+
+
+def test_a_run_that_diverged_keeps_why_until_it_goes_on(compose_config, tmp_path, capsys):
+    folder = tmp_path / "run"
+    far = ["algo.optimizer.max_grad_norm=1e9", "recipe.learning_rate=1e6"]
+    cfg = compose_config(*SMALL, "iterations=6", *far, f"output_dir={folder}")
+    code, _ = exit_code(lambda: train(cfg, []))
+    assert code == 1
+    why = (folder / DIVERGED_FILE).read_text()
+    assert why.startswith("3 optimiser steps in a row met numbers that are not finite")
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {why.strip()}"
+    # Of the three iterations before it a result can still be made, and then the run has not diverged.
+    train(compose_config(f"resume={folder}", "iterations=3"), [f"resume={folder}", "iterations=3"])
+    assert not (folder / DIVERGED_FILE).exists()
 
 
 def test_a_grader_that_cannot_start_is_one_error_that_says_how_to_go_on(

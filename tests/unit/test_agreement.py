@@ -34,6 +34,11 @@ def test_by_hand():
     result = agreement([np.nan, 2.0, -1.0, -0.5, -3.0], rewards, **HOW)
     assert result.iterations == 4
     assert result.sign.value == 0.75  # the third disagrees
+    # One xi of four and two changes of four are positive: 1/4 * 1/2 + 3/4 * 1/2.
+    assert (result.positive_progress, result.positive_change) == (0.25, 0.5)
+    assert result.expected == pytest.approx(0.5, abs=1e-15)
+    assert result.excess.value == pytest.approx(0.25, abs=1e-15)
+    assert (result.ties, result.one_sided) == (0, False)
     # Pearson by its definition.
     xi, change = np.array([2.0, -1.0, -0.5, -3.0]), np.array([0.1, -0.2, 0.3, -0.1])
     a, b = xi - xi.mean(), change - change.mean()
@@ -42,12 +47,40 @@ def test_by_hand():
     assert result.sign.low <= 0.75 <= result.sign.high
 
 
+def test_signs_without_a_relation_agree_by_chance_where_both_are_mostly_positive():
+    generator = np.random.default_rng(3)
+    xi = generator.normal(1.0, 1.0, size=400)  # 84 % positive
+    level = np.cumsum(generator.normal(0.02, 0.02, size=400))  # as many, of other draws
+    result = agreement(xi, np.stack([level, level], axis=1), **{**HOW, "block": 5})
+    # Phi(1)^2 + (1 - Phi(1))^2 = .841^2 + .159^2.
+    assert result.expected == pytest.approx(0.733, abs=0.04)
+    assert result.sign.low > 0.6  # far above one half
+    assert result.excess.low < 0 < result.excess.high
+    assert abs(result.excess.value) < 0.05
+
+
+def test_one_sign_only_says_nothing_and_says_so():
+    level = np.cumsum([0.2, 0.1, 0.2, 0.3, 0.1])  # every change is positive
+    result = agreement([np.nan, 1.0, 2.0, -1.0, 3.0], np.stack([level, level], axis=1), **HOW)
+    assert (result.sign.value, result.expected) == (0.75, 0.75)  # the share of positive xi
+    assert (result.excess.value, result.excess.low, result.excess.high) == (0.0, 0.0, 0.0)
+    assert result.one_sided
+
+
+def test_ties_are_left_out_and_counted():
+    # Changes 1/4, 0, 1/4, -1/4, 1/4: exact in binary. The second is a tie, and so is the xi of the third.
+    rewards = np.array([0.0, 0.25, 0.25, 0.5, 0.25, 0.5])[:, None]
+    result = agreement([np.nan, 1.0, 1.0, 0.0, -1.0, 1.0], rewards, **HOW)
+    assert (result.iterations, result.ties, result.sign.value) == (3, 2, 1.0)
+
+
 def test_a_probe_of_noise_says_so_and_its_interval_holds_one_half():
     generator = np.random.default_rng(1)
     rewards = generator.normal(0.5, 0.2, size=(300, 40))
     result = agreement(generator.normal(size=300), rewards, **{**HOW, "block": 5})
     assert abs(result.reliability) < 0.2
     assert result.sign.low < 0.5 < result.sign.high
+    assert result.excess.low < 0 < result.excess.high
 
 
 def test_a_change_that_follows_the_progress_is_found():
@@ -59,6 +92,7 @@ def test_a_change_that_follows_the_progress_is_found():
     # Noise of a change: sqrt(2 / 200) * .05 = .005 against a signal of .02, so 1 - (.005 / .02)^2 / 1.06.
     assert result.reliability == pytest.approx(0.94, abs=0.02)
     assert result.sign.low > 0.8
+    assert result.excess.low > 0.3
     assert result.correlation.low > 0.9
 
 

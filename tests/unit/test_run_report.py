@@ -268,7 +268,7 @@ def test_the_probe_is_reported_when_there_is_enough_to_compare(run_folder: Make)
     assert loop.agreement is not None
     assert (loop.agreement.sign.value, loop.agreement.iterations) == (1.0, 9)
     # 5 of 9 iterations are better and the same 5 go up: (5/9)^2 + (4/9)^2, which is not one half.
-    assert loop.expected == pytest.approx(41 / 81, abs=1e-12)
+    assert loop.agreement.expected == pytest.approx(41 / 81, abs=1e-12)
     assert "51 % expected if the two were independent" in Tags(render(folder, None)).text
     (folder / "probe.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:5]))
     loop = report(folder).loop
