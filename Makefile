@@ -26,8 +26,11 @@ PEER := trl==1.16.0 datasets accelerate
 train: $(INSTALLED)
 	$(PY) train.py $(ARGS)
 
+# Tests start many programs of their own; one thread each leaves room for two at a time.
+WORKERS ?= 2
+
 test: $(INSTALLED_DEV)
-	$(PY) -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-all: $(INSTALLED_DEV)
 	$(PY) -m pytest -m "not gpu and not vllm" $(ARGS)

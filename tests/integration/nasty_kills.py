@@ -55,7 +55,7 @@ def half_a_row(logger: MetricsFileLogger, metrics: Any, step: int | None = None)
         file.flush()
 
 
-def half_a_sample(log: SampleLog, module: Any, rollouts: Any, iteration: int) -> None:
+def half_a_sample(log: SampleLog, *_: Any) -> None:
     with log.path.open("ab") as file:
         file.write('{"iteration": 3, "response": "é'.encode()[:-1])
         file.flush()
