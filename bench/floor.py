@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,7 +31,7 @@ from rich.table import Table
 
 from bench import ruler
 from bench.lean import LeanQwen3
-from bench.workload import ROOT, Problem, prepare, problems
+from bench.workload import Problem, prepare, problems
 from pipo.modules.policy import load_tokenizer, stop_token_ids
 
 # A forward and backward pass costs about as much as so many tokens before it has any; at most so many in one.
@@ -181,7 +179,7 @@ def run_pipo(folder: Path, sizes: Sizes, seed: int, scratch: Path) -> dict[str, 
         "+callbacks.stamps.path": stamps,
     }
     command = [sys.executable, "train.py", "--config-dir", "bench/conf"]
-    _finish([*command, *(f"{key}={value}" for key, value in settings.items())])
+    ruler.run_program([*command, *(f"{key}={value}" for key, value in settings.items())])
     stamped = json.loads(stamps.read_text())
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     rows = [
@@ -196,13 +194,6 @@ def run_pipo(folder: Path, sizes: Sizes, seed: int, scratch: Path) -> dict[str, 
     return {"rows": rows, "peak_gib": stamped["peak_gib"], "pass@1": summary["after"]["pass@1"]}
 
 
-def _finish(command: list[str]) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
-
-
 def compare(sides: Sequence[str], folder: Path, sizes: Sizes, rounds: int) -> dict[str, list[dict[str, Any]]]:
     """Runs of every side; they take turns, and the one that begins changes."""
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
@@ -215,7 +206,7 @@ def compare(sides: Sequence[str], folder: Path, sizes: Sizes, rounds: int) -> di
                     result = Path(scratch) / "floor.json"
                     options = [f"--{key}={value}" for key, value in vars(sizes).items()]
                     command = [sys.executable, __file__, str(folder), f"--one-run={number}", *options]
-                    _finish([*command, f"--out={result}"])
+                    ruler.run_program([*command, f"--out={result}"])
                     runs[side].append(json.loads(result.read_text()))
     return runs
 

@@ -13,9 +13,7 @@ fractions follow the coefficient. Further ``key=value`` arguments go to ``train.
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -26,7 +24,6 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import ruler
-from bench.workload import ROOT
 
 PHASES = ("generate", "score", "annotate", "retrospective", "update", "sync", "iteration")
 BASELINE, EXACT = "pipo=none", "pipo=default"
@@ -48,12 +45,7 @@ def run(arm: str, iterations: int, overrides: Sequence[str], folder: Path) -> li
     }
     chosen = arm.split()
     command = [sys.executable, "train.py", *chosen, *(f"{key}={value}" for key, value in settings.items())]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, *overrides], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
+    ruler.run_program([*command, *overrides])
     rows: list[Row] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     stamps = json.loads((folder / STAMPS).read_text())["rows"]
     # The module's own figure leaves out what happens between two iterations.

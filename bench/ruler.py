@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parent.parent
 MIN_ROUNDS = 5
 
 
@@ -71,6 +74,14 @@ def _resident(field: str) -> int:
     """KiB, as the kernel counts them for this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+def run_program(command: Sequence[str], threads: int = 1) -> None:
+    """Run one side of a comparison from the repository's root; what it printed is shown if it fails."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
 
 
 def parser(description: str | None, rounds: int = MIN_ROUNDS) -> argparse.ArgumentParser:

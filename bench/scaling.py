@@ -31,7 +31,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from bench import ruler
 from bench.cpu_timers import CpuTimers
-from bench.workload import ROOT
+from bench.ruler import ROOT
 from pipo import build
 from pipo.cli import register_resolvers
 from pipo.instantiate import instantiate

@@ -11,11 +11,8 @@ turn. TRL runs in ``.venv-bench``, which ``make bench`` sets up.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,10 +25,9 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench import workload
+from bench import ruler, workload
 
-ROOT = Path(__file__).parent.parent
-PEER = ROOT / ".venv-bench" / "bin" / "python"
+PEER = ruler.ROOT / ".venv-bench" / "bin" / "python"
 AFTER_MARK = r"#([^#]*)$"
 FIRST_NUMBER = r"^\s*(\d+)"
 # Iterations that are not counted: allocators and caches are still cold.
@@ -110,7 +106,7 @@ def ours(case: Case, folder: Path, seed: int, out: Path) -> dict[str, Any]:
         overrides.append("+callbacks.straggler._target_=bench.stamps.Straggler")
     if case.cores > 1:
         overrides += ["strategy=ddp", f"strategy.trainer.devices={case.cores}"]
-    call([sys.executable, str(ROOT / "train.py"), "--config-dir", str(ROOT / "bench/conf"), *overrides], 1)
+    ruler.run_program([sys.executable, "train.py", "--config-dir", "bench/conf", *overrides])
     return json.loads(stamps.read_text(encoding="utf-8")) | {"model": str(out / "run" / "model")}
 
 
@@ -134,16 +130,8 @@ def theirs(case: Case, folder: Path, seed: int, out: Path) -> dict[str, Any]:
     }
     arguments = [f"--{name}={value}" for name, value in settings.items()]
     arguments += ["--straggler"] if case.straggler else []
-    call([str(PEER), str(ROOT / "bench" / "peer_trl.py"), *arguments], case.cores)
+    ruler.run_program([str(PEER), "bench/peer_trl.py", *arguments], case.cores)
     return json.loads(stamps.read_text(encoding="utf-8")) | {"model": str(saved)}
-
-
-def call(command: list[str], threads: int) -> None:
-    """Run a program; what it printed is shown if it fails."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
 
 
 def score(model: str, case: Case, folder: Path, out: Path) -> float:
@@ -154,7 +142,7 @@ def score(model: str, case: Case, folder: Path, out: Path) -> float:
         *(f"{part}.source.pattern='{case.pattern}'", f"{part}.max_response_tokens={case.response_tokens}"),
         *("evaluation.samples=2", "evaluation.ks=[1]", f"output_dir={out}"),
     ]
-    call([sys.executable, str(ROOT / "eval.py"), "--config-dir", str(ROOT / "bench/conf"), *overrides], 1)
+    ruler.run_program([sys.executable, "eval.py", "--config-dir", "bench/conf", *overrides])
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))["results"]
     return float(results["expressions"]["pass@1"])
 
@@ -184,7 +172,7 @@ def report(name: str, case: Case, rounds: list[dict[str, dict[str, float]]]) -> 
     for key in rounds[0]["pipo"]:
         both = [[found[side][key] for found in rounds] for side in ("pipo", "trl")]
         ratios = [b / a for a, b in zip(*both, strict=True) if a] or [float("nan")]
-        table.add_row(key, *map(_spread, both), _spread(ratios))
+        table.add_row(key, *(ruler.Spread.of(values).show() for values in (*both, ratios)))
     console = Console()
     console.print(table)
     console.print(
@@ -192,20 +180,12 @@ def report(name: str, case: Case, rounds: list[dict[str, dict[str, float]]]) -> 
     )
 
 
-def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.3f} [{min(values):.3f}, {max(values):.3f}]"
-
-
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ruler.parser(__doc__)
     parser.add_argument("--case", choices=CASES, default="plain")
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--iterations", type=int, help="of each run; the case's own if left out")
     parser.add_argument("--workload", help="tiny, smollm2 or a folder; the case's own if left out")
-    parser.add_argument("--out", type=Path, help="JSON file with every figure")
     options = parser.parse_args()
     if not PEER.exists():
         sys.exit(f"{PEER} is missing; make bench sets it up")
@@ -219,10 +199,9 @@ def main() -> None:
         rounds = []
         for number in range(1, options.rounds + 1):
             rounds.append(one_round(case, folder, number, Path(scratch)))
-            if options.out:  # after every round, so that nothing is lost
-                options.out.write_text(
-                    json.dumps({"case": options.case, "rounds": rounds}, indent=1), "utf-8"
-                )
+            # After every round, so that nothing is lost.
+            written = {"case": options.case, "iterations": case.iterations, "rounds": rounds}
+            ruler.write(options.out, written)
     report(options.case, case, rounds)
 
 

@@ -27,6 +27,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from bench.ruler import ROOT
 from pipo.model_spec import embedded_model
 from pipo.modules.batching import pack
 from pipo.modules.policy import Policy, load_policy, load_tokenizer, stop_token_ids
@@ -36,7 +37,6 @@ from pipo.rollout.local import LocalEngine, LocalEngineConfig
 from pipo.smollm2 import ensure_smollm2
 from pipo.tasks.base import Split, Task
 
-ROOT = Path(__file__).resolve().parent.parent
 FILES: dict[Split, str] = {"train": "prompts.jsonl", "test": "eval_prompts.jsonl"}
 
 # For the row that pads a vocabulary: prompts x samples whose hidden states it must score low, how short it is
