@@ -29,7 +29,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bench.ruler import ROOT
 from pipo.model_spec import embedded_model
-from pipo.modules.batching import pack
+from pipo.modules.packing import pack
 from pipo.modules.policy import Policy, load_policy, load_tokenizer, stop_token_ids
 from pipo.records import TokenIds
 from pipo.rollout.engine import SamplingParams
@@ -170,7 +170,7 @@ def sampling_states(
     )
     drawn = engine.generate(ids, FIT_SAMPLES, sampling, seed=0)
     rows = list(range(len(drawn.response_ids)))
-    return policy.response_hidden(*pack(ids, FIT_SAMPLES, drawn.response_ids, drawn.lengths, rows))
+    return policy.response_hidden(pack(ids, FIT_SAMPLES, drawn.response_ids, drawn.lengths, rows))
 
 
 def unlikely_row(hidden: Tensor, weight: Tensor) -> Tensor:

@@ -18,6 +18,10 @@ class ConfigError(ValueError):
         self.details = tuple(details)
 
 
+class ModelError(ConfigError):
+    """A model cannot be loaded or is of a kind that is not supported. The message says what to do."""
+
+
 class RunFailed(Exception):
     """The run cannot go on: a full disk, a grader that cannot start, numbers that are not finite.
 

@@ -21,6 +21,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from pipo.cli import register_resolvers
 from pipo.modules.attention import ATTENTION_NAME
+from pipo.modules.packing import PackedRows, pack
 from pipo.modules.policy import Policy
 
 ROOT = Path(__file__).parent.parent
@@ -51,6 +52,16 @@ def make_policy(seed: int = 0, vocab: int = 48) -> Policy:
         initializer_range=0.3,
     )
     return Policy(Qwen3ForCausalLM(config))
+
+
+def packed(ids: torch.Tensor, mask: torch.Tensor) -> PackedRows:
+    """Right-padded sequences and the mask of their responses, for a forward pass."""
+    starts = mask.int().argmax(dim=1).tolist()
+    prompts = [tuple(row[:start].tolist()) for row, start in zip(ids, starts, strict=True)]
+    responses = torch.zeros_like(ids)
+    for i, start in enumerate(starts):
+        responses[i, : ids.shape[1] - start] = ids[i, start:]
+    return pack(prompts, 1, responses, mask.sum(dim=1), range(len(ids)))
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from pipo.modules.batching import pack, row_groups
+from pipo.modules.batching import row_groups
 from pipo.modules.critic import Critic
+from pipo.modules.packing import pack
 from pipo.modules.policy import Policy
 from pipo.records import Rollouts, TokenIds
 
@@ -32,7 +33,7 @@ def score_responses(
         model: the model.
         rollouts: the responses.
         temperature: sampling temperature that defines the policy; a critic has none.
-        token_budget: most padded tokens of one forward pass.
+        token_budget: most tokens of one forward pass.
         device: where the model computes.
         passes: forward passes that this process needs -> forward passes that it makes; sharded models need
             the same number on every process.
@@ -52,14 +53,13 @@ def score_responses(
     groups = row_groups(prompts, group_size, lengths, rows, token_budget)
     idle = passes(len(groups)) - len(groups)  # asked first: forward passes may be collective themselves
     for group in groups:
-        ids, mask = pack(prompts, group_size, completions.response_ids, lengths, group)
-        flat = model(ids.to(device), mask.to(device), *extra)
+        packed = pack(prompts, group_size, completions.response_ids, lengths, group)
+        flat = model(packed.to(device), *extra)
         select = torch.tensor(group)
         out[select] = unflatten(flat.cpu(), completions.response_mask[select])
     for _ in range(idle):
         own = rollouts.prompts.prompt_ids, rollouts.group_size
-        ids, mask = pack(*own, completions.response_ids, lengths, [0])
-        model(ids.to(device), mask.to(device), *extra)
+        model(pack(*own, completions.response_ids, lengths, [0]).to(device), *extra)
     return out
 
 

@@ -4,15 +4,21 @@ Transformers' own SDPA path copies the key-value cache once per query head group
 as soon as a mask is given. Here a single query folds its head groups into the query axis instead, and
 a forward pass without mask uses the fused causal kernel. Masks are None (causal) or boolean
 ``[rows, 1, queries, keys]``; nothing else builds one.
+
+:func:`packed_hidden` runs a model on tokens without padding, whose rows exist in attention only.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
+
+from pipo.errors import ModelError
+from pipo.modules.packing import Gather, PackedRows, RowLayout
 
 ATTENTION_NAME = "pipo"
 
@@ -28,6 +34,7 @@ def attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    packed: PackedAttention | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Grouped-query attention.
@@ -43,6 +50,7 @@ def attention(
         sliding_window: must be None; refused rather than ignored, like the next two.
         softcap: must be None.
         s_aux: must be None.
+        packed: where the rows are, when n is 1 and the queries are packed tokens of several.
 
     Returns:
         [n, queries, heads, head_dim] and None for the weights.
@@ -51,23 +59,87 @@ def attention(
         raise NotImplementedError("attention with a sliding window, soft-capping or sinks is not supported")
     rows, heads, queries, width = query.shape
     kv_heads = key.shape[1]
+    if packed is not None:
+        return packed(query, key, value, dropout, scaling), None
     if queries == 1:
         folded = query.reshape(rows, kv_heads, heads // kv_heads, width)
         out = F.scaled_dot_product_attention(
             folded, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
         )
         return out.reshape(rows, 1, heads, width), None
+    return _many_queries(query, key, value, attention_mask, dropout, scaling), None
+
+
+def _many_queries(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scaling: float | None
+) -> Tensor:
     out = F.scaled_dot_product_attention(
         query,
         key,
         value,
-        attn_mask=attention_mask,
+        attn_mask=mask,
         dropout_p=dropout,
-        is_causal=attention_mask is None,
+        is_causal=mask is None,
         scale=scaling,
-        enable_gqa=heads != kv_heads,
+        enable_gqa=query.shape[1] != key.shape[1],
     )
-    return out.transpose(1, 2), None
+    return out.transpose(1, 2)
+
+
+class PackedAttention:
+    """Causal attention within the rows of packed tokens; counts how many layers asked for it.
+
+    Args:
+        layout: where the rows are.
+    """
+
+    def __init__(self, layout: RowLayout) -> None:
+        self.layout = layout
+        self.calls = 0
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None
+    ) -> Tensor:
+        """[1, heads, tokens, head_dim] each -> [1, tokens, heads, head_dim]."""
+        self.calls += 1
+        outs = [
+            _many_queries(
+                _rows(query, block), _rows(key, block), _rows(value, block), None, dropout, scaling
+            ).flatten(0, 1)
+            for block in self.layout.blocks
+        ]
+        # Each token comes back from one place, so the library's gradient has nothing to add up.
+        return torch.cat(outs).index_select(0, self.layout.back)[None]
+
+
+def _rows(packed: Tensor, block: Gather) -> Tensor:
+    """[1, heads, tokens, head_dim] -> [n, heads, T, head_dim], the rows of a block."""
+    _, heads, _, width = packed.shape
+    tokens = packed[0].transpose(0, 1).flatten(1)
+    return block(tokens).view(*block.index.shape, heads, width).transpose(1, 2)
+
+
+def packed_hidden(backbone: PreTrainedModel, rows: PackedRows) -> Tensor:
+    """Final hidden states that predict the response tokens, [M, width].
+
+    Args:
+        backbone: a decoder without its head, with the attention of this module.
+        rows: what to read.
+
+    Raises:
+        ModelError: when the model's layers do not all use that attention: they would mix the rows.
+    """
+    packed = PackedAttention(rows.layout)
+    hidden = backbone(
+        input_ids=rows.input_ids[None], position_ids=rows.position_ids[None], use_cache=False, packed=packed
+    ).last_hidden_state
+    layers = backbone.config.get_text_config().num_hidden_layers
+    if packed.calls < layers:
+        raise ModelError(
+            f"{type(backbone).__name__}: {packed.calls} of its {layers} layers use the attention that keeps "
+            "responses apart; models with other kinds of layers are not supported"
+        )
+    return rows.before(hidden[0])
 
 
 AttentionInterface.register(ATTENTION_NAME, attention)

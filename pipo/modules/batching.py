@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pipo.modules.objectives.base import MicroBatch
-from pipo.records import PolicyBatch, TokenIds, pad_rows
+from pipo.modules.packing import pack
+from pipo.records import PolicyBatch, TokenIds
+
+# Attention holds whole rows, prompts and all, where everything else in a layer holds packed tokens.
+ATTENTION_SHARE = 2
 
 
 def mini_batches(rows: int, size: int) -> list[Tensor]:
@@ -17,65 +22,77 @@ def mini_batches(rows: int, size: int) -> list[Tensor]:
     return list(torch.arange(rows).split(size))
 
 
-def by_token_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Group sequences of similar length so that a padded group stays within a token budget.
-
-    Args:
-        lengths: tokens of each sequence.
-        budget: most padded tokens of one group; a longer sequence gets a group of its own.
-
-    Returns:
-        Indices into ``lengths``, shortest sequences first.
-    """
-    groups: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        # Lengths ascend, so the newest sequence is the one that sets the padded width.
-        if groups and (len(groups[-1]) + 1) * lengths[index] <= budget:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-    return groups
-
-
 def row_groups(
     prompt_ids: Sequence[TokenIds], group_size: int, lengths: Tensor, rows: Tensor, token_budget: int
 ) -> list[list[int]]:
-    """Split rows into groups of similar total length.
+    """Split rows into groups for one forward pass each, the responses to a prompt together.
 
     Args:
         prompt_ids: B prompts.
         group_size: G.
         lengths: int64 [N], response lengths.
         rows: int64, the rows to split.
-        token_budget: most padded tokens (prompt and response) of one group.
+        token_budget: most tokens of one group, a prompt counted once; ``ATTENTION_SHARE`` times as many when
+            it is counted with every response. A longer row gets a group of its own.
     """
     indices: list[int] = rows.tolist()
-    totals = [len(prompt_ids[i // group_size]) + int(lengths[i]) for i in indices]
-    return [[indices[j] for j in group] for group in by_token_budget(totals, token_budget)]
+    sized = [_Row(i, i // group_size, len(prompt_ids[i // group_size]), int(lengths[i])) for i in indices]
+    longest: dict[int, int] = {}
+    for row in sized:
+        longest[row.prompt] = max(longest.get(row.prompt, 0), row.tokens)
+    # Prompts whose responses are of similar length stand together, as attention pads them.
+    sized.sort(key=lambda row: (longest[row.prompt], row.prompt, row.tokens, row.place))
+    groups = _filled(sized, token_budget)
+    if len(groups) > 1:
+        # As few again, but none of them small: a pass has a cost of its own.
+        share = -(-sum(_tokens(group) for group in groups) // len(groups))
+        even = _filled(sized, min(token_budget, share + max(row.whole for row in sized)))
+        groups = even if len(even) == len(groups) else groups
+    return [sorted(row.place for row in group) for group in groups]
 
 
-def pack(
-    prompt_ids: Sequence[TokenIds], group_size: int, response_ids: Tensor, lengths: Tensor, rows: list[int]
-) -> tuple[Tensor, Tensor]:
-    """Prompt and response of each row side by side, right-padded.
+class _Row(NamedTuple):
+    """A row to place: where it is, where its prompt is, and the tokens of the prompt and of the response."""
 
-    Returns:
-        int64 [n, T] token ids and bool [n, T], True on response tokens.
-    """
-    prompts = [prompt_ids[i // group_size] for i in rows]
-    responses = [response_ids[i, : int(lengths[i])].tolist() for i in rows]
-    input_ids, real = pad_rows([[*p, *r] for p, r in zip(prompts, responses, strict=True)])
-    starts = torch.tensor([len(p) for p in prompts])
-    return input_ids, real & (torch.arange(input_ids.shape[1])[None, :] >= starts[:, None])
+    place: int
+    prompt: int
+    prompt_tokens: int
+    tokens: int
+
+    @property
+    def whole(self) -> int:
+        """Tokens of prompt and response."""
+        return self.prompt_tokens + self.tokens
+
+
+def _filled(rows: Sequence[_Row], token_budget: int) -> list[list[_Row]]:
+    """The rows in their order, in groups that are filled one after another."""
+    groups: list[list[_Row]] = []
+    tokens = attended = 0
+    for row in rows:
+        # Rows of a prompt stand side by side.
+        shared = bool(groups) and groups[-1][-1].prompt == row.prompt
+        tokens += row.tokens if shared else row.whole
+        attended += row.whole
+        if not groups or tokens > token_budget or attended > ATTENTION_SHARE * token_budget:
+            groups.append([])
+            tokens = attended = row.whole
+        groups[-1].append(row)
+    return groups
+
+
+def _tokens(group: Sequence[_Row]) -> int:
+    """Tokens of a group, a prompt counted once."""
+    return sum(row.tokens for row in group) + sum({row.prompt: row.prompt_tokens for row in group}.values())
 
 
 def micro_batches(batch: PolicyBatch, rows: Tensor, token_budget: int) -> list[MicroBatch]:
-    """The given rows as padded micro-batches of similar length.
+    """The given rows as micro-batches.
 
     Args:
         batch: the policy batch, on the CPU.
         rows: int64, rows to train on.
-        token_budget: most padded tokens (prompt and response) of one micro-batch.
+        token_budget: see :func:`row_groups`.
     """
     lengths = batch.response_mask.sum(dim=1)
     prompts, group_size, teacher = batch.prompt_ids, batch.group_size, _teacher_prompts(batch)
@@ -92,13 +109,11 @@ def idle_micro_batch(batch: PolicyBatch) -> MicroBatch:
     micro = _micro_batch(batch, [0], batch.response_mask.sum(dim=1), _teacher_prompts(batch))
     return replace(
         micro,
-        sequence_mask=torch.zeros_like(micro.sequence_mask),
+        rows=micro.rows.without_targets(),
         response_mask=torch.zeros_like(micro.response_mask),
         advantages=torch.zeros_like(micro.advantages),
         kl_coef=0.0,
-        teacher_sequence_mask=None
-        if micro.teacher_sequence_mask is None
-        else torch.zeros_like(micro.teacher_sequence_mask),
+        teacher_rows=None if micro.teacher_rows is None else micro.teacher_rows.without_targets(),
     )
 
 
@@ -115,21 +130,15 @@ def _teacher_prompts(batch: PolicyBatch) -> list[TokenIds] | None:
 def _micro_batch(
     batch: PolicyBatch, rows: list[int], lengths: Tensor, teacher: list[TokenIds] | None
 ) -> MicroBatch:
-    input_ids, sequence_mask = pack(batch.prompt_ids, batch.group_size, batch.response_ids, lengths, rows)
     select = torch.tensor(rows)
     width = int(lengths[select].max())
-    teacher_input_ids = teacher_sequence_mask = None
-    if teacher is not None:
-        teacher_input_ids, teacher_sequence_mask = pack(teacher, 1, batch.response_ids, lengths, rows)
     return MicroBatch(
-        input_ids=input_ids,
-        sequence_mask=sequence_mask,
+        rows=pack(batch.prompt_ids, batch.group_size, batch.response_ids, lengths, rows),
         response_mask=batch.response_mask[select, :width],
         old_logprobs=batch.old_logprobs[select, :width],
         advantages=batch.advantages[select, :width],
         ref_logprobs=None if batch.ref_logprobs is None else batch.ref_logprobs[select, :width],
         kl_coef=batch.kl_coef,
-        teacher_input_ids=teacher_input_ids,
-        teacher_sequence_mask=teacher_sequence_mask,
+        teacher_rows=None if teacher is None else pack(teacher, 1, batch.response_ids, lengths, rows),
         value_targets=None if batch.value_targets is None else batch.value_targets.rows(select, width),
     )

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from pipo.modules.attention import packed_hidden
+from pipo.modules.packing import PackedRows
 from pipo.modules.policy import Policy, autocast
 
 
@@ -18,7 +23,7 @@ class Critic(nn.Module):
 
     def __init__(self, backbone: Policy) -> None:
         super().__init__()
-        self.model = backbone.model.base_model
+        self.model = cast(PreTrainedModel, backbone.model.base_model)
         self.compute_dtype = backbone.compute_dtype
         width = backbone.head.weight.shape[1]
         # Zero: the first advantages are the returns, and every process starts with the same head.
@@ -26,20 +31,12 @@ class Critic(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, input_ids: Tensor, response_mask: Tensor) -> Tensor:
-        """Value before each response token.
-
-        Args:
-            input_ids: int64 [n, T], prompt and response, right-padded.
-            response_mask: bool [n, T], True on response tokens.
-
-        Returns:
-            float32 [number of True entries], in row-major order of the mask.
-        """
-        # The state in which token t + 1 is chosen ends with token t.
+    def forward(self, rows: PackedRows) -> Tensor:
+        """Value before each of the M response tokens, float32 [M]."""
+        # The state in which a token is chosen ends with the token before it.
         with autocast(self.head.weight.device, self.compute_dtype):
-            hidden = self.model(input_ids=input_ids[:, :-1], use_cache=False).last_hidden_state
+            hidden = packed_hidden(self.model, rows)
         # A product of its own rather than a view of the layer's output: what follows the output of a sharded
         # model must find the hook on it. And in float32, whatever the backbone computes in.
         weight, bias = self.head.weight[0].float(), self.head.bias.float()
-        return hidden[response_mask[:, 1:]].float() @ weight + bias
+        return hidden.float() @ weight + bias

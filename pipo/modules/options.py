@@ -50,7 +50,7 @@ class BatchConfig:
 
     Attributes:
         mini_batch: responses per optimiser step, over all ranks.
-        tokens_per_micro_batch: most padded tokens of one forward and backward pass on one rank.
+        tokens_per_micro_batch: most tokens of one forward and backward pass on one rank.
     """
 
     mini_batch: int

@@ -21,15 +21,12 @@ from transformers import (
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.cache_utils import Cache
 
-from pipo.errors import ConfigError
-from pipo.modules.attention import ATTENTION_NAME
+from pipo.errors import ModelError
+from pipo.modules.attention import ATTENTION_NAME, packed_hidden
 from pipo.modules.distillation import blockwise_divergence
 from pipo.modules.functional.divergence import DistillationForm
 from pipo.modules.logprobs import token_logprobs
-
-
-class ModelError(ConfigError):
-    """A model cannot be loaded or is of a kind that is not supported. The message says what to do."""
+from pipo.modules.packing import PackedRows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,54 +90,44 @@ class Policy(nn.Module):
         return autocast(self.device, self.compute_dtype)
 
     def forward(
-        self,
-        input_ids: Tensor,
-        response_mask: Tensor,
-        temperature: float,
-        target: DistillationTarget | None = None,
+        self, rows: PackedRows, temperature: float, target: DistillationTarget | None = None
     ) -> Tensor:
         """Log-probabilities of the response tokens, or their divergence from a teacher.
 
         Args:
-            input_ids: int64 [n, T], prompt and response, right-padded. Causal attention keeps padding
-                on the right from reaching any real token, so no attention mask is needed.
-            response_mask: bool [n, T], True where ``input_ids`` holds a response token.
+            rows: prompts and M response tokens.
             temperature: sampling temperature that defines the policy.
             target: a teacher on the same response tokens; None for log-probabilities.
 
         Returns:
-            float32 [number of True entries], in row-major order of the mask.
+            float32 [M].
         """
         with self.precision():
-            hidden, weight = self._hidden_and_head(input_ids, response_mask)
+            hidden, weight = self._hidden_and_head(rows)
             if target is not None:
                 return blockwise_divergence(
                     hidden, weight, target.hidden, target.weight, target.form, temperature
                 )
-            return token_logprobs(hidden, weight, input_ids[response_mask], temperature)
+            return token_logprobs(hidden, weight, rows.targets, temperature)
 
-    def _hidden_and_head(self, input_ids: Tensor, response_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _hidden_and_head(self, rows: PackedRows) -> tuple[Tensor, Tensor]:
         """Final hidden states and the head's weight in the dtype of their product.
 
         Cast here, because autocast does not reach the backward passes that compute the product again.
         """
-        hidden, weight = self.response_hidden(input_ids, response_mask), self.head.weight
+        hidden, weight = self.response_hidden(rows), self.head.weight
         dtype = self.compute_dtype or weight.dtype
         return hidden.to(dtype), weight.to(dtype)
 
-    def response_hidden(self, input_ids: Tensor, response_mask: Tensor) -> Tensor:
-        """Final hidden states that predict the response tokens, [number of True entries, width]."""
-        # The last token is never an input, and position t predicts token t + 1.
-        hidden = self.model.base_model(input_ids=input_ids[:, :-1], use_cache=False).last_hidden_state
-        return hidden[response_mask[:, 1:]]
+    def response_hidden(self, rows: PackedRows) -> Tensor:
+        """Final hidden states that predict the response tokens, [M, width]."""
+        return packed_hidden(cast(PreTrainedModel, self.model.base_model), rows)
 
     @torch.no_grad()
-    def distillation_target(
-        self, input_ids: Tensor, response_mask: Tensor, form: DistillationForm
-    ) -> DistillationTarget:
-        """This model as a teacher; see :meth:`forward` for the arguments."""
+    def distillation_target(self, rows: PackedRows, form: DistillationForm) -> DistillationTarget:
+        """This model as a teacher of the response tokens."""
         with self.precision():
-            hidden, weight = self._hidden_and_head(input_ids, response_mask)
+            hidden, weight = self._hidden_and_head(rows)
         return DistillationTarget(hidden=hidden, weight=weight, form=form)
 
     def next_token_logits(

@@ -253,20 +253,18 @@ class PolicyModule(ModelHolder):
     def _policy_loss(self, micro: MicroBatch, total: float) -> Loss:
         """Forward pass of the policy, and of its teacher when the batch carries one."""
         target = None
-        if micro.teacher_input_ids is not None:
-            assert micro.teacher_sequence_mask is not None
+        if micro.teacher_rows is not None:
             assert self.objective.distillation is not None
-            target = self.teacher.distillation_target(
-                micro.teacher_input_ids, micro.teacher_sequence_mask, self.objective.distillation.form
-            )
+            form = self.objective.distillation.form
+            target = self.teacher.distillation_target(micro.teacher_rows, form)
         temperature = self.collector.sampling.temperature
-        flat = self.policy(micro.input_ids, micro.sequence_mask, temperature, target)
+        flat = self.policy(micro.rows, temperature, target)
         return self.objective.loss(unflatten(flat, micro.response_mask), micro, total)
 
     def _value_loss(self, value_clip: float, micro: MicroBatch, total: float) -> Loss:
         """Forward pass of the critic."""
         assert micro.value_targets is not None
-        values = unflatten(self.critic(micro.input_ids, micro.sequence_mask), micro.response_mask)
+        values = unflatten(self.critic(micro.rows), micro.response_mask)
         targets = micro.value_targets
         per_token = clipped_value_loss(values, targets.old_values, targets.returns, value_clip)
         return Loss(value=self.objective.aggregate(per_token, micro.response_mask, total), metrics={})

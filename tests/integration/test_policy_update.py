@@ -10,6 +10,7 @@ import torch
 from pipo.callbacks.base import RolloutCallback
 from pipo.metrics import IterationMetrics
 from tests import toy
+from tests.conftest import packed
 from tests.unit.batches import policy_batch
 
 
@@ -83,7 +84,7 @@ def test_the_loss_is_the_objectives_over_the_whole_mini_batch():
         ids = torch.cat([prompt, response])[None]
         mask = torch.arange(ids.shape[1])[None] >= len(prompt)
         with torch.no_grad():
-            ratio = (policy(ids, mask, 1.0) - batch.old_logprobs[i][batch.response_mask[i]]).exp()
+            ratio = (policy(packed(ids, mask), 1.0) - batch.old_logprobs[i][batch.response_mask[i]]).exp()
         a = batch.advantages[i, 0]
         loss = torch.maximum(-ratio * a, -ratio.clamp(0.8, 1.2) * a)
         if a < 0:

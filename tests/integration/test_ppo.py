@@ -17,6 +17,7 @@ from pipo.modules.functional.value import explained_variance
 from pipo.modules.objectives.base import CriticConfig
 from pipo.modules.objectives.ppo import PPO
 from tests import toy
+from tests.conftest import packed
 
 
 def ppo(*, scale: float = 10.0, warmup: int = 0, value_clip: float = 0.5, **changes: Any) -> PPO:
@@ -220,7 +221,7 @@ def test_kl_in_the_reward_lowers_the_rewards_of_the_tokens():
         prompt, response = torch.tensor(batch.prompt_ids[i // 4]), batch.response_ids[i][mask]
         ids = torch.cat([prompt, response])[None]
         with torch.no_grad():
-            said = reference(ids, torch.arange(ids.shape[1])[None] >= len(prompt), 1.0)
+            said = reference(packed(ids, torch.arange(ids.shape[1])[None] >= len(prompt)), 1.0)
         penalty = 0.1 * (batch.old_logprobs[i][mask] - said)
         still_to_pay = penalty.flip(0).cumsum(0).flip(0)
         expected = rewards.rewards[2][i] - still_to_pay

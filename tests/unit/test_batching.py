@@ -1,4 +1,4 @@
-"""Micro-batches: nothing lost, nothing over budget, alignment of sequence and response."""
+"""Micro-batches: nothing lost, nothing over budget, alignment of tokens and what is known of them."""
 
 from __future__ import annotations
 
@@ -6,26 +6,52 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipo.modules.batching import by_token_budget, idle_micro_batch, micro_batches, mini_batches
+from pipo.modules.batching import (
+    ATTENTION_SHARE,
+    idle_micro_batch,
+    micro_batches,
+    mini_batches,
+    row_groups,
+)
 from tests.unit.batches import policy_batch
 
 
 @settings(max_examples=200, deadline=None)
-@given(lengths=st.lists(st.integers(1, 50), max_size=40), budget=st.integers(1, 200))
-def test_every_sequence_once_and_within_the_budget(lengths, budget):
-    groups = by_token_budget(lengths, budget)
-    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
+@given(
+    prompts=st.lists(st.integers(1, 30), min_size=1, max_size=8),
+    group_size=st.integers(1, 5),
+    budget=st.integers(1, 200),
+    data=st.data(),
+)
+def test_every_row_once_and_within_the_budget(prompts, group_size, budget, data):
+    count = len(prompts) * group_size
+    lengths = torch.tensor(data.draw(st.lists(st.integers(1, 50), min_size=count, max_size=count)))
+    rows = torch.tensor(data.draw(st.lists(st.sampled_from(range(count)), unique=True)), dtype=torch.int64)
+    groups = row_groups([(5,) * n for n in prompts], group_size, lengths, rows, budget)
+    assert sorted(i for group in groups for i in group) == sorted(rows.tolist())
     for group in groups:
-        padded = len(group) * max(lengths[i] for i in group)
-        assert padded <= budget or len(group) == 1
+        responses = int(lengths[group].sum())
+        once = responses + sum(prompts[p] for p in {i // group_size for i in group})
+        each = responses + sum(prompts[i // group_size] for i in group)
+        assert (once <= budget and each <= ATTENTION_SHARE * budget) or len(group) == 1
+
+
+def test_no_pass_is_left_with_a_remainder():
+    """105 tokens in passes of at most 100: two of about 52, not one of 98 and one of 7."""
+    lengths = torch.full((30,), 3)
+    groups = row_groups([(5,) * 3] * 5, 6, lengths, torch.arange(30), 100)
+    assert [len(group) for group in groups] == [17, 13]
+    assert [3 * len(g) + 3 * len({i // 6 for i in g}) for g in groups] == [60, 48]
 
 
 def test_micro_batches_align_responses_with_their_tokens():
     batch = policy_batch(prompts=3, group_size=4, width=7)
     seen = []
     for micro in micro_batches(batch, torch.arange(len(batch)), 40):
-        for row in range(len(micro.input_ids)):
-            tokens = micro.input_ids[row][micro.sequence_mask[row]]
+        ends = micro.response_mask.sum(dim=1).cumsum(0).tolist()
+        assert len(micro.rows.targets) == ends[-1]
+        for row, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            tokens = micro.rows.targets[start:end]
             old = micro.old_logprobs[row][micro.response_mask[row]]
             match = [
                 i
@@ -35,17 +61,17 @@ def test_micro_batches_align_responses_with_their_tokens():
             ]
             assert len(match) == 1
             prompt = batch.prompt_ids[match[0] // 4]
-            assert tuple(micro.input_ids[row, : len(prompt)].tolist()) == prompt
-            assert not micro.sequence_mask[row, : len(prompt)].any()
+            assert micro.rows.input_ids[micro.rows.before.index[start]] == prompt[-1]
             seen += match
     assert sorted(seen) == list(range(len(batch)))
 
 
 def test_idle_micro_batch_has_no_tokens_to_train():
     micro = idle_micro_batch(policy_batch(prompts=2, group_size=2, width=3))
-    assert not micro.sequence_mask.any()
+    assert len(micro.rows.targets) == micro.rows.before.index.numel() == 0
     assert not micro.response_mask.any()
-    assert len(micro.input_ids) == 1
+    assert len(micro.response_mask) == 1
+    assert len(micro.rows.input_ids) > 0
 
 
 def test_mini_batches_keep_the_order():

@@ -15,6 +15,7 @@ from bench.workload import Problem, added_share, prepare, problems, unlikely_row
 from pipo.model_spec import embedded_model
 from pipo.modules.policy import load_policy
 from tests import toy
+from tests.conftest import packed
 
 
 def test_spread():
@@ -88,7 +89,7 @@ def test_the_lean_model_is_the_model():
     columns = torch.arange(ids.shape[1])
     mask = (columns >= starts) & (columns < ends)
     factors = torch.cat([torch.full((len(response),), factor) for _, response, factor in rows])
-    (-(policy(ids, mask, 1.0) * factors).sum()).backward()
+    (-(policy(packed(ids, mask), 1.0) * factors).sum()).backward()
     attention = policy.model.model.layers[1].self_attn
     fused = torch.cat([each.weight.grad for each in (attention.q_proj, attention.k_proj, attention.v_proj)])
     found, expected = (lean.embedding.grad, lean.layers[1].qkv.grad), (policy.head.weight.grad, fused)

@@ -24,13 +24,9 @@ def gradient(objective: Objective, batch, logprobs: torch.Tensor) -> tuple[float
     """Loss and gradient on a whole batch, log-probabilities given instead of computed."""
     rows = torch.arange(len(batch))
     (micro,) = micro_batches(batch, rows, 10**9)
-    # One micro-batch sorts its rows by length; undo that for comparison.
-    lengths = batch.response_mask.sum(dim=1).tolist()
-    totals = [len(batch.prompt_ids[i // batch.group_size]) + n for i, n in enumerate(lengths)]
-    order = torch.tensor(sorted(range(len(totals)), key=lambda i: (totals[i], i)))
     values = logprobs.clone().requires_grad_()
     total = objective.denominator(batch.loss_mask()).item()
-    loss = objective.loss(values[order] * micro.response_mask, micro, total).value
+    loss = objective.loss(values * micro.response_mask, micro, total).value
     loss.backward()
     assert values.grad is not None
     return loss.item(), values.grad

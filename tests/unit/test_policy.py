@@ -22,7 +22,7 @@ from transformers import (
 from pipo.errors import ConfigError
 from pipo.modules.attention import ATTENTION_NAME
 from pipo.modules.policy import Policy, load_policy, load_tokenizer, stop_token_ids
-from tests.conftest import ROOT
+from tests.conftest import ROOT, packed
 
 SIZES = {
     "vocab_size": 50,
@@ -68,7 +68,7 @@ def test_logprobs_equal_the_models_own_logits(family):
     mask = torch.zeros(3, 12, dtype=torch.bool)
     mask[:, 4:] = True
     with torch.no_grad():
-        got = ours(ids, mask, 0.7).view(3, 8)
+        got = ours(packed(ids, mask), 0.7).view(3, 8)
         logits = own(input_ids=ids).logits[:, 3:-1] / 0.7
     expected = logits.log_softmax(-1).gather(-1, ids[:, 4:, None])[..., 0]
     torch.testing.assert_close(got, expected, rtol=0, atol=2e-5)
@@ -88,7 +88,7 @@ def test_dropout_is_switched_off(tmp_path):
     assert policy.training
     ids, mask = torch.arange(2, 8)[None], torch.ones(1, 6, dtype=torch.bool)
     mask[:, :2] = False
-    assert torch.equal(policy(ids, mask, 1.0), policy(ids, mask, 1.0))
+    assert torch.equal(policy(packed(ids, mask), 1.0), policy(packed(ids, mask), 1.0))
 
 
 def test_stop_tokens_are_the_tokenizers_and_the_generation_configurations(tmp_path):

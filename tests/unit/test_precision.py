@@ -10,6 +10,7 @@ from pipo.modules.critic import Critic
 from pipo.modules.functional.divergence import DistillationForm
 from pipo.rollout.local import LocalEngine
 from tests import toy
+from tests.conftest import packed
 
 IDS = torch.randint(2, 48, (3, 12), generator=torch.Generator().manual_seed(1))
 MASK = torch.arange(12).expand(3, -1) >= 4
@@ -26,7 +27,7 @@ def test_log_probabilities_are_those_of_the_model_under_autocast():
         logits = toy.make_policy().model(input_ids=IDS).logits[:, 3:-1].float() / 0.7
     expected = logits.log_softmax(-1).gather(-1, IDS[:, 4:, None]).view(-1)
     with torch.no_grad():
-        got, exact = policy(torch.bfloat16)(IDS, MASK, 0.7), policy(None)(IDS, MASK, 0.7)
+        got, exact = policy(torch.bfloat16)(packed(IDS, MASK), 0.7), policy(None)(packed(IDS, MASK), 0.7)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
     assert (got - exact).abs().max() > 1e-3
 
@@ -39,7 +40,7 @@ def test_sampling_computes_in_the_same_precision_outside_a_training_step():
     ids = torch.cat([IDS[:, :4].repeat_interleave(8, 0), drawn.response_ids], 1)
     mask = torch.arange(9).expand(24, -1) >= 4
     with torch.no_grad():
-        own, exact = (policy(dtype)(ids, mask, 1.0) for dtype in (torch.bfloat16, None))
+        own, exact = (policy(dtype)(packed(ids, mask), 1.0) for dtype in (torch.bfloat16, None))
     sampled = drawn.logprobs.view(-1)
     assert (sampled - own).abs().mean() < 0.5 * (sampled - exact).abs().mean()
 
@@ -52,7 +53,7 @@ def test_gradients_in_bfloat16_are_those_of_float32_but_for_rounding(monkeypatch
     gradients = []
     for dtype in (torch.bfloat16, None):
         model = policy(dtype)
-        model(IDS, MASK, 1.0).mean().backward()
+        model(packed(IDS, MASK), 1.0).mean().backward()
         gradients.append(torch.cat([p.grad.view(-1) for p in model.parameters()]))
     rounded, exact = gradients
     assert rounded.dtype == torch.float32
@@ -65,8 +66,8 @@ def test_a_distilled_gradient_in_bfloat16_too():
     for dtype in (torch.bfloat16, None):
         model, teacher = policy(dtype), toy.make_policy(seed=3)
         teacher.compute_dtype = dtype
-        target = teacher.distillation_target(IDS, MASK, form)
-        model(IDS, MASK, 1.0, target).mean().backward()
+        target = teacher.distillation_target(packed(IDS, MASK), form)
+        model(packed(IDS, MASK), 1.0, target).mean().backward()
         gradients.append(torch.cat([p.grad.view(-1) for p in model.parameters()]))
     rounded, exact = gradients
     assert 0 < (rounded - exact).norm() / exact.norm() < 0.05
@@ -77,7 +78,7 @@ def test_values_are_float32_products_of_a_backbone_in_bfloat16():
     for each in (critic, exact):
         torch.nn.init.constant_(each.head.weight, 0.1)
     with torch.no_grad():
-        got, expected = critic(IDS, MASK), exact(IDS, MASK)
+        got, expected = critic(packed(IDS, MASK)), exact(packed(IDS, MASK))
     assert got.dtype == torch.float32
     assert 0 < (got - expected).abs().max() < 0.1
 

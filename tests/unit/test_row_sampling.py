@@ -17,6 +17,7 @@ from pipo.modules.functional.row_sampling import (
     systematic_draw,
 )
 from pipo.modules.objectives.base import MicroBatch
+from tests.conftest import packed
 
 ALGORITHMS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "algo").glob("*.yaml"))
 
@@ -99,8 +100,8 @@ def test_groups_with_the_same_total_get_the_same_share():
         assert ((drawn != 0).sum(1) == 2).all()
 
 
-def toy_micro(per_token: bool) -> MicroBatch:
-    """Four groups of four, one without attribution, in float64."""
+def toy_micro(per_token: bool) -> tuple[torch.Tensor, MicroBatch]:
+    """Tokens and micro-batch: four groups of four, one without attribution, in float64."""
     generator = torch.Generator().manual_seed(3)
     rows, width = 16, 5
     lengths = torch.randint(1, width + 1, (rows,), generator=generator)
@@ -112,16 +113,14 @@ def toy_micro(per_token: bool) -> MicroBatch:
         noise = torch.randn(rows, width, generator=generator, dtype=torch.float64)
         attribution = noise * attribution
     ids = torch.randint(0, 7, (rows, width + 1), generator=generator)
-    return MicroBatch(
-        input_ids=ids,
-        sequence_mask=torch.nn.functional.pad(mask, (1, 0)),
+    return ids, MicroBatch(
+        rows=packed(ids, torch.nn.functional.pad(mask, (1, 0))),
         response_mask=mask,
         old_logprobs=-1.5 - torch.randn(rows, width, generator=generator, dtype=torch.float64),
         advantages=attribution,
         ref_logprobs=None,
         kl_coef=0.0,
-        teacher_input_ids=None,
-        teacher_sequence_mask=None,
+        teacher_rows=None,
         value_targets=None,
     )
 
@@ -133,14 +132,14 @@ def test_the_expected_gradient_is_the_whole_one_for_every_algorithm(compose_conf
     for name in ALGORITHMS:
         cfg = compose_config(f"algo={name}", "output_dir=x")
         objective = instantiate(cfg, "algo.objective")
-        micro = toy_micro(per_token=name == "ppo" or name.startswith("sdpo"))
+        ids, micro = toy_micro(per_token=name == "ppo" or name.startswith("sdpo"))
         coefficient = -0.7 if name == "grpo" else 1.3
 
-        def gradient(attribution, micro=micro, objective=objective, coefficient=coefficient):
+        def gradient(attribution, micro=micro, objective=objective, coefficient=coefficient, ids=ids):
             batch = MicroBatch(**{**vars(micro), "advantages": attribution * coefficient})
             weights = table.clone().requires_grad_()
-            scores = weights[batch.input_ids[:, :-1]].log_softmax(-1)
-            logprobs = scores.gather(-1, batch.input_ids[:, 1:, None])[..., 0] * batch.response_mask
+            scores = weights[ids[:, :-1]].log_softmax(-1)
+            logprobs = scores.gather(-1, ids[:, 1:, None])[..., 0] * batch.response_mask
             total = objective.denominator(batch.response_mask).item()
             loss = objective.loss(logprobs, batch, total)
             (grad,) = torch.autograd.grad(loss.value, weights)
@@ -160,7 +159,7 @@ def test_the_expected_gradient_is_the_whole_one_for_every_algorithm(compose_conf
 
 
 def test_attribution_that_is_not_finite_is_left_for_the_optimiser_step_to_refuse():
-    micro = toy_micro(per_token=False)
+    _, micro = toy_micro(per_token=False)
     attribution = micro.advantages.clone()
     attribution[0, 0] = float("nan")
     assert sampled_attribution(attribution, micro.response_mask, 0.5, 0.2) is attribution

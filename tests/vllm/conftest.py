@@ -13,7 +13,7 @@ from pipo.modules.policy import Policy, load_policy
 from pipo.records import Completions, TokenIds, pad_rows
 from pipo.rollout.local import LocalEngine, LocalEngineConfig
 from pipo.rollout.vllm import VllmConfig, VllmEngine
-from tests.conftest import ROOT
+from tests.conftest import ROOT, packed
 
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 TINY = str(ROOT / "pipo/assets/tiny")
@@ -74,7 +74,7 @@ def full_logprobs(
     for i, prompt in enumerate(own):
         mask[i, : len(prompt)] = False
     with torch.no_grad():
-        return policy(ids, mask, temperature)
+        return policy(packed(ids, mask), temperature)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from torch import Tensor
 from pipo.modules.functional.aggregation import Aggregation, aggregate, denominator
 from pipo.modules.functional.divergence import DistillationForm, kl_k3
 from pipo.modules.functional.surrogate import ClipRange, clipped_surrogate_loss, clipped_tokens, token_ratio
+from pipo.modules.packing import PackedRows
 from pipo.records import Annotations, PolicyBatch, Rollouts, TokenIds, ValueTargets
 
 
@@ -24,27 +25,23 @@ class MicroBatch:
     """The rows of a :class:`~pipo.records.PolicyBatch` that share one forward and backward pass.
 
     Attributes:
-        input_ids: int64 [n, T], prompt and response, right-padded.
-        sequence_mask: bool [n, T], True on response tokens.
-        response_mask: bool [n, r], the same tokens, aligned on the first response position.
+        rows: n prompts and responses, for a forward pass.
+        response_mask: bool [n, r], the response tokens, aligned on the first.
         old_logprobs: float32 [n, r].
         advantages: float32 [n, r].
         ref_logprobs: float32 [n, r] or None.
         kl_coef: weight of the k3 penalty.
-        teacher_input_ids: int64 [n, T'], teacher prompt and the same response; None without distillation.
-        teacher_sequence_mask: bool [n, T'], True on response tokens.
+        teacher_rows: teacher prompts and the same responses; None without distillation.
         value_targets: [n, r] each; None without a critic.
     """
 
-    input_ids: Tensor
-    sequence_mask: Tensor
+    rows: PackedRows
     response_mask: Tensor
     old_logprobs: Tensor
     advantages: Tensor
     ref_logprobs: Tensor | None
     kl_coef: float
-    teacher_input_ids: Tensor | None
-    teacher_sequence_mask: Tensor | None
+    teacher_rows: PackedRows | None
     value_targets: ValueTargets | None
 
     def to(self, device: torch.device) -> MicroBatch:
@@ -52,7 +49,7 @@ class MicroBatch:
         moved = {
             field.name: value.to(device)
             for field in fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor | ValueTargets)
+            if isinstance(value := getattr(self, field.name), Tensor | PackedRows | ValueTargets)
         }
         return replace(self, **moved)
 
@@ -203,7 +200,7 @@ class Objective(ABC):
             total: denominator of the whole optimiser step over all ranks.
         """
         mask = micro.response_mask
-        if micro.teacher_input_ids is not None:
+        if micro.teacher_rows is not None:
             divergence = (values.detach() * mask).sum(), mask.sum()
             return Loss(value=self.aggregate(values, mask, total), metrics={"divergence": divergence})
         logprobs = values

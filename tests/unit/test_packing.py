@@ -1,0 +1,142 @@
+"""Packed rows: nothing is read twice, and no response sees another."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from pipo.errors import ConfigError
+from pipo.modules.attention import ATTENTION_NAME
+from pipo.modules.critic import Critic
+from pipo.modules.packing import LENGTH_RATIO, Gather, pack
+from pipo.modules.policy import Policy
+from tests.conftest import make_policy
+from tests.unit.test_policy import SUPPORTED, build
+
+PROMPTS = [(5, 6, 7, 8), (9,), (5, 6, 7, 8)]
+GROUP_SIZE = 3
+LENGTHS = torch.tensor([1, 9, 4, 2, 2, 8, 3, 5, 1])
+ROWS = [0, 1, 2, 4, 5, 7]
+RESPONSES = torch.randint(2, 50, (9, 9), generator=torch.Generator().manual_seed(1))
+
+
+def packed(rows=ROWS):
+    return pack(PROMPTS, GROUP_SIZE, RESPONSES, LENGTHS, rows)
+
+
+def one_by_one(model, rows=ROWS) -> torch.Tensor:
+    """Log-probabilities of each row's response, from a forward pass of its own without any of our code."""
+    said = []
+    for row in rows:
+        prompt, response = PROMPTS[row // GROUP_SIZE], RESPONSES[row, : LENGTHS[row]]
+        ids = torch.cat([torch.tensor(prompt), response])[None]
+        logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1]
+        said.append(logits.log_softmax(-1).gather(-1, response[:, None])[:, 0])
+    return torch.cat(said)
+
+
+def test_each_prompt_is_read_once_and_no_last_token():
+    rows = packed()
+    responses = [RESPONSES[i, : LENGTHS[i] - 1].tolist() for i in ROWS]
+    # Rows 0, 1, 2 answer the first prompt, 4 and 5 the second, and row 7 the third, which is the first again.
+    expected = [*PROMPTS[0], *responses[0], *responses[1], *responses[2]]
+    expected += [*PROMPTS[1], *responses[3], *responses[4], *responses[5]]
+    assert rows.input_ids.tolist() == expected
+    places = [*range(4), *range(4, 12), *range(4, 7), *range(1), *range(1, 2), *range(1, 8), *range(4, 8)]
+    assert rows.position_ids.tolist() == places
+
+
+def test_attention_finds_whole_rows_of_similar_length():
+    rows = packed()
+    found = []
+    for block in rows.layout.blocks:
+        counts = (block.index != 0).sum(dim=1) + (block.index[:, 0] == 0)
+        assert counts.max() <= LENGTH_RATIO * counts.min()
+        found += [rows.input_ids[line[:n]].tolist() for line, n in zip(block.index, counts, strict=True)]
+    wanted = [[*PROMPTS[i // 3], *RESPONSES[i, : LENGTHS[i] - 1].tolist()] for i in ROWS]
+    assert sorted(found) == sorted(wanted)
+    flat = torch.cat([block.index.flatten() for block in rows.layout.blocks])
+    assert torch.equal(flat[rows.layout.back], torch.arange(len(rows.input_ids)))
+
+
+@pytest.mark.parametrize("family", SUPPORTED)
+def test_log_probabilities_and_gradients_are_those_of_one_row_at_a_time(family):
+    config = SUPPORTED[family]
+    config.initializer_range = 0.3
+    own, ours = build(config, "eager").double(), Policy(build(config, ATTENTION_NAME).double())
+    weights = torch.randn(int(LENGTHS[ROWS].sum()), generator=torch.Generator().manual_seed(2)).double()
+    expected, got = one_by_one(own), ours(packed(), 1.0)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)  # rotary angles are float32 products
+    (expected * weights).sum().backward()
+    (got * weights).sum().backward()
+    for (name, theirs), parameter in zip(own.named_parameters(), ours.model.parameters(), strict=True):
+        difference = (theirs.grad - parameter.grad).norm() / theirs.grad.norm().clamp(min=1e-9)
+        assert difference < 1e-5, name
+
+
+def test_checkpointed_gradients_are_the_same():
+    gradients = []
+    for checkpointing in (False, True):
+        policy = make_policy(vocab=50).train()
+        if checkpointing:
+            policy.model.gradient_checkpointing_enable()
+        policy(packed(), 1.0).mean().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in policy.parameters()]))
+    assert gradients[0].norm() > 0
+    assert torch.equal(*gradients)
+
+
+def test_the_critic_reads_the_same_states():
+    critic, policy = Critic(make_policy(vocab=50)), make_policy(vocab=50)
+    torch.nn.init.normal_(critic.head.weight)
+    expected = []
+    for row in ROWS:
+        prompt = PROMPTS[row // GROUP_SIZE]
+        ids = torch.tensor([[*prompt, *RESPONSES[row, : LENGTHS[row] - 1].tolist()]])
+        hidden = policy.model.base_model(input_ids=ids).last_hidden_state[0, len(prompt) - 1 :]
+        expected.append(hidden @ critic.head.weight[0])
+    torch.testing.assert_close(critic(packed()), torch.cat(expected), rtol=0, atol=2e-5)
+
+
+def test_a_row_does_not_depend_on_the_rows_beside_it():
+    policy = make_policy(vocab=50).double()
+    together = policy(packed(), 1.0)
+    alone = torch.cat([policy(packed([row]), 1.0) for row in ROWS])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
+
+
+def test_nothing_to_score_leaves_zero_gradients():
+    policy = make_policy(vocab=50)
+    said = policy(packed([0]).without_targets(), 1.0)
+    assert said.shape == (0,)
+    said.sum().backward()
+    gradients = [p.grad for p in policy.parameters()]
+    assert all(grad is not None and not grad.any() for grad in gradients)
+
+
+def test_a_model_with_another_attention_is_refused():
+    model = AutoModelForCausalLM.from_config(SUPPORTED["qwen3"], attn_implementation="sdpa")
+    with pytest.raises(ConfigError, match="0 of its 2 layers"):
+        Policy(model)(packed(), 1.0)
+
+
+def test_the_gradient_of_a_token_adds_up_in_float32():
+    """64 gradients of 1.0 and one of 256: bfloat16, which has 8 bits, would lose each 1 beside the 256."""
+    index = torch.zeros(65, dtype=torch.int64)
+    gather = Gather.of(index, torch.ones(65, dtype=torch.bool), 2)
+    values = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
+    gradient = torch.ones(65, 1, dtype=torch.bfloat16)
+    gradient[0] = 256
+    gather(values).backward(gradient)
+    assert values.grad.flatten().tolist() == [320.0, 0.0]
+
+
+def test_padding_has_no_gradient():
+    index = torch.tensor([[0, 2, 0], [1, 0, 0]])
+    real = torch.tensor([[True, True, False], [True, False, False]])
+    gather = Gather.of(index, real, 4)
+    values = torch.arange(4.0)[:, None].requires_grad_()
+    assert gather(values).flatten().tolist() == [0, 2, 0, 1, 0, 0]
+    gather(values).backward(torch.tensor([1.0, 2, 4, 8, 16, 32])[:, None])
+    assert values.grad.flatten().tolist() == [1, 8, 2, 0]
