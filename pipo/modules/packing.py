@@ -180,9 +180,9 @@ def pack(
         before += sequences[-1][len(prompt) - 1 :][: len(response)]
         targets.append(response)
     return PackedRows(
-        input_ids=torch.tensor(ids),
-        position_ids=torch.tensor(positions),
+        input_ids=torch.tensor(ids, dtype=torch.int64),
+        position_ids=torch.tensor(positions, dtype=torch.int64),
         layout=RowLayout.of(sequences, len(ids)),
-        before=Gather.of(torch.tensor(before), torch.ones(len(before)), len(ids)),
+        before=Gather.of(torch.tensor(before, dtype=torch.int64), torch.ones(len(before)), len(ids)),
         targets=torch.cat(targets),
     )
