@@ -18,7 +18,7 @@ def ending(error: Exception):
 AGREED = [RunStopped("SIGTERM: stopped", 143), RunFailed("the disk is full", agreed=True)]
 
 
-@pytest.mark.parametrize(("error", "code"), zip(AGREED, (143, 1), strict=True))
+@pytest.mark.parametrize(("error", "code"), list(zip(AGREED, (143, 1), strict=True)))
 def test_the_first_process_says_how_a_run_ended(error, code, monkeypatch, capsys):
     monkeypatch.setenv("RANK", "0")
     assert exit_code(ending(error))[0] == code
