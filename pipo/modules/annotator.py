@@ -29,7 +29,7 @@ class Annotator:
         privileged: the self-teacher's prompts for graded responses; used by objectives that distil.
         importance: weights for the sampler's distance from the policy.
         temperature: of sampling, defines the policy.
-        token_budget: most padded tokens of one forward pass.
+        token_budget: most tokens of one forward pass.
     """
 
     def __init__(
