@@ -33,7 +33,7 @@ def score_responses(
         model: the model.
         rollouts: the responses.
         temperature: sampling temperature that defines the policy; a critic has none.
-        token_budget: most tokens of one forward pass.
+        token_budget: see :func:`~pipo.modules.batching.row_groups`.
         device: where the model computes.
         passes: forward passes that this process needs -> forward passes that it makes; sharded models need
             the same number on every process.

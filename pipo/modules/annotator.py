@@ -29,7 +29,7 @@ class Annotator:
         privileged: the self-teacher's prompts for graded responses; used by objectives that distil.
         importance: weights for the sampler's distance from the policy.
         temperature: of sampling, defines the policy.
-        token_budget: most tokens of one forward pass.
+        token_budget: see :func:`~pipo.modules.batching.row_groups`.
     """
 
     def __init__(

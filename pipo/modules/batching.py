@@ -13,7 +13,8 @@ from pipo.modules.objectives.base import MicroBatch
 from pipo.modules.packing import pack
 from pipo.records import PolicyBatch, TokenIds
 
-# Attention holds whole rows, prompts and all, where everything else in a layer holds packed tokens.
+# Attention holds whole rows, prompts and all (and padding, at most half as much again), where everything else
+# in a layer holds packed tokens.
 ATTENTION_SHARE = 2
 
 
@@ -23,7 +24,12 @@ def mini_batches(rows: int, size: int) -> list[Tensor]:
 
 
 def row_groups(
-    prompt_ids: Sequence[TokenIds], group_size: int, lengths: Tensor, rows: Tensor, token_budget: int
+    prompt_ids: Sequence[TokenIds],
+    group_size: int,
+    lengths: Tensor,
+    rows: Tensor,
+    token_budget: int,
+    teacher: Sequence[TokenIds] | None = None,
 ) -> list[list[int]]:
     """Split rows into groups for one forward pass each, the responses to a prompt together.
 
@@ -34,14 +40,23 @@ def row_groups(
         rows: int64, the rows to split.
         token_budget: most tokens of one group, a prompt counted once; ``ATTENTION_SHARE`` times as many when
             it is counted with every response. A longer row gets a group of its own.
+        teacher: N prompts of a teacher, whose rows are to stay within the budget as well.
     """
-    indices: list[int] = rows.tolist()
-    sized = [_Row(i, i // group_size, len(prompt_ids[i // group_size]), int(lengths[i])) for i in indices]
+    sized = [
+        _Row(
+            place=i,
+            prompt=i // group_size,
+            prompt_tokens=len(prompt_ids[i // group_size]),
+            response_tokens=int(lengths[i]),
+            teacher_tokens=0 if teacher is None else len(teacher[i]) + int(lengths[i]),
+        )
+        for i in rows.tolist()
+    ]
     longest: dict[int, int] = {}
     for row in sized:
-        longest[row.prompt] = max(longest.get(row.prompt, 0), row.tokens)
+        longest[row.prompt] = max(longest.get(row.prompt, 0), row.response_tokens)
     # Prompts whose responses are of similar length stand together, as attention pads them.
-    sized.sort(key=lambda row: (longest[row.prompt], row.prompt, row.tokens, row.place))
+    sized.sort(key=lambda row: (longest[row.prompt], row.prompt, row.response_tokens, row.place))
     groups = _filled(sized, token_budget)
     if len(groups) > 1:
         # As few again, but none of them small: a pass has a cost of its own.
@@ -52,38 +67,43 @@ def row_groups(
 
 
 class _Row(NamedTuple):
-    """A row to place: where it is, where its prompt is, and the tokens of the prompt and of the response."""
+    """A row to place: where it and its prompt are, and how many tokens it brings."""
 
     place: int
     prompt: int
     prompt_tokens: int
-    tokens: int
+    response_tokens: int
+    teacher_tokens: int
 
     @property
     def whole(self) -> int:
         """Tokens of prompt and response."""
-        return self.prompt_tokens + self.tokens
+        return self.prompt_tokens + self.response_tokens
 
 
 def _filled(rows: Sequence[_Row], token_budget: int) -> list[list[_Row]]:
     """The rows in their order, in groups that are filled one after another."""
     groups: list[list[_Row]] = []
-    tokens = attended = 0
+    tokens = attended = taught = 0
     for row in rows:
         # Rows of a prompt stand side by side.
         shared = bool(groups) and groups[-1][-1].prompt == row.prompt
-        tokens += row.tokens if shared else row.whole
+        tokens += row.response_tokens if shared else row.whole
         attended += row.whole
-        if not groups or tokens > token_budget or attended > ATTENTION_SHARE * token_budget:
+        taught += row.teacher_tokens
+        full = max(tokens, taught) > token_budget or attended > ATTENTION_SHARE * token_budget
+        if full or not groups:
             groups.append([])
             tokens = attended = row.whole
+            taught = row.teacher_tokens
         groups[-1].append(row)
     return groups
 
 
 def _tokens(group: Sequence[_Row]) -> int:
     """Tokens of a group, a prompt counted once."""
-    return sum(row.tokens for row in group) + sum({row.prompt: row.prompt_tokens for row in group}.values())
+    prompts = {row.prompt: row.prompt_tokens for row in group}
+    return sum(prompts.values()) + sum(row.response_tokens for row in group)
 
 
 def micro_batches(batch: PolicyBatch, rows: Tensor, token_budget: int) -> list[MicroBatch]:
@@ -94,13 +114,8 @@ def micro_batches(batch: PolicyBatch, rows: Tensor, token_budget: int) -> list[M
         rows: int64, rows to train on.
         token_budget: see :func:`row_groups`.
     """
-    lengths = batch.response_mask.sum(dim=1)
-    prompts, group_size, teacher = batch.prompt_ids, batch.group_size, _teacher_prompts(batch)
-    if teacher is not None:
-        # The teacher's forward pass shares the budget, and its prompts are the longer ones.
-        prompts = [max(prompts[i // group_size], ids, key=len) for i, ids in enumerate(teacher)]
-        group_size = 1
-    groups = row_groups(prompts, group_size, lengths, rows, token_budget)
+    lengths, teacher = batch.response_mask.sum(dim=1), _teacher_prompts(batch)
+    groups = row_groups(batch.prompt_ids, batch.group_size, lengths, rows, token_budget, teacher)
     return [_micro_batch(batch, group, lengths, teacher) for group in groups]
 
 

@@ -11,7 +11,9 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from pipo.modules.attention import check_packing
 from pipo.modules.critic import Critic
 from pipo.modules.distributed import Number, all_reduce_max, all_reduce_sum
 from pipo.modules.objectives.base import Objective
@@ -68,7 +70,10 @@ class ModelHolder(pl.LightningModule):
         if self._configured:
             return
         self._configured = True
-        self.policy = self._sharded(self._load())
+        policy = self._load()
+        # Before anything is sampled, and before the weights are in shards.
+        check_packing(cast(PreTrainedModel, policy.model.base_model))
+        self.policy = self._sharded(policy)
         self.engine = self._make_engine(self.policy)
         # Each model is loaded anew and sharded before the next, so that one whole model is held at a time.
         if self.objective.critic is not None:

@@ -50,7 +50,9 @@ class BatchConfig:
 
     Attributes:
         mini_batch: responses per optimiser step, over all ranks.
-        tokens_per_micro_batch: most tokens of one forward and backward pass on one rank.
+        tokens_per_micro_batch: most tokens of one forward and backward pass on one rank, a prompt counted
+            once for all its responses; attention, to which each brings it along, holds up to three times as
+            many.
     """
 
     mini_batch: int

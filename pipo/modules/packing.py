@@ -1,7 +1,8 @@
 """Rows of a batch for one forward pass: no padding, and every prompt once however many responses it has.
 
-Everything in a transformer but attention looks at one token at a time. So the tokens are laid end to end,
-those of a prompt once, and only attention puts the rows together again (:class:`RowLayout`).
+In the transformers that are trained here everything but attention looks at one token at a time
+(:func:`~pipo.modules.attention.check_packing` makes sure). So the tokens are laid end to end, those of a
+prompt once, and only attention puts the rows together again (:class:`RowLayout`).
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from torch import Tensor
 
 from pipo.records import TokenIds, pad_rows
 
-# Rows of one call of attention: the longest is at most so many times as long as the shortest.
+# Rows of one call of attention: the longest is at most so many times as long as the shortest. Less would mean
+# more calls, more would mean more padding.
 LENGTH_RATIO = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gather:
-    """Packed tokens, each any number of times.
+    """Copies packed tokens to where ``index`` asks for them; the backward pass adds the copies up.
 
     Attributes:
         index: int64, of any shape: which token; 0 where there is none (padding).
@@ -56,7 +58,7 @@ class Gather:
 
 
 class _Gather(torch.autograd.Function):
-    """The library's gradient adds up in bfloat16 and, on a GPU, in any order; this one in float32, in one."""
+    """The library's gradient adds up in bfloat16 and, on a GPU, in any order; this, in float32 in order."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, index: Tensor, places: Tensor, offsets: Tensor) -> Tensor:
@@ -112,14 +114,14 @@ class PackedRows:
             an input.
         position_ids: int64 [tokens], place of the token in its row.
         layout: for attention.
-        before: [M], the packed token before each response token: its hidden state predicts that one.
+        predecessors: [M], the packed token before each response token: its hidden state predicts that one.
         targets: int64 [M], the response tokens, row after row.
     """
 
     input_ids: Tensor
     position_ids: Tensor
     layout: RowLayout
-    before: Gather
+    predecessors: Gather
     targets: Tensor
 
     def to(self, device: torch.device) -> PackedRows:
@@ -130,7 +132,7 @@ class PackedRows:
     def without_targets(self) -> PackedRows:
         """The same rows with no token to score."""
         none = torch.empty(0, dtype=torch.int64)
-        return replace(self, before=Gather.of(none, none, len(self.input_ids)), targets=none)
+        return replace(self, predecessors=Gather.of(none, none, len(self.input_ids)), targets=none)
 
 
 def _to(value: Any, device: torch.device) -> Any:
@@ -169,7 +171,7 @@ def pack(
 
     prompts: dict[TokenIds, range] = {}
     sequences: list[list[int]] = []
-    before: list[int] = []
+    predecessors: list[int] = []
     targets: list[Tensor] = []
     for row in rows:
         prompt = prompt_ids[row // group_size]
@@ -177,12 +179,14 @@ def pack(
             prompts[prompt] = append(prompt, 0)
         response = response_ids[row, : int(lengths[row])]
         sequences.append([*prompts[prompt], *append(response[:-1].tolist(), len(prompt))])
-        before += sequences[-1][len(prompt) - 1 :][: len(response)]
+        predecessors += sequences[-1][len(prompt) - 1 :][: len(response)]
         targets.append(response)
     return PackedRows(
         input_ids=torch.tensor(ids, dtype=torch.int64),
         position_ids=torch.tensor(positions, dtype=torch.int64),
         layout=RowLayout.of(sequences, len(ids)),
-        before=Gather.of(torch.tensor(before, dtype=torch.int64), torch.ones(len(before)), len(ids)),
+        predecessors=Gather.of(
+            torch.tensor(predecessors, dtype=torch.int64), torch.ones(len(predecessors)), len(ids)
+        ),
         targets=torch.cat(targets),
     )

@@ -25,7 +25,7 @@ from tests.unit.batches import policy_batch
 )
 def test_every_row_once_and_within_the_budget(prompts, group_size, budget, data):
     count = len(prompts) * group_size
-    lengths = torch.tensor(data.draw(st.lists(st.integers(1, 50), min_size=count, max_size=count)))
+    lengths = torch.tensor(data.draw(st.lists(st.integers(0, 50), min_size=count, max_size=count)))
     rows = torch.tensor(data.draw(st.lists(st.sampled_from(range(count)), unique=True)), dtype=torch.int64)
     groups = row_groups([(5,) * n for n in prompts], group_size, lengths, rows, budget)
     assert sorted(i for group in groups for i in group) == sorted(rows.tolist())
@@ -37,11 +37,18 @@ def test_every_row_once_and_within_the_budget(prompts, group_size, budget, data)
 
 
 def test_no_pass_is_left_with_a_remainder():
-    """105 tokens in passes of at most 100: two of about 52, not one of 98 and one of 7."""
+    """105 tokens in passes of at most 100: 60 and 48, the prompt in between read twice, not 99 and 9."""
     lengths = torch.full((30,), 3)
     groups = row_groups([(5,) * 3] * 5, 6, lengths, torch.arange(30), 100)
     assert [len(group) for group in groups] == [17, 13]
     assert [3 * len(g) + 3 * len({i // 6 for i in g}) for g in groups] == [60, 48]
+
+
+def test_a_teachers_rows_stay_within_the_budget_and_the_prompt_is_still_shared():
+    """Prompts of 10 with two responses of 5, teacher's prompts of 20: 25 tokens a row, two rows in 60."""
+    lengths, teacher = torch.full((8,), 5), [(7,) * 20] * 8
+    groups = row_groups([(6,) * 10] * 4, 2, lengths, torch.arange(8), 60, teacher)
+    assert groups == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
 def test_micro_batches_align_responses_with_their_tokens():
@@ -61,14 +68,14 @@ def test_micro_batches_align_responses_with_their_tokens():
             ]
             assert len(match) == 1
             prompt = batch.prompt_ids[match[0] // 4]
-            assert micro.rows.input_ids[micro.rows.before.index[start]] == prompt[-1]
+            assert micro.rows.input_ids[micro.rows.predecessors.index[start]] == prompt[-1]
             seen += match
     assert sorted(seen) == list(range(len(batch)))
 
 
 def test_idle_micro_batch_has_no_tokens_to_train():
     micro = idle_micro_batch(policy_batch(prompts=2, group_size=2, width=3))
-    assert len(micro.rows.targets) == micro.rows.before.index.numel() == 0
+    assert len(micro.rows.targets) == micro.rows.predecessors.index.numel() == 0
     assert not micro.response_mask.any()
     assert len(micro.response_mask) == 1
     assert len(micro.rows.input_ids) > 0

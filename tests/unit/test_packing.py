@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BartConfig, FalconH1Config, Lfm2Config
 
 from pipo.errors import ConfigError
-from pipo.modules.attention import ATTENTION_NAME
+from pipo.modules.attention import ATTENTION_NAME, check_packing
 from pipo.modules.critic import Critic
 from pipo.modules.packing import LENGTH_RATIO, Gather, pack
 from pipo.modules.policy import Policy
 from tests.conftest import make_policy
-from tests.unit.test_policy import SUPPORTED, build
+from tests.unit.test_policy import SIZES, SMALL, SUPPORTED, build
 
 PROMPTS = [(5, 6, 7, 8), (9,), (5, 6, 7, 8)]
 GROUP_SIZE = 3
-LENGTHS = torch.tensor([1, 9, 4, 2, 2, 8, 3, 5, 1])
+LENGTHS = torch.tensor([1, 9, 0, 4, 2, 8, 3, 5, 1])
 ROWS = [0, 1, 2, 4, 5, 7]
 RESPONSES = torch.randint(2, 50, (9, 9), generator=torch.Generator().manual_seed(1))
 
@@ -38,12 +38,12 @@ def one_by_one(model, rows=ROWS) -> torch.Tensor:
 
 def test_each_prompt_is_read_once_and_no_last_token():
     rows = packed()
-    responses = [RESPONSES[i, : LENGTHS[i] - 1].tolist() for i in ROWS]
+    responses = [RESPONSES[i, : max(0, LENGTHS[i] - 1)].tolist() for i in ROWS]
     # Rows 0, 1, 2 answer the first prompt, 4 and 5 the second, and row 7 the third, which is the first again.
     expected = [*PROMPTS[0], *responses[0], *responses[1], *responses[2]]
     expected += [*PROMPTS[1], *responses[3], *responses[4], *responses[5]]
     assert rows.input_ids.tolist() == expected
-    places = [*range(4), *range(4, 12), *range(4, 7), *range(1), *range(1, 2), *range(1, 8), *range(4, 8)]
+    places = [*range(4), *range(4, 12), *range(1), *range(1, 2), *range(1, 8), *range(4, 8)]
     assert rows.position_ids.tolist() == places
 
 
@@ -54,7 +54,7 @@ def test_attention_finds_whole_rows_of_similar_length():
         counts = (block.index != 0).sum(dim=1) + (block.index[:, 0] == 0)
         assert counts.max() <= LENGTH_RATIO * counts.min()
         found += [rows.input_ids[line[:n]].tolist() for line, n in zip(block.index, counts, strict=True)]
-    wanted = [[*PROMPTS[i // 3], *RESPONSES[i, : LENGTHS[i] - 1].tolist()] for i in ROWS]
+    wanted = [[*PROMPTS[i // 3], *RESPONSES[i, : max(0, LENGTHS[i] - 1)].tolist()] for i in ROWS]
     assert sorted(found) == sorted(wanted)
     flat = torch.cat([block.index.flatten() for block in rows.layout.blocks])
     assert torch.equal(flat[rows.layout.back], torch.arange(len(rows.input_ids)))
@@ -93,9 +93,9 @@ def test_the_critic_reads_the_same_states():
     expected = []
     for row in ROWS:
         prompt = PROMPTS[row // GROUP_SIZE]
-        ids = torch.tensor([[*prompt, *RESPONSES[row, : LENGTHS[row] - 1].tolist()]])
+        ids = torch.tensor([[*prompt, *RESPONSES[row, : max(0, LENGTHS[row] - 1)].tolist()]])
         hidden = policy.model.base_model(input_ids=ids).last_hidden_state[0, len(prompt) - 1 :]
-        expected.append(hidden @ critic.head.weight[0])
+        expected.append(hidden[: LENGTHS[row]] @ critic.head.weight[0])
     torch.testing.assert_close(critic(packed()), torch.cat(expected), rtol=0, atol=2e-5)
 
 
@@ -115,7 +115,48 @@ def test_nothing_to_score_leaves_zero_gradients():
     assert all(grad is not None and not grad.any() for grad in gradients)
 
 
-def test_a_model_with_another_attention_is_refused():
+REFUSED = {
+    "convolutions in place of some attention": (
+        Lfm2Config(**SIZES, layer_types=["conv", "full_attention"]),
+        "1 of its 2 layers",
+    ),
+    "state-space layers beside attention": (
+        FalconH1Config(**SIZES, mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8),
+        "change each other's hidden states",
+    ),
+    "positions of its own": (
+        BartConfig(
+            d_model=32,
+            encoder_layers=2,
+            decoder_layers=2,
+            decoder_attention_heads=4,
+            decoder_ffn_dim=48,
+            is_decoder=True,
+            is_encoder_decoder=False,
+            **SMALL,
+        ),
+        "change each other's hidden states",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_models_in_which_rows_would_mix_are_refused(kind):
+    config, message = REFUSED[kind]
+    config.initializer_range = config.init_std = 0.3
+    with pytest.raises(ConfigError, match=message):
+        check_packing(build(config, ATTENTION_NAME).base_model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", SUPPORTED)
+def test_supported_models_pass_the_check(family, dtype):
+    config = SUPPORTED[family]
+    config.initializer_range = 0.3
+    check_packing(build(config, ATTENTION_NAME).to(dtype).base_model)
+
+
+def test_an_attention_that_was_changed_after_loading_is_noticed():
     model = AutoModelForCausalLM.from_config(SUPPORTED["qwen3"], attn_implementation="sdpa")
     with pytest.raises(ConfigError, match="0 of its 2 layers"):
         Policy(model)(packed(), 1.0)

@@ -17,6 +17,7 @@ from transformers import (
     MistralConfig,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 from pipo.errors import ConfigError
@@ -41,6 +42,14 @@ SUPPORTED = {
     "qwen2": Qwen2Config(**SIZES),
     "qwen3": Qwen3Config(**SIZES, head_dim=8),
     "mistral without a window": MistralConfig(**SIZES, sliding_window=None),
+    "qwen3-moe": Qwen3MoeConfig(
+        **SIZES,
+        head_dim=8,
+        moe_intermediate_size=24,
+        num_experts=4,
+        num_experts_per_tok=2,
+        experts_implementation="eager",
+    ),
     "gpt2": GPT2Config(n_embd=32, n_layer=2, n_head=4, **SMALL),
     "gpt-neox": GPTNeoXConfig(
         hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, **SMALL
