@@ -1,4 +1,4 @@
-"""The floor: GRPO on a workload without any framework, and the product beside it.
+"""A lean loop: GRPO on a workload without any framework, and the product beside it.
 
     python bench/floor.py [WORKLOAD] [--vocabulary 32768] [--vs pipo] [--rounds 5] [--out floor.json]
 
