@@ -154,7 +154,7 @@ def check_packing(backbone: PreTrainedModel) -> None:
     """
     device = backbone.device
     prompts, lengths = ((1, 2, 3), (4,)), torch.tensor([4, 2, 3, 4])
-    responses = torch.arange(5, 21).view(4, 4)
+    responses = torch.arange(5, 21).view(4, 4) % backbone.config.get_text_config().vocab_size
     packed = packed_hidden(backbone, pack(prompts, 2, responses, lengths, range(4)).to(device))
     alone = []
     for i, length in enumerate(lengths.tolist()):
