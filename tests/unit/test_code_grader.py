@@ -390,6 +390,8 @@ def left_running(memory_mb: int) -> int:
 def test_the_end_of_the_trainer_is_the_end_of_its_programs(how: signal.Signals) -> None:
     script = (
         "from tests.unit.test_code_grader import *\n"
+        # A shell's background jobs, and so the tests started as one, ignore it from birth.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "grader = CodeGrader(**{**OPTIONS, 'memory_mb': 519, 'timeout_s': 50.0, 'cpu_s': 50})\n"
         "print(grader.grade(prints('print(14)')).score, flush=True)\n"
         "grader.grade_batch([prints('while True: pass')] * 4)\n"
