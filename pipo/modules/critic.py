@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from pipo.modules.attention import packed_hidden
 from pipo.modules.packing import PackedRows
@@ -23,7 +20,7 @@ class Critic(nn.Module):
 
     def __init__(self, backbone: Policy) -> None:
         super().__init__()
-        self.model = cast(PreTrainedModel, backbone.model.base_model)
+        self.model = backbone.backbone
         self.compute_dtype = backbone.compute_dtype
         width = backbone.head.weight.shape[1]
         # Zero: the first advantages are the returns, and every process starts with the same head.

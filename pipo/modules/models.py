@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from pipo.modules.attention import check_packing
 from pipo.modules.critic import Critic
@@ -72,7 +71,7 @@ class ModelHolder(pl.LightningModule):
         self._configured = True
         policy = self._load()
         # Before anything is sampled, and before the weights are in shards.
-        check_packing(cast(PreTrainedModel, policy.model.base_model))
+        check_packing(policy.backbone)
         self.policy = self._sharded(policy)
         self.engine = self._make_engine(self.policy)
         # Each model is loaded anew and sharded before the next, so that one whole model is held at a time.

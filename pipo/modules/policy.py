@@ -81,6 +81,11 @@ class Policy(nn.Module):
         return cast(nn.Linear, self.model.get_output_embeddings())
 
     @property
+    def backbone(self) -> PreTrainedModel:
+        """The model without its head."""
+        return cast(PreTrainedModel, self.model.base_model)
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.head.weight.device
@@ -121,7 +126,7 @@ class Policy(nn.Module):
 
     def response_hidden(self, rows: PackedRows) -> Tensor:
         """Final hidden states that predict the response tokens, [M, width]."""
-        return packed_hidden(cast(PreTrainedModel, self.model.base_model), rows)
+        return packed_hidden(self.backbone, rows)
 
     @torch.no_grad()
     def distillation_target(self, rows: PackedRows, form: DistillationForm) -> DistillationTarget:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pipo.modules.packing import pack
 from pipo.modules.policy import Policy
-from pipo.records import pad_rows
 from pipo.rollout.local import LocalEngine, LocalEngineConfig
-from tests.conftest import make_policy, packed
+from tests.conftest import make_policy
 from tests.toy import sampling
 
 PROMPTS = [(5, 6, 7), (8,), (9, 10, 11, 12, 13), (14, 15), (3, 4, 5, 6), (7, 7)]
@@ -25,13 +25,10 @@ def rows(completions) -> list[list[int]]:
 
 def full_logprobs(policy: Policy, completions, group_size: int, temperature: float) -> torch.Tensor:
     """Teacher-forced, one forward pass over prompt and response."""
-    responses = rows(completions)
-    sequences = [[*PROMPTS[i // group_size], *r] for i, r in enumerate(responses)]
-    ids, mask = pad_rows(sequences)
-    for i in range(len(sequences)):
-        mask[i, : len(PROMPTS[i // group_size])] = False
+    every = range(len(completions.finished))
+    packed = pack(PROMPTS, group_size, completions.response_ids, completions.lengths, every)
     with torch.no_grad():
-        return policy(packed(ids, mask), temperature)
+        return policy(packed, temperature)
 
 
 def test_greedy_tokens_equal_generate(policy):

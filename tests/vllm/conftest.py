@@ -9,11 +9,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from pipo.modules.packing import pack
 from pipo.modules.policy import Policy, load_policy
-from pipo.records import Completions, TokenIds, pad_rows
+from pipo.records import Completions, TokenIds
 from pipo.rollout.local import LocalEngine, LocalEngineConfig
 from pipo.rollout.vllm import VllmConfig, VllmEngine
-from tests.conftest import ROOT, packed
+from tests.conftest import ROOT
 
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 TINY = str(ROOT / "pipo/assets/tiny")
@@ -68,13 +69,11 @@ def full_logprobs(
     policy: Policy, prompts: list[TokenIds], completions: Completions, temperature: float = 1.0
 ) -> torch.Tensor:
     """One teacher-forced forward pass over prompts and responses; [number of response tokens]."""
-    group_size = len(completions.finished) // len(prompts)
-    own = [prompts[i // group_size] for i in range(len(completions.finished))]
-    ids, mask = pad_rows([[*p, *r] for p, r in zip(own, rows(completions), strict=True)])
-    for i, prompt in enumerate(own):
-        mask[i, : len(prompt)] = False
+    count = len(completions.finished)
+    group_size = count // len(prompts)
+    packed = pack(prompts, group_size, completions.response_ids, completions.lengths, range(count))
     with torch.no_grad():
-        return policy(packed(ids, mask), temperature)
+        return policy(packed, temperature)
 
 
 @pytest.fixture(scope="module")
