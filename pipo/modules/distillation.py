@@ -2,7 +2,7 @@
 
 Student and teacher logits of one response of 4,096 tokens take 2.3 GiB each at a vocabulary of 150,000,
 and the divergence several times that. Both heads are therefore applied to a few rows at a time; the
-backward pass computes each block again and adds to one gradient of the head in place.
+backward pass computes each block again and adds to one gradient of the head.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipo.modules.functional.divergence import DistillationForm, distillation_divergence
-from pipo.modules.logprobs import head_logits, row_blocks
+from pipo.modules.logprobs import HeadGradient, head_logits, row_blocks
 
 
 class _BlockwiseDivergence(torch.autograd.Function):
@@ -29,31 +29,33 @@ class _BlockwiseDivergence(torch.autograd.Function):
     ) -> Tensor:
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         out = torch.empty(hidden.shape[0], dtype=dtype, device=hidden.device)
-        for block in row_blocks(hidden.shape[0], 2 * weight.shape[0]):
-            student = head_logits(hidden[block], weight, temperature)
+        head = weight.to(hidden.dtype)
+        for block in row_blocks(hidden.shape[0], 2 * head.shape[0]):
+            student = head_logits(hidden[block], head, temperature)
             teacher = head_logits(teacher_hidden[block], teacher_weight, temperature)
             out[block] = distillation_divergence(student, teacher, form)
-        ctx.save_for_backward(hidden, weight, teacher_hidden, teacher_weight)
+        ctx.save_for_backward(hidden, weight, head, teacher_hidden, teacher_weight)
         ctx.form, ctx.temperature = form, temperature
         return out
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grad_outputs
-        hidden, weight, teacher_hidden, teacher_weight = ctx.saved_tensors
+        hidden, weight, head, teacher_hidden, teacher_weight = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        for block in row_blocks(hidden.shape[0], 2 * weight.shape[0]):
+        grad_head = HeadGradient()
+        for block in row_blocks(hidden.shape[0], 2 * head.shape[0]):
             rows = hidden[block]
             teacher = head_logits(teacher_hidden[block], teacher_weight, ctx.temperature)
-            student = head_logits(rows, weight, ctx.temperature).requires_grad_()
+            student = head_logits(rows, head, ctx.temperature).requires_grad_()
             with torch.enable_grad():
                 divergence = distillation_divergence(student, teacher, ctx.form)
             (slope,) = torch.autograd.grad(divergence, student, grad[block])
-            slope = (slope / ctx.temperature).to(weight.dtype)
-            grad_hidden[block] = slope @ weight
-            if grad_weight is not None:
-                grad_weight.addmm_(slope.t(), rows)
+            slope = (slope / ctx.temperature).to(head.dtype)
+            grad_hidden[block] = slope @ head
+            if ctx.needs_input_grad[1]:
+                grad_head.add(slope, rows)
+        grad_weight = grad_head.take(weight) if ctx.needs_input_grad[1] else None
         return grad_hidden, grad_weight, None, None, None, None
 
 
@@ -69,7 +71,7 @@ def blockwise_divergence(
 
     Args:
         hidden: [M, width], the student's final hidden states, one row per scored token; with gradient.
-        weight: [V, width], the student's output head; with gradient.
+        weight: [V, width], the student's output head; with gradient; its products are in ``hidden``'s dtype.
         teacher_hidden: [M, teacher width], the teacher's on the same tokens; no gradient.
         teacher_weight: [V, teacher width]; no gradient, also when it is the tensor ``weight`` itself.
         form: which divergence.

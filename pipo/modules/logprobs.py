@@ -1,7 +1,8 @@
 """Log-probabilities of sampled tokens without keeping the [tokens, vocabulary] matrix.
 
 At a vocabulary of 150,000 the logits of one response of 4,096 tokens take 2.3 GiB in float32. The head
-is therefore applied to a few rows at a time; the backward pass computes each block of logits again.
+is therefore applied to a few rows at a time. One block, the last, is kept for the backward pass, which
+computes the others again.
 """
 
 from __future__ import annotations
@@ -29,46 +30,76 @@ def head_logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
     return logits if temperature == 1 else logits / temperature
 
 
+class HeadGradient:
+    """Sum over blocks of rows of the head's gradient: in at least float32, whatever the products are in."""
+
+    def __init__(self) -> None:
+        self._total: Tensor | None = None
+
+    def add(self, slope: Tensor, hidden: Tensor) -> None:
+        """Add ``slope.T @ hidden``; slope [rows, V], hidden [rows, width]."""
+        if self._total is None:
+            product = slope.t() @ hidden
+            self._total = product.to(torch.promote_types(product.dtype, torch.float32))
+        elif self._total.dtype == slope.dtype:
+            self._total.addmm_(slope.t(), hidden)
+        else:
+            self._total += slope.t() @ hidden
+
+    def take(self, weight: Tensor) -> Tensor:
+        """The sum, as a gradient of ``weight``; zero when nothing was added."""
+        return torch.zeros_like(weight) if self._total is None else self._total.to(weight.dtype)
+
+
 class _BlockwiseLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float) -> Tensor:
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         out = torch.empty(hidden.shape[0], dtype=dtype, device=hidden.device)
-        # Largest logit and log of the sum of exponentials below it: apart, so that neither rounds the other.
-        peak, log_sum = torch.empty_like(out), torch.empty_like(out)
-        for block in row_blocks(hidden.shape[0], weight.shape[0]):
-            logits = head_logits(hidden[block], weight, temperature)
+        # Largest logit, and sum of the exponentials below it.
+        peak, total = torch.empty_like(out), torch.empty_like(out)
+        head = weight.to(hidden.dtype)
+        powers = None
+        for block in row_blocks(hidden.shape[0], head.shape[0]):
+            del powers  # before the next block is computed
+            logits = head_logits(hidden[block], head, temperature)
             chosen = logits.gather(1, tokens[block, None])[:, 0]
             peak[block] = logits.amax(dim=1)
             # In place: the library's logsumexp makes two more matrices of this size.
-            log_sum[block] = logits.sub_(peak[block, None]).exp_().sum(dim=1).log_()
-            out[block] = (chosen - peak[block]) - log_sum[block]
-            del logits  # before the next block is computed
-        ctx.save_for_backward(hidden, weight, tokens, peak, log_sum)
+            powers = logits.sub_(peak[block, None]).exp_()
+            total[block] = powers.sum(dim=1)
+            out[block] = (chosen - peak[block]) - total[block].log()
+            del logits
+        ctx.save_for_backward(hidden, weight, head, tokens, peak, total)
+        # Not a saved tensor, because the backward pass gives it up before it computes the other blocks.
+        ctx.last_powers = powers
         ctx.temperature = temperature
         return out
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grad_outputs
-        hidden, weight, tokens, peak, log_sum = ctx.saved_tensors
-        # d log p(token) / d logits = (one-hot(token) - softmax) / temperature. The factor of each row is
-        # applied to the narrow matrices, so that the wide one is passed over as rarely as possible.
-        factor = -(grad / ctx.temperature)[:, None]
-        scaled = (hidden * factor).to(weight.dtype)
+        hidden, weight, head, tokens, peak, total = ctx.saved_tensors
+        powers, ctx.last_powers = ctx.last_powers, None
+        # d log p(token) / d logits = (one-hot(token) - powers / total) / temperature. The factor of each row
+        # is applied to the narrow matrices, so that the wide one is passed over as rarely as possible.
+        factor = -(grad / (ctx.temperature * total))[:, None]
+        scaled = (hidden * factor).to(head.dtype)
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        for block in row_blocks(hidden.shape[0], weight.shape[0]):
-            logits = head_logits(hidden[block], weight, ctx.temperature)
-            slope = logits.sub_(peak[block, None]).sub_(log_sum[block, None]).exp_()
+        grad_head = HeadGradient()
+        # From the last block on, which is at hand.
+        for block in reversed(row_blocks(hidden.shape[0], head.shape[0])):
+            if powers is None:
+                powers = head_logits(hidden[block], head, ctx.temperature).sub_(peak[block, None]).exp_()
             # Before the cast: .999 is 1 in bfloat16, and its distance from 1 is the gradient.
-            slope[torch.arange(len(slope), device=slope.device), tokens[block]] -= 1
-            slope = slope.to(weight.dtype)
+            powers[torch.arange(len(powers), device=powers.device), tokens[block]] -= total[block]
+            slope, powers = powers.to(head.dtype), None
             if grad_hidden is not None:
-                grad_hidden[block] = (slope @ weight) * factor[block]
-            if grad_weight is not None:
-                grad_weight.addmm_(slope.t(), scaled[block])
-            del logits, slope
+                grad_hidden[block] = (slope @ head) * factor[block]
+            if ctx.needs_input_grad[1]:
+                grad_head.add(slope, scaled[block])
+            del slope  # before the next block is computed
+        grad_weight = grad_head.take(weight) if ctx.needs_input_grad[1] else None
         return grad_hidden, grad_weight, None, None
 
 
@@ -77,7 +108,7 @@ def token_logprobs(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: 
 
     Args:
         hidden: [M, width], final hidden states, one row per scored token.
-        weight: [V, width], the output head.
+        weight: [V, width], the output head; its products are in the dtype of ``hidden``.
         tokens: int64 [M].
         temperature: sampling temperature that defines the policy, > 0.
 
@@ -86,5 +117,6 @@ def token_logprobs(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: 
     """
     # Autograd keeps the logits and their log-softmax instead of computing them again: faster, two matrices.
     if 2 * hidden.shape[0] * weight.shape[0] <= BLOCK_LOGITS:
-        return -F.cross_entropy(head_logits(hidden, weight, temperature), tokens, reduction="none")
+        logits = head_logits(hidden, weight.to(hidden.dtype), temperature)
+        return -F.cross_entropy(logits, tokens, reduction="none")
     return _BlockwiseLogprobs.apply(hidden, weight, tokens, temperature)  # type: ignore[no-any-return]

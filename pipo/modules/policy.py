@@ -108,32 +108,26 @@ class Policy(nn.Module):
             float32 [M].
         """
         with self.precision():
-            hidden, weight = self._hidden_and_head(rows)
+            hidden, weight = self.response_hidden(rows), self.head.weight
             if target is not None:
                 return blockwise_divergence(
                     hidden, weight, target.hidden, target.weight, target.form, temperature
                 )
             return token_logprobs(hidden, weight, rows.targets, temperature)
 
-    def _hidden_and_head(self, rows: PackedRows) -> tuple[Tensor, Tensor]:
-        """Final hidden states and the head's weight in the dtype of their product.
-
-        Cast here, because autocast does not reach the backward passes that compute the product again.
-        """
-        hidden, weight = self.response_hidden(rows), self.head.weight
-        dtype = self.compute_dtype or weight.dtype
-        return hidden.to(dtype), weight.to(dtype)
-
     def response_hidden(self, rows: PackedRows) -> Tensor:
-        """Final hidden states that predict the response tokens, [M, width]."""
-        return packed_hidden(self.backbone, rows)
+        """Final hidden states that predict the response tokens, [M, width], in the dtype of products.
+
+        Cast here, because autocast does not reach the backward passes that apply the head again.
+        """
+        return packed_hidden(self.backbone, rows).to(self.compute_dtype or self.head.weight.dtype)
 
     @torch.no_grad()
     def distillation_target(self, rows: PackedRows, form: DistillationForm) -> DistillationTarget:
         """This model as a teacher of the response tokens."""
         with self.precision():
-            hidden, weight = self._hidden_and_head(rows)
-        return DistillationTarget(hidden=hidden, weight=weight, form=form)
+            hidden = self.response_hidden(rows)
+        return DistillationTarget(hidden=hidden, weight=self.head.weight.to(hidden.dtype), form=form)
 
     def next_token_logits(
         self,
