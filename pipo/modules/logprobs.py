@@ -7,6 +7,7 @@ computes the others again.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -28,6 +29,14 @@ def head_logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
     logits = F.linear(hidden, weight)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return logits if temperature == 1 else logits / temperature
+
+
+def _powers_(logits: Tensor, peak: Tensor) -> Tensor:
+    """Exponentials of the logits less their row's peak, in place: a block is the only matrix of its size.
+
+    By way of 2: on a CPU, ``exp`` takes up to thirty times as long for results below the normal numbers.
+    """
+    return logits.sub_(peak[:, None]).mul_(math.log2(math.e)).exp2_()
 
 
 class HeadGradient:
@@ -65,8 +74,7 @@ class _BlockwiseLogprobs(torch.autograd.Function):
             logits = head_logits(hidden[block], head, temperature)
             chosen = logits.gather(1, tokens[block, None])[:, 0]
             peak[block] = logits.amax(dim=1)
-            # In place: the library's logsumexp makes two more matrices of this size.
-            powers = logits.sub_(peak[block, None]).exp_()
+            powers = _powers_(logits, peak[block])
             total[block] = powers.sum(dim=1)
             out[block] = (chosen - peak[block]) - total[block].log()
             del logits
@@ -90,7 +98,7 @@ class _BlockwiseLogprobs(torch.autograd.Function):
         # From the last block on, which is at hand.
         for block in reversed(row_blocks(hidden.shape[0], head.shape[0])):
             if powers is None:
-                powers = head_logits(hidden[block], head, ctx.temperature).sub_(peak[block, None]).exp_()
+                powers = _powers_(head_logits(hidden[block], head, ctx.temperature), peak[block])
             # Before the cast: .999 is 1 in bfloat16, and its distance from 1 is the gradient.
             powers[torch.arange(len(powers), device=powers.device), tokens[block]] -= total[block]
             slope, powers = powers.to(head.dtype), None

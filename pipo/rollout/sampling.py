@@ -105,12 +105,11 @@ def sample_tokens(
         (at 1 when greedy).
     """
     scaled = logits if temperature in (0.0, 1.0) else logits / temperature
-    peak = scaled.amax(dim=1, keepdim=True)
-    weights = (scaled - peak).exp_()
+    probabilities = scaled.softmax(dim=1)
     if temperature == 0:
         tokens = logits.argmax(dim=1)
     else:
-        tokens = invert_cdf(keep_top(weights, top_p, top_k), uniform)
-    total = _total(weights).log().float()
-    chosen = scaled.gather(1, tokens[:, None])[:, 0]
-    return tokens, chosen - peak[:, 0] - total
+        tokens = invert_cdf(keep_top(probabilities, top_p, top_k), uniform)
+    chosen = probabilities.gather(1, tokens[:, None])[:, 0]
+    # Over a large vocabulary they add up to 1 only to 1e-5.
+    return tokens, (chosen / _total(probabilities)).log().float()

@@ -27,6 +27,18 @@ def test_blocks_equal_the_plain_head(monkeypatch, rows, temperature):
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+def test_a_large_vocabulary_is_exact_to_float32(monkeypatch):
+    """The library's log_softmax of such rows is off by 1.7e-5; the last token is e^-300 unlikely."""
+    hidden, tokens = 3 * torch.randn(6, 1, generator=torch.Generator().manual_seed(0)), torch.arange(6)
+    weight = torch.randn(151_936, 1, generator=torch.Generator().manual_seed(1))
+    weight[5] = -300 / hidden[5, 0]
+    exact = (hidden.double() @ weight.double().t()).log_softmax(1).gather(1, tokens[:, None])[:, 0]
+    assert exact[5] < -300
+    monkeypatch.setattr(logprobs, "BLOCK_LOGITS", 2 * 151_936)
+    got = token_logprobs(hidden, weight, tokens, 1.0)
+    torch.testing.assert_close(got.double(), exact, rtol=2e-7, atol=2e-6)
+
+
 def test_no_rows_give_zero_gradients():
     hidden, weight = torch.zeros(0, 4, requires_grad=True), torch.ones(9, 4, requires_grad=True)
     token_logprobs(hidden, weight, torch.zeros(0, dtype=torch.int64), 1.0).sum().backward()

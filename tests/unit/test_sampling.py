@@ -56,6 +56,15 @@ def test_temperature_scales_the_reported_logprobs_and_cuts_do_not():
     torch.testing.assert_close(logprob, logits.log_softmax(1)[0, token], rtol=0, atol=1e-6)
 
 
+def test_logprobs_over_a_large_vocabulary_are_those_of_float64():
+    """The library's softmax of such rows adds up to 1 only to 1.7e-5."""
+    logits = 3 * torch.randn(8, 151_936, generator=torch.Generator().manual_seed(0))
+    uniform = torch.linspace(0.01, 0.99, 8, dtype=torch.float64)
+    tokens, logprobs = sample_tokens(logits, uniform, 1.0, 1.0, 0)
+    exact = logits.double().log_softmax(1).gather(1, tokens[:, None])[:, 0]
+    torch.testing.assert_close(logprobs.double(), exact, rtol=0, atol=2e-6)
+
+
 def test_top_p_and_top_k_keep_the_right_tokens():
     weights = torch.tensor([[0.1, 0.4, 0.2, 0.3]])
     assert keep_top(weights, 1.0, 2).tolist() == [[0, pytest.approx(0.4), 0, pytest.approx(0.3)]]
