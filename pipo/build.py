@@ -141,12 +141,14 @@ def _privileged(
         from_siblings=distillation.from_siblings,
         from_feedback=distillation.from_feedback,
         success_threshold=distillation.success_threshold,
+        positions=bench.positions,
     )
 
 
 def build_data(cfg: DictConfig, run: RunConfig, bench: Workbench) -> PromptDataModule:
     """Training prompts."""
     problems = bench.problems("train")
+    bench.check_room(problems)
     dataset = IterationDataset(
         problems.examples,
         problems.prompt_ids,
@@ -169,6 +171,7 @@ def build_data(cfg: DictConfig, run: RunConfig, bench: Workbench) -> PromptDataM
 def _held_out(bench: Workbench, limit: int | None) -> HeldOutProblems:
     """The first held-out problems, with what scoring them takes."""
     problems = bench.problems("test", limit)
+    bench.check_room(problems)
     return HeldOutProblems(
         task=bench.task,
         examples=problems.examples,

@@ -81,6 +81,8 @@ def _score(cfg: DictConfig, folder: Path) -> None:
     plan = build.build_plan(cfg)
     logger = scoring_content.build_logger(cfg)
     with _opened_parts(cfg) as (benchmark, model, parts):
+        for part in parts:
+            part.bench.check_room(part.problems)
         _check_identity(folder, scoring_content.identities(cfg, parts, plan))
         done = _recovered(folder, parts, plan)
         policy = model.load()

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from pipo.errors import ConfigError
 from pipo.instantiate import construct, instantiate
 from pipo.model_spec import ModelSpec, build_model
-from pipo.modules.policy import load_tokenizer, stop_token_ids
+from pipo.modules.policy import load_tokenizer, most_positions, stop_token_ids
 from pipo.records import TokenIds
 from pipo.rollout.engine import SamplingParams
 from pipo.tasks.base import Dropped, Example, Split, Task, TaskError
@@ -47,6 +47,7 @@ class Workbench:
         task: problems and grader.
         sampling: how tokens are drawn.
         max_prompt_tokens: longest prompt.
+        positions: tokens of a prompt and its response that the model can place; None for any number.
     """
 
     model: ModelSpec
@@ -55,6 +56,7 @@ class Workbench:
     task: Task
     sampling: SamplingParams
     max_prompt_tokens: int
+    positions: int | None
 
     def problems(self, split: Split, limit: int | None = None) -> Problems:
         """A split of the task, tokenised; the first ``limit`` problems, None for all.
@@ -92,6 +94,18 @@ class Workbench:
         return Problems(
             examples=[examples[i] for i in kept], prompt_ids=[prompt_ids[i] for i in kept], dropped=dropped
         )
+
+    def check_room(self, problems: Problems) -> None:
+        """Refuse a response limit that the model cannot reach after the longest prompt.
+
+        A longer row would fail in the middle of a run, or be read in a way that the model never learnt.
+        """
+        longest, limit = max(map(len, problems.prompt_ids), default=0), self.sampling.max_response_tokens
+        if self.positions is not None and longest + limit > self.positions:
+            raise ConfigError(
+                f"{self.key}.max_response_tokens={limit}: {self.model.path} reads at most {self.positions} "
+                f"tokens, and the longest prompt has {longest}; lower the limit, or use a longer model"
+            )
 
     def _report(self, split: Split, dropped: Sequence[Dropped], used: int) -> None:
         """Count and name what was left out or is doubtful: a few on the terminal, all in the log file."""
@@ -148,4 +162,5 @@ def build_workbench(
         key=key,
         task=task,
         sampling=sampling,
+        positions=most_positions(model.path),
     )

@@ -109,6 +109,7 @@ def privileged(rollouts: Rollouts, distillation: Distillation) -> tuple[TokenIds
         from_siblings=distillation.from_siblings,
         from_feedback=distillation.from_feedback,
         success_threshold=distillation.success_threshold,
+        positions=None,
     )
 
 

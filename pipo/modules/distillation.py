@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from pipo.modules.functional.divergence import DistillationForm, distillation_divergence
 from pipo.modules.logprobs import HeadGradient, head_logits, row_blocks
@@ -39,6 +40,7 @@ class _BlockwiseDivergence(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grad_outputs
         hidden, weight, head, teacher_hidden, teacher_weight = ctx.saved_tensors

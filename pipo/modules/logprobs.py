@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 # Elements of a matrix of logits held at a time (128 MiB in float32); at least one row.
 BLOCK_LOGITS = 32 * 1024 * 1024
@@ -40,7 +41,7 @@ def _powers_(logits: Tensor, peak: Tensor) -> Tensor:
 
 
 class HeadGradient:
-    """Sum over blocks of rows of the head's gradient: in at least float32, whatever the products are in."""
+    """Sum over blocks of rows of the head's gradient; of several, in at least float32."""
 
     def __init__(self) -> None:
         self._total: Tensor | None = None
@@ -48,12 +49,15 @@ class HeadGradient:
     def add(self, slope: Tensor, hidden: Tensor) -> None:
         """Add ``slope.T @ hidden``; slope [rows, V], hidden [rows, width]."""
         if self._total is None:
-            product = slope.t() @ hidden
-            self._total = product.to(torch.promote_types(product.dtype, torch.float32))
-        elif self._total.dtype == slope.dtype:
+            self._total = slope.t() @ hidden
+            return
+        self._total = self._total.to(torch.promote_types(slope.dtype, torch.float32))
+        if self._total.dtype == slope.dtype:
             self._total.addmm_(slope.t(), hidden)
-        else:
-            self._total += slope.t() @ hidden
+            return
+        # In slices, because no product of bfloat16 adds to float32, and a whole one is as large as the head.
+        for part in row_blocks(slope.shape[1], hidden.shape[1]):
+            self._total[part] += slope[:, part].t() @ hidden
 
     def take(self, weight: Tensor) -> Tensor:
         """The sum, as a gradient of ``weight``; zero when nothing was added."""
@@ -85,6 +89,7 @@ class _BlockwiseLogprobs(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grad_outputs
         hidden, weight, head, tokens, peak, total = ctx.saved_tensors
@@ -121,7 +126,7 @@ def token_logprobs(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: 
         temperature: sampling temperature that defines the policy, > 0.
 
     Returns:
-        float32 [M].
+        [M]; float32, or float64 for float64 hidden states.
     """
     # Autograd keeps the logits and their log-softmax instead of computing them again: faster, two matrices.
     if 2 * hidden.shape[0] * weight.shape[0] <= BLOCK_LOGITS:

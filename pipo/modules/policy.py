@@ -181,6 +181,20 @@ def load_tokenizer(path: str) -> Tokenizer:
     return tokenizer
 
 
+def most_positions(path: str) -> int | None:
+    """Tokens of a prompt and its response that a model can place; None where it does not say."""
+    config = AutoConfig.from_pretrained(path).get_text_config()
+    declared = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    kind, trained = rope.get("rope_type"), rope.get("original_max_position_embeddings") or declared
+    if kind == "longrope":
+        # Beyond (and with "dynamic" beyond what is declared) rows depend on the longest one beside them.
+        return trained
+    if kind in ("linear", "yarn") and trained and rope.get("factor"):
+        return max(declared or 0, int(trained * rope["factor"]))
+    return declared
+
+
 def load_policy(path: str, dtype: str, gradient_checkpointing: bool = False) -> Policy:
     """Load a causal language model for training and sampling.
 

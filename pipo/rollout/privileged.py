@@ -16,6 +16,7 @@ def teacher_prompts(
     from_siblings: bool,
     from_feedback: bool,
     success_threshold: float,
+    positions: int | None,
 ) -> tuple[TokenIds | None, ...]:
     """The teacher's prompt for every response.
 
@@ -27,12 +28,15 @@ def teacher_prompts(
             ``success_threshold``; a response is never its own teacher.
         from_feedback: use the verdict's feedback.
         success_threshold: verifier reward of a success.
+        positions: tokens that the teacher can place; None for any number.
 
     Returns:
-        N prompts, None for a response with neither a successful sibling nor feedback.
+        N prompts, None for a response with neither a successful sibling nor feedback, and for one that the
+        teacher could not read to its end.
     """
     size = rollouts.group_size
     successful = (rollouts.rewards >= success_threshold).tolist()
+    lengths: list[int] = rollouts.completions.lengths.tolist()
     prompts: list[TokenIds | None] = []
     for row, verdict in enumerate(rollouts.verdicts):
         start = row - row % size
@@ -43,5 +47,7 @@ def teacher_prompts(
             prompts.append(None)
             continue
         example = rollouts.prompts.examples[row // size]
-        prompts.append(encode(task.render_with_hint(example, solution=solution, feedback=feedback)))
+        prompt = encode(task.render_with_hint(example, solution=solution, feedback=feedback))
+        fits = positions is None or len(prompt) + lengths[row] <= positions
+        prompts.append(prompt if fits else None)
     return tuple(prompts)

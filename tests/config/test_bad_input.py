@@ -87,6 +87,11 @@ from pipo.training import train
             r"no training problem is left; arithmetic/train/\d+: its prompt has \d+ ",
         ),
         (["task.max_response_tokens=0"], r"max_response_tokens must be >= 1"),
+        (
+            ["task.max_response_tokens=505"],
+            r"task\.max_response_tokens=505: .*tiny reads at most 512 tokens, and the longest prompt has 8; "
+            r"lower the limit, or use a longer model$",
+        ),
         (["task.source.levels={1: -1}"], r"levels\.1 must be a finite weight"),
         (["task.source.train_problems=0"], r"train_problems must be a whole number"),
         (["evaluation.ks=[8, 1]"], r"evaluation: ks must rise"),

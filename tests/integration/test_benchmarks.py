@@ -324,6 +324,10 @@ def test_one_row_in_wandb_with_the_metrics_that_are_explained(
         (["evaluation.problems=0"], r"evaluation\.problems must be a whole number"),
         (["device=tpu"], r"device must be auto, cpu or cuda"),
         (["benchmark.parts.hard.max_prompt_tokens=2"], r"benchmark\.parts\.hard: .* longer than max_prompt"),
+        (
+            ["benchmark.parts.hard.max_response_tokens=512"],
+            r"parts\.hard\.max_response_tokens=512: .* reads at most 512 tokens, and the longest prompt has",
+        ),
         (["benchmark=gsm8k", "data_dir=nowhere"], r"parts\.gsm8k: nowhere/gsm8k_test\.jsonl: no such file"),
         (["benchmark=gsm8k"], r"cannot load openai/gsm8k.*from the Hugging Face hub.*data_dir"),
     ],

@@ -28,10 +28,11 @@ def test_blocks_equal_the_plain_head(monkeypatch, rows, temperature):
 
 
 def test_a_large_vocabulary_is_exact_to_float32(monkeypatch):
-    """The library's log_softmax of such rows is off by 1.7e-5; the last token is e^-300 unlikely."""
-    hidden, tokens = 3 * torch.randn(6, 1, generator=torch.Generator().manual_seed(0)), torch.arange(6)
-    weight = torch.randn(151_936, 1, generator=torch.Generator().manual_seed(1))
-    weight[5] = -300 / hidden[5, 0]
+    """The library's log_softmax of such rows is off by up to 1.7e-5; the last token is e^-300 unlikely."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(6, 8, generator=generator), torch.randn(151_936, 8, generator=generator)
+    hidden[:, 0], weight[:, 0], tokens = 0, 0, torch.arange(6)
+    hidden[5, 0], weight[5, 0] = 1, -300
     exact = (hidden.double() @ weight.double().t()).log_softmax(1).gather(1, tokens[:, None])[:, 0]
     assert exact[5] < -300
     monkeypatch.setattr(logprobs, "BLOCK_LOGITS", 2 * 151_936)

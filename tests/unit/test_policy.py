@@ -22,7 +22,7 @@ from transformers import (
 
 from pipo.errors import ConfigError
 from pipo.modules.attention import ATTENTION_NAME
-from pipo.modules.policy import Policy, load_policy, load_tokenizer, stop_token_ids
+from pipo.modules.policy import Policy, load_policy, load_tokenizer, most_positions, stop_token_ids
 from tests.conftest import ROOT, packed
 
 SIZES = {
@@ -87,6 +87,48 @@ def test_logprobs_equal_the_models_own_logits(family):
 def test_what_would_silently_be_wrong_is_refused(reason):
     with pytest.raises(ConfigError, match=reason):
         Policy(build(REFUSED[reason], "eager"))
+
+
+def rope(kind: str, **more: float) -> dict:
+    return {"rope_type": kind, "rope_theta": 10000.0, "factor": 4.0, **more}
+
+
+@pytest.mark.parametrize(
+    ("config", "positions"),
+    [
+        (LlamaConfig(**SIZES, max_position_embeddings=300), 300),
+        (GPT2Config(n_embd=32, n_layer=1, n_head=4, n_positions=77, **SMALL), 77),
+        # Stretched to four times as far as it was trained; where the length of training is given, once only.
+        (LlamaConfig(**SIZES, max_position_embeddings=300, rope_parameters=rope("linear")), 1200),
+        (
+            LlamaConfig(
+                **SIZES,
+                max_position_embeddings=1200,
+                rope_parameters=rope("yarn", original_max_position_embeddings=300),
+            ),
+            1200,
+        ),
+        # Beyond the first length, these choose frequencies by the longest row of a forward pass.
+        (LlamaConfig(**SIZES, max_position_embeddings=300, rope_parameters=rope("dynamic")), 300),
+        (
+            LlamaConfig(
+                **SIZES,
+                max_position_embeddings=1200,
+                rope_parameters=rope(
+                    "longrope",
+                    original_max_position_embeddings=300,
+                    short_factor=[1.0] * 4,
+                    long_factor=[2.0] * 4,
+                ),
+            ),
+            300,
+        ),
+    ],
+    ids=["plain", "learnt", "linear", "yarn", "dynamic", "longrope"],
+)
+def test_how_many_tokens_a_model_can_place(tmp_path, config, positions):
+    config.save_pretrained(tmp_path)
+    assert most_positions(str(tmp_path)) == positions
 
 
 def test_dropout_is_switched_off(tmp_path):

@@ -45,7 +45,9 @@ def rollouts(feedback: tuple[str | None, ...] = (None,) * 6) -> Rollouts:
     )
 
 
-def prompts(made: Rollouts, *, siblings: bool = True, feedback: bool = False, threshold: float = 0.5):
+def prompts(
+    made: Rollouts, *, siblings: bool = True, feedback: bool = False, threshold: float = 0.5, positions=None
+):
     task = Shown()
     result = teacher_prompts(
         made,
@@ -54,6 +56,7 @@ def prompts(made: Rollouts, *, siblings: bool = True, feedback: bool = False, th
         from_siblings=siblings,
         from_feedback=feedback,
         success_threshold=threshold,
+        positions=positions,
     )
     return result, task.asked
 
@@ -67,6 +70,12 @@ def test_a_response_is_never_its_own_demonstration():
         ("toy/train/0", "response 2", None),
         ("toy/train/0", "response 1", None),
     ]
+
+
+def test_a_teacher_is_not_asked_what_it_cannot_read_to_the_end():
+    """A prompt of one token and a response of one."""
+    assert prompts(rollouts(), positions=2)[0] == ((1,), (2,), (3,), None, None, None)
+    assert prompts(rollouts(), positions=1)[0] == (None,) * 6
 
 
 def test_a_lone_success_is_not_taught():
