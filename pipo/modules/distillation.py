@@ -41,7 +41,9 @@ class _BlockwiseDivergence(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # type: ignore[override]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
         (grad,) = grad_outputs
         hidden, weight, head, teacher_hidden, teacher_weight = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)

@@ -90,7 +90,9 @@ class _BlockwiseLogprobs(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # type: ignore[override]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
         (grad,) = grad_outputs
         hidden, weight, head, tokens, peak, total = ctx.saved_tensors
         powers, ctx.last_powers = ctx.last_powers, None
