@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipo.movable import Movable
 from pipo.tasks.base import Example, Reward
 
 TokenIds = tuple[int, ...]
@@ -211,7 +212,7 @@ class TeacherAnnotation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValueTargets:
+class ValueTargets(Movable):
     """What the critic learns from; float32 [N, R] each, 0 on padding.
 
     Attributes:
@@ -225,10 +226,6 @@ class ValueTargets:
     def rows(self, index: Tensor, width: int) -> ValueTargets:
         """Some rows, cut to ``width`` tokens."""
         return ValueTargets(old_values=self.old_values[index, :width], returns=self.returns[index, :width])
-
-    def to(self, device: torch.device) -> ValueTargets:
-        """The same on another device."""
-        return ValueTargets(old_values=self.old_values.to(device), returns=self.returns.to(device))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,14 @@ prompt once, and only attention puts the rows together again (:class:`RowLayout`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipo.movable import Movable
 from pipo.records import TokenIds, pad_rows
 
 # Rows of one call of attention: the longest is at most so many times as long as the shortest. Less would mean
@@ -23,7 +24,7 @@ LENGTH_RATIO = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gather:
+class Gather(Movable):
     """Copies packed tokens to where ``index`` asks for them; the backward pass adds the copies up.
 
     Attributes:
@@ -75,7 +76,7 @@ class _Gather(torch.autograd.Function):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowLayout:
+class RowLayout(Movable):
     """How attention finds the rows among the packed tokens.
 
     Attributes:
@@ -106,7 +107,7 @@ class RowLayout:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackedRows:
+class PackedRows(Movable):
     """What a model reads to score some responses, and where the scores are.
 
     Attributes:
@@ -124,24 +125,10 @@ class PackedRows:
     predecessors: Gather
     targets: Tensor
 
-    def to(self, device: torch.device) -> PackedRows:
-        """The same on another device."""
-        moved: PackedRows = _to(self, device)
-        return moved
-
     def without_targets(self) -> PackedRows:
         """The same rows with no token to score."""
         none = torch.empty(0, dtype=torch.int64)
         return replace(self, predecessors=Gather.of(none, none, len(self.input_ids)), targets=none)
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    """A record of tensors, records and tuples of them on another device."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, tuple):
-        return tuple(_to(item, device) for item in value)
-    return replace(value, **{field.name: _to(getattr(value, field.name), device) for field in fields(value)})
 
 
 def pack(

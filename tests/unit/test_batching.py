@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass, replace
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from pipo.modules.batching import (
     mini_batches,
     row_groups,
 )
+from pipo.records import ValueTargets
 from tests.unit.batches import policy_batch
 
 
@@ -79,6 +82,30 @@ def test_idle_micro_batch_has_no_tokens_to_train():
     assert not micro.response_mask.any()
     assert len(micro.response_mask) == 1
     assert len(micro.rows.input_ids) > 0
+
+
+def tensors(value) -> list[torch.Tensor]:
+    """Of a record and the records in it."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if is_dataclass(value):
+        value = tuple(getattr(value, field.name) for field in fields(value))
+    return [each for item in value for each in tensors(item)] if isinstance(value, tuple) else []
+
+
+def test_all_of_a_micro_batch_moves_to_another_device():
+    batch = policy_batch(prompts=2, group_size=2, width=5)
+    values = ValueTargets(old_values=batch.old_logprobs, returns=batch.old_logprobs)
+    batch = replace(
+        batch, ref_logprobs=batch.old_logprobs, teacher_prompt_ids=((3, 4),) * 4, value_targets=values
+    )
+    (micro,) = micro_batches(batch, torch.arange(4), 1000)
+    moved = tensors(micro.to(torch.device("meta")))
+    # Four of its own, two of the critic's, and of each packed rows seven and three for every block.
+    blocks = len(micro.rows.layout.blocks) + len(micro.teacher_rows.layout.blocks)
+    assert len(moved) == 4 + 2 + 2 * 7 + 3 * blocks
+    assert {each.device.type for each in moved} == {"meta"}
+    assert {each.device.type for each in tensors(micro)} == {"cpu"}
 
 
 def test_mini_batches_keep_the_order():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,11 +17,12 @@ from pipo.modules.functional.aggregation import Aggregation, aggregate, denomina
 from pipo.modules.functional.divergence import DistillationForm, kl_k3
 from pipo.modules.functional.surrogate import ClipRange, clipped_surrogate_loss, clipped_tokens, token_ratio
 from pipo.modules.packing import PackedRows
+from pipo.movable import Movable
 from pipo.records import Annotations, PolicyBatch, Rollouts, TokenIds, ValueTargets
 
 
 @dataclass(frozen=True, kw_only=True)
-class MicroBatch:
+class MicroBatch(Movable):
     """The rows of a :class:`~pipo.records.PolicyBatch` that share one forward and backward pass.
 
     Attributes:
@@ -43,15 +44,6 @@ class MicroBatch:
     kl_coef: float
     teacher_rows: PackedRows | None
     value_targets: ValueTargets | None
-
-    def to(self, device: torch.device) -> MicroBatch:
-        """The same rows on another device."""
-        moved = {
-            field.name: value.to(device)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor | PackedRows | ValueTargets)
-        }
-        return replace(self, **moved)
 
 
 @dataclass(frozen=True, kw_only=True)
