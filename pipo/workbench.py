@@ -104,7 +104,8 @@ class Workbench:
         if self.positions is not None and longest + limit > self.positions:
             raise ConfigError(
                 f"{self.key}.max_response_tokens={limit}: {self.model.path} reads at most {self.positions} "
-                f"tokens, and the longest prompt has {longest}; lower the limit, or use a longer model"
+                f"tokens, and the longest prompt has {longest}; lower the limit, or use a model that "
+                "reads more"
             )
 
     def _report(self, split: Split, dropped: Sequence[Dropped], used: int) -> None:

@@ -90,7 +90,7 @@ from pipo.training import train
         (
             ["task.max_response_tokens=505"],
             r"task\.max_response_tokens=505: .*tiny reads at most 512 tokens, and the longest prompt has 8; "
-            r"lower the limit, or use a longer model$",
+            r"lower the limit, or use a model that reads more$",
         ),
         (["task.source.levels={1: -1}"], r"levels\.1 must be a finite weight"),
         (["task.source.train_problems=0"], r"train_problems must be a whole number"),
