@@ -57,7 +57,7 @@ def test_temperature_scales_the_reported_logprobs_and_cuts_do_not():
 
 
 def test_logprobs_over_a_large_vocabulary_are_those_of_float64():
-    """The library's softmax of such rows adds up to 1 only to 1.7e-5."""
+    """The library's softmax of such rows is off by up to 1.7e-5; the sum is taken again."""
     logits = 3 * torch.randn(8, 151_936, generator=torch.Generator().manual_seed(0))
     uniform = torch.linspace(0.01, 0.99, 8, dtype=torch.float64)
     tokens, logprobs = sample_tokens(logits, uniform, 1.0, 1.0, 0)
