@@ -165,9 +165,10 @@ class LeanQwen3:
         drawn = torch.full((len(alive), limit), -1)
         finished = torch.zeros(len(alive), dtype=torch.bool)
         for step in range(limit):
-            logits = F.linear(states, self.head)
-            weights = logits.sub_(logits.amax(dim=1, keepdim=True)).exp_()
-            tokens = invert_cdf(weights, torch.rand(len(alive), dtype=torch.float64, generator=generator))
+            probabilities = F.linear(states, self.head).softmax(dim=1)
+            tokens = invert_cdf(
+                probabilities, torch.rand(len(alive), dtype=torch.float64, generator=generator)
+            )
             running = ~finished[alive]
             drawn[alive[running], step] = tokens[running]
             finished[alive] |= torch.isin(tokens, stop_ids)

@@ -141,7 +141,7 @@ def _privileged(
         from_siblings=distillation.from_siblings,
         from_feedback=distillation.from_feedback,
         success_threshold=distillation.success_threshold,
-        positions=bench.positions,
+        positions=bench.model.positions,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -10,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from pipo.checkpoints import STATE, verify
 from pipo.errors import ConfigError
 from pipo.instantiate import construct, instantiate
-from pipo.modules.policy import Policy, load_policy, load_weights
+from pipo.modules.policy import Policy, load_policy, load_weights, most_positions
 
 
 def embedded_model(name: str) -> str:
@@ -44,6 +45,11 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"model.dtype must be float32 or bfloat16, got {self.dtype!r}")
+
+    @cached_property
+    def positions(self) -> int | None:
+        """Tokens of a prompt and its response that the model can place; None for any number."""
+        return most_positions(self.path)
 
     def load(self) -> Policy:
         """Read the weights."""

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from pipo.errors import ConfigError
 from pipo.instantiate import construct, instantiate
 from pipo.model_spec import ModelSpec, build_model
-from pipo.modules.policy import load_tokenizer, most_positions, stop_token_ids
+from pipo.modules.policy import load_tokenizer, stop_token_ids
 from pipo.records import TokenIds
 from pipo.rollout.engine import SamplingParams
 from pipo.tasks.base import Dropped, Example, Split, Task, TaskError
@@ -47,7 +47,6 @@ class Workbench:
         task: problems and grader.
         sampling: how tokens are drawn.
         max_prompt_tokens: longest prompt.
-        positions: tokens of a prompt and its response that the model can place; None for any number.
     """
 
     model: ModelSpec
@@ -56,7 +55,6 @@ class Workbench:
     task: Task
     sampling: SamplingParams
     max_prompt_tokens: int
-    positions: int | None
 
     def problems(self, split: Split, limit: int | None = None) -> Problems:
         """A split of the task, tokenised; the first ``limit`` problems, None for all.
@@ -101,9 +99,10 @@ class Workbench:
         A longer row would fail in the middle of a run, or be read in a way that the model never learnt.
         """
         longest, limit = max(map(len, problems.prompt_ids), default=0), self.sampling.max_response_tokens
-        if self.positions is not None and longest + limit > self.positions:
+        positions = self.model.positions
+        if positions is not None and longest + limit > positions:
             raise ConfigError(
-                f"{self.key}.max_response_tokens={limit}: {self.model.path} reads at most {self.positions} "
+                f"{self.key}.max_response_tokens={limit}: {self.model.path} reads at most {positions} "
                 f"tokens, and the longest prompt has {longest}; lower the limit, or use a model that "
                 "reads more"
             )
@@ -163,5 +162,4 @@ def build_workbench(
         key=key,
         task=task,
         sampling=sampling,
-        positions=most_positions(model.path),
     )
