@@ -22,13 +22,13 @@ class BoxedTask(Task[Example]):
         self._grader = MathGrader(workers=grader_workers, timeout_s=grader_timeout_s)
 
     def score(self, example: Example, response: str) -> Reward:
-        """1.0 if the last box equals the reference, else 0.0."""
-        return self._grader.grade(response, example.answer)
+        """1.0 if the last box equals the reference and is in final form, else 0.0."""
+        return self._grader.grade(response, example.answer, example.question)
 
     def score_batch(self, examples: Sequence[Example], responses: Sequence[str]) -> list[Reward]:
         """As ``score``, in parallel."""
         pairs = [(response, e.answer) for e, response in zip(examples, responses, strict=True)]
-        return self._grader.grade_batch(pairs)
+        return self._grader.grade_batch(pairs, [e.question for e in examples])
 
     def same_answers(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Whether the grader takes one answer of a pair for the other."""

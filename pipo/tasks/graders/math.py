@@ -34,6 +34,9 @@ MATH_WORKER = Path(__file__).with_name("math_worker.py")
 # Far above any real answer; what is longer is noise that would only burn a worker's time.
 MAX_ANSWER_CHARS = 2000
 
+# An answer, its reference, and the question if the form of the answer counts.
+_Asked = tuple[str, str, str | None]
+
 # An escaped character is consumed as one token, so ``\{`` and ``\}`` never count as braces.
 _BRACE_TOKEN = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 
@@ -106,18 +109,30 @@ class MathGrader:
         self._options = {"workers": workers, "timeout_s": timeout_s, "program": program}
         self._pool = WorkerPool(**self._options)
 
-    def grade(self, response: str, reference: str) -> Reward:
-        """The verdict on one response."""
-        return self.grade_batch([(response, reference)])[0]
+    def grade(self, response: str, reference: str, question: str | None = None) -> Reward:
+        """The verdict on one response; see ``grade_batch``."""
+        return self.grade_batch([(response, reference)], [question])[0]
 
-    def grade_batch(self, pairs: Sequence[tuple[str, str]]) -> list[Reward]:
+    def grade_batch(
+        self, pairs: Sequence[tuple[str, str]], questions: Sequence[str | None] | None = None
+    ) -> list[Reward]:
         """One verdict per pair of response and reference, in order.
 
-        Equal pairs of answer and reference, frequent within a group of samples, are graded once.
+        Equal answers to the same problem, frequent within a group of samples, are graded once.
+
+        Args:
+            pairs: responses with their references.
+            questions: the problem of each pair. An answer to it must be in final form, see
+                ``final_form``. Where it is None, as by default for all, only the value counts.
         """
-        read = [(last_boxed(response), reference.strip()) for response, reference in pairs]
-        verdicts = self._compare([(answer, reference) for answer, reference in read if answer])
-        return [verdicts[a, r] if a else Reward(score=0.0) for a, r in read]
+        if questions is None:
+            questions = [None] * len(pairs)
+        read = [
+            (last_boxed(response), reference.strip(), question)
+            for (response, reference), question in zip(pairs, questions, strict=True)
+        ]
+        verdicts = self._compare([(a, r, question) for a, r, question in read if a])
+        return [verdicts[a, r, question] if a else Reward(score=0.0) for a, r, question in read]
 
     def same(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Whether the two answers of each pair mean the same, in order.
@@ -126,9 +141,10 @@ class MathGrader:
         other right. A comparison that cannot be finished counts as a difference.
         """
         both = [(a.strip(), b.strip()) for a, b in pairs]
-        verdicts = self._compare([pair for a, b in both for pair in ((a, b), (b, a)) if a and b])
+        asked = [(x, y, None) for a, b in both for x, y in ((a, b), (b, a)) if a and b]
+        verdicts = self._compare(asked)
         return [
-            a == b or bool(a and b and max(verdicts[a, b].score, verdicts[b, a].score) == 1.0)
+            a == b or bool(a and b and max(verdicts[a, b, None].score, verdicts[b, a, None].score) == 1.0)
             for a, b in both
         ]
 
@@ -148,19 +164,21 @@ class MathGrader:
         """End the worker processes. They start again when they are needed."""
         self._pool.close()
 
-    def _compare(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Reward]:
-        """The verdict on each pair of answer and reference; no answer is empty."""
-        verdicts: dict[tuple[str, str], Reward] = {}
-        hard: list[tuple[str, str]] = []
-        for answer, reference in dict.fromkeys(pairs):
+    def _compare(self, asked: Sequence[_Asked]) -> dict[_Asked, Reward]:
+        """The verdict on each answer; none is empty."""
+        verdicts: dict[_Asked, Reward] = {}
+        hard: list[_Asked] = []
+        for key in dict.fromkeys(asked):
+            answer, reference, _ = key
             if len(answer) > MAX_ANSWER_CHARS:
                 error = f"answer of {len(answer)} characters, more than {MAX_ANSWER_CHARS}"
-                verdicts[answer, reference] = Reward(score=0.0, answer=answer[:100], error=error)
+                verdicts[key] = Reward(score=0.0, answer=answer[:100], error=error)
             elif (equal := quick_verdict(answer, reference)) is not None:
-                verdicts[answer, reference] = Reward(score=float(equal), answer=answer)
+                verdicts[key] = Reward(score=float(equal), answer=answer)
             else:
-                hard.append((answer, reference))
-        verdicts.update(zip(hard, self._ask(hard), strict=True))
+                hard.append(key)
+        replies = self._ask([(answer, reference) for answer, reference, _ in hard])
+        verdicts.update(zip(hard, replies, strict=True))
         return verdicts
 
     def _ask(self, pairs: list[tuple[str, str]]) -> list[Reward]:
