@@ -70,6 +70,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "importance weights at the cap": ("rollout/importance_capped",),
         "skipped optimiser steps": ("policy/skipped_steps", "pipo/skipped_steps", "value/skipped_steps"),
         "grader errors": ("train/grader_errors",),
+        "the machine's errors in grading": ("train/infrastructure_errors",),
         "rounds of sampling": ("rollout/rounds",),
         "responses that can teach": ("policy/trained_rows",),
     },

@@ -121,6 +121,11 @@ def _scores_caption(content: Mapping[str, Any]) -> list[str]:
         if levels:
             lines.append(f"{part}, pass@1 by level  {'  '.join(levels)}")
     lines += [
+        f"{part}: {machine} responses could not be graded for the machine's sake; they score 0"
+        for part, summary in content["results"].items()
+        if (machine := summary.get("infrastructure_errors", 0))
+    ]
+    lines += [
         f"not covered: {each['name']} ({each['weight']:.0%}): {each['why']}"
         for each in content["not_covered"]
     ]
@@ -180,6 +185,9 @@ def _table(title: str, *summaries: Summary) -> Table:
     failures = [summary["grader_errors"] for summary in summaries]
     if any(failures):
         lines.append(f"responses that the grader failed on: {', then '.join(map(str, failures))}")
+    machine = [summary.get("infrastructure_errors", 0) for summary in summaries]  # of old runs, not counted
+    if any(machine):
+        lines.append(f"not graded for the machine's sake, score 0: {', then '.join(map(str, machine))}")
     table = _empty(title, lines)
     table.add_column("metric")
     return table

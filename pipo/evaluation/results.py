@@ -60,6 +60,7 @@ class Sample:
         score: verifier reward in [0, 1]; 1 counts as solved.
         answer: what the grader read as the final answer; None when it found none.
         error: why grading failed; None when it did not.
+        infrastructure: whether the machine was at fault there and not the response.
         finished: False when the response was cut at the length limit.
         length: response length in tokens, the stop token included.
     """
@@ -70,6 +71,7 @@ class Sample:
     error: str | None
     finished: bool
     length: int
+    infrastructure: bool = False
 
     @property
     def solved(self) -> bool:
@@ -132,6 +134,7 @@ class EvaluationResult:
         truncated: share of responses cut at the length limit.
         levels: level -> accuracy; problems without a level are in none.
         grader_errors: responses that the grader failed on (they score what the grader says, usually 0).
+        infrastructure_errors: responses that could not be graded for the machine's sake; they score 0, too.
         problem_count: problems evaluated.
         sample_count: responses evaluated, over all problems.
         confidence: of all intervals.
@@ -145,6 +148,7 @@ class EvaluationResult:
     truncated: Estimate
     levels: Mapping[str, LevelResult]
     grader_errors: int
+    infrastructure_errors: int
     problem_count: int
     sample_count: int
     confidence: float
@@ -157,7 +161,7 @@ class EvaluationResult:
             ``pass@k`` (each k), ``maj@n`` (where there was a vote), ``reward``, ``response_length``,
             ``truncated`` as numbers, each with ``<name>_interval: [low, high]`` beside it; ``levels:
             {level: {pass@1, pass@1_interval, problems}}``; the counts ``problems``, ``samples``,
-            ``grader_errors``; and ``confidence``.
+            ``grader_errors``, ``infrastructure_errors``; and ``confidence``.
         """
         estimates = {f"pass@{k}": value for k, value in self.pass_at_k.items()}
         estimates |= {f"maj@{n}": value for n, value in self.majority.items()}
@@ -176,6 +180,7 @@ class EvaluationResult:
         summary["problems"] = self.problem_count
         summary["samples"] = self.sample_count
         summary["grader_errors"] = self.grader_errors
+        summary["infrastructure_errors"] = self.infrastructure_errors
         summary["confidence"] = self.confidence
         return summary
 

@@ -24,6 +24,7 @@ from pipo.evaluation.voting import majority_values
 from pipo.records import Completions, TokenIds
 from pipo.rollout.engine import RolloutEngine, SamplingParams
 from pipo.tasks.base import Example, Reward, Task
+from pipo.tasks.infrastructure import warn_of_machine
 
 Decode = Callable[[Sequence[int]], str]
 """Token ids to text, without special tokens."""
@@ -31,7 +32,7 @@ Decode = Callable[[Sequence[int]], str]
 OnBatch = Callable[[Sequence[ProblemResult]], None]
 """Called with each batch of newly scored problems."""
 
-_MEANS = ("reward", "response_length", "truncated", "grader_errors")
+_MEANS = ("reward", "response_length", "truncated", "grader_errors", "infrastructure_errors")
 
 
 def evaluate(
@@ -139,6 +140,7 @@ def _graded(
     """The ``count`` responses to each problem with their verdicts."""
     texts = _decode_rows(completions, decode)
     verdicts = task.score_batch([example for example in examples for _ in range(count)], texts)
+    warn_of_machine(task.name, verdicts)
     samples = _samples(completions, texts, verdicts)
     return [samples[row * count : (row + 1) * count] for row in range(len(examples))]
 
@@ -153,6 +155,7 @@ def _samples(completions: Completions, texts: Sequence[str], verdicts: Sequence[
             error=verdict.error,
             finished=done,
             length=length,
+            infrastructure=verdict.infrastructure,
         )
         for text, verdict, done, length in zip(texts, verdicts, finished, lengths, strict=True)
     ]
@@ -183,7 +186,10 @@ def _columns(
         "reward": mean_at_n([[s.score for s in p.samples] for p in problems]),
         "response_length": mean_at_n([[s.length for s in p.samples] for p in problems]),
         "truncated": mean_at_n([[not s.finished for s in p.samples] for p in problems]),
-        "grader_errors": mean_at_n([[s.error is not None for s in p.samples] for p in problems]),
+        "grader_errors": mean_at_n(
+            [[s.error is not None and not s.infrastructure for s in p.samples] for p in problems]
+        ),
+        "infrastructure_errors": mean_at_n([[s.infrastructure for s in p.samples] for p in problems]),
         "majority": np.array([p.majority for p in problems], dtype=np.float64),
     }
     means = np.stack([columns[name] for name in names], axis=1)
@@ -203,6 +209,9 @@ def _summarise(
 ) -> EvaluationResult:
     columns = {name: column.numpy() for name, column in table.items()}
 
+    def count(name: str) -> int:
+        return round(float((columns[name] * columns["samples"]).sum()))
+
     def mean(values: np.ndarray, *, share: bool = True) -> Estimate:
         return estimate(values, plan.confidence, plan.resamples, plan.seed, share=share)
 
@@ -221,7 +230,8 @@ def _summarise(
             )
             for name in names
         },
-        grader_errors=round(float((columns["grader_errors"] * columns["samples"]).sum())),
+        grader_errors=count("grader_errors"),
+        infrastructure_errors=count("infrastructure_errors"),
         problem_count=len(examples),
         sample_count=int(columns["samples"].sum()),
         confidence=plan.confidence,

@@ -259,6 +259,8 @@ def _number(row: MetricRow, summary: Summary) -> Number:
 def _basis(summary: Summary) -> str:
     errors = summary["grader_errors"]
     failed = f"; the grader failed on {errors}" if errors else ""
+    machine = summary.get("infrastructure_errors", 0)  # older runs did not count them
+    failed += f"; the machine was at fault for {machine}" if machine else ""
     return (
         f"{summary['problems']} problems that are not trained on, {summary['samples']} responses{failed}; "
         f"{summary['confidence']:.0%} intervals over problems."

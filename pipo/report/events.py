@@ -153,6 +153,14 @@ def _grader(run: Run, files: RunFiles) -> Iterator[Event]:
             text=f"The grader failed on {_percent(share)} of the last responses.",
             advice="samples.jsonl shows responses; python -m pipo.doctor checks what grades programs.",
         )
+    _, machine = run.series("train/infrastructure_errors")
+    if machine.any():
+        yield Event(
+            warning=True,
+            text=f"In {int((machine > 0).sum())} iterations some responses could not be graded for the "
+            "machine's sake; they score 0.",
+            advice="train.log names the reasons: too many processes for its cores, or too little memory.",
+        )
 
 
 def _clipped(run: Run, files: RunFiles) -> Iterator[Event]:

@@ -15,6 +15,7 @@ from pipo.modules.functional.shaping import overlong_penalty
 from pipo.records import Completions, IterationPrompts, PromptBatch, Rollouts
 from pipo.rollout.engine import RolloutEngine, SamplingParams
 from pipo.tasks.base import Task
+from pipo.tasks.infrastructure import warn_of_machine
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +119,7 @@ class Collector:
             )
             asked = [example for example in prompts.examples for _ in range(self.group_size)]
             verdicts = tuple(self.task.score_batch(asked, texts))
+            warn_of_machine(self.task.name, verdicts)
             rewards = torch.tensor([verdict.score for verdict in verdicts], dtype=torch.float32)
         rollouts = Rollouts(
             prompts=prompts,
@@ -146,7 +148,10 @@ class Collector:
         metrics.add("train/reward", rollouts.rewards.sum(), count)
         metrics.add("train/accuracy", (rollouts.rewards == 1).sum(), count)
         metrics.add("train/response_length", lengths.sum(), count)
-        metrics.add("train/grader_errors", sum(v.error is not None for v in rollouts.verdicts), count)
+        machine = sum(verdict.infrastructure for verdict in rollouts.verdicts)
+        errors = sum(verdict.error is not None for verdict in rollouts.verdicts)
+        metrics.add("train/grader_errors", errors - machine, count)
+        metrics.add("train/infrastructure_errors", machine, count)
         metrics.add("rollout/truncated", (~rollouts.completions.finished).sum(), count)
         metrics.add("rollout/sampled_tokens", lengths.sum(), 0)
         if self.config.overlong_buffer:

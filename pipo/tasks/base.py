@@ -82,6 +82,9 @@ class Reward:
         score: verifier reward in [0, 1].
         answer: what the grader read as the final answer; None when it found none.
         error: why grading failed (time-out, crash); None when it did not. Counted, never hidden.
+        infrastructure: whether the machine was at fault and not the response: a limit of wall-clock time
+            overrun once more after a second try, a worker that something else has killed. Needs ``error``,
+            scores 0, and is counted apart: the response may be right.
         feedback: what the environment would tell the model about this response; None if nothing.
     """
 
@@ -89,10 +92,13 @@ class Reward:
     answer: str | None = None
     error: str | None = None
     feedback: str | None = None
+    infrastructure: bool = False
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.score <= 1.0:
             raise ValueError(f"Reward.score must lie in [0, 1], got {self.score}")
+        if self.infrastructure and (self.error is None or self.score != 0.0):
+            raise ValueError("Reward.infrastructure needs an error that says what happened, and a score of 0")
 
 
 class Task(ABC, Generic[E]):

@@ -30,12 +30,12 @@ PLAN = EvaluationPlan(
 )
 
 # Prompt token -> its four responses; 9 is the stop token, a response without it was cut. The grader gives
-# the first token in tenths, 8 makes it fail.
+# the first token in tenths, 8 makes it fail, at 7 the machine fails.
 #               problem  solved  reward               length       cut
 SCRIPT = {
     1: [[10, 9], [10, 9], [0, 9], [0, 5, 9]],  # 2 of 4, 2/4, (2+2+2+3)/4 = 9/4, 0
     2: [[0, 1, 2], [5, 9], [0, 9], [10, 9]],  # 1 of 4, 1.5/4, (3+2+2+2)/4 = 9/4, 1/4
-    3: [[8, 9], [8, 9], [0, 1, 2], [0, 1, 2]],  # 0 of 4, 0, 10/4, 2/4, and two grader errors
+    3: [[8, 9], [7, 9], [0, 1, 2], [0, 1, 2]],  # 0 of 4, 0, 10/4, 2/4, and an error of either kind
 }
 EXAMPLES = [
     Example(uid="p1", question="one", answer="a", level="10"),
@@ -87,6 +87,8 @@ class FirstTokenTask(Task[Example]):
         first = int(response.split()[0])
         if first == 8:
             return Reward(score=0.0, error="time-out")
+        if first == 7:
+            return Reward(score=0.0, error="worker killed", infrastructure=True)
         return Reward(score=first / 10, answer=f"{example.answer}{first}")
 
 
@@ -107,7 +109,7 @@ def test_values_by_hand() -> None:
     assert result.reward.value == pytest.approx((2 / 4 + 1.5 / 4 + 0) / 3)
     assert result.response_length.value == pytest.approx((9 + 9 + 10) / 12)
     assert result.truncated.value == pytest.approx(3 / 12)
-    assert result.grader_errors == 2
+    assert (result.grader_errors, result.infrastructure_errors) == (1, 1)
     assert (result.problem_count, result.sample_count) == (3, 12)
     assert list(result.levels) == ["2", "10"]  # by value, not by alphabet
     assert result.levels["2"].accuracy.value == pytest.approx((1 / 4 + 0) / 2)
@@ -127,6 +129,15 @@ def test_samples_keep_text_and_verdict() -> None:
     assert second.samples[3].answer == "b10"
     assert third.samples[0].error == "time-out"
     assert third.samples[0].answer is None
+    assert [sample.infrastructure for sample in third.samples] == [False, True, False, False]
+
+
+def test_what_the_machine_could_not_grade_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    run()
+    assert caplog.messages == [
+        "first-token: 1 of 4 responses could not be graded, which is the machine's fault and not theirs, and "
+        "score 0 (the first: worker killed)"
+    ]
 
 
 def test_batches_have_seeds_of_their_own() -> None:
@@ -148,7 +159,7 @@ def test_summary_is_flat_json() -> None:
         *(f"{name}{suffix}" for name in ("pass@1", "pass@2") for suffix in ("", "_interval")),
         *(f"{name}{suffix}" for name in ("reward", "response_length") for suffix in ("", "_interval")),
         *("truncated", "truncated_interval", "levels"),
-        *("problems", "samples", "grader_errors", "confidence"),
+        *("problems", "samples", "grader_errors", "infrastructure_errors", "confidence"),
     }
     assert summary["levels"]["2"]["pass@1"] == pytest.approx(1 / 8)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError
+from typing import Any
 
 import pytest
 import torch
@@ -56,6 +57,12 @@ def test_a_prompt_without_tokens_is_named():
 def test_rewards_lie_between_zero_and_one():
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         Reward(score=1.5)
+
+
+@pytest.mark.parametrize("verdict", [{"score": 0.0}, {"score": 0.5, "error": "late"}])
+def test_what_the_machine_could_not_grade_has_a_reason_and_no_score(verdict: dict[str, Any]):
+    with pytest.raises(ValueError, match=r"Reward\.infrastructure needs an error"):
+        Reward(**verdict, infrastructure=True)
 
 
 def test_contributing_rows():

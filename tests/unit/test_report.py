@@ -27,6 +27,7 @@ def summary(accuracy: float, grader_errors: int = 0) -> Summary:
         truncated=Estimate(value=0.01, low=0.0, high=0.02),
         levels={"[5]": LevelResult(accuracy=value, problems=7)},
         grader_errors=grader_errors,
+        infrastructure_errors=5 * grader_errors,
         problem_count=20,
         sample_count=160,
         confidence=0.95,
@@ -112,6 +113,8 @@ def test_scores_table_has_a_row_per_part_and_the_average() -> None:
     # A level may be named anything, brackets included.
     assert "math, pass@1 by level  [5]: 50.0" in rendered
     assert "not covered: live (30%): needs 100% of" in rendered
+    assert "math: 10 responses could not be graded for the machine's sake" in rendered
+    assert "code: 0 responses" not in rendered
 
 
 def test_scores_table_is_80_wide_with_usual_names_and_large_numbers() -> None:
@@ -190,6 +193,7 @@ def test_before_after_table() -> None:
     assert cells(rendered, "length (tokens)") == ["412.3", "412.3", "+0.0"]
     assert cells(rendered, "pass@1 (%), level [5]")[-1] == "+25.0"
     assert "responses that the grader failed on: 0, then 3" in rendered
+    assert "not graded for the machine's sake, score 0: 0, then 15" in rendered
 
 
 def test_before_after_table_refuses_different_evaluations() -> None:

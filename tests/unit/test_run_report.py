@@ -337,6 +337,7 @@ def happened(folder: Path, rows: list[dict[str, float]]) -> list[Event]:
         ("rollout/zero_variance_groups", 1.0, "In 3 of 12 iterations no group had a signal"),
         ("rollout/zero_variance_groups", 0.75, "75 % of the last prompts taught nothing"),
         ("train/grader_errors", 0.25, "The grader failed on 25 %"),
+        ("train/infrastructure_errors", 0.25, "In 3 iterations some responses could not be graded"),
         ("policy/clip_fraction", 0.5, "The trust region took the gradient of 50 %"),
         ("pipo/skipped_steps", 1.0, "3 optimiser steps of the pipo update were skipped"),
         ("policy/loss", math.nan, "Values that are not finite were logged: policy/loss"),

@@ -17,9 +17,10 @@ def problem(index: int) -> ProblemResult:
             response=f"π ≈ 3\u2028\n#{index}",
             score=score,
             answer=None if score else "3",
-            error=None,
+            error=None if score == 1 else "worker killed",
             finished=True,
             length=8,
+            infrastructure=score < 1,
         )
         for score in (1.0, 1 / 3)
     )
@@ -57,6 +58,7 @@ def test_a_readable_line_per_problem(path: Path) -> None:
         "error": None,
         "finished": True,
         "length": 8,
+        "infrastructure": False,
     }
 
 
