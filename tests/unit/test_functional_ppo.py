@@ -33,9 +33,9 @@ def test_gae_and_whitening_match_the_golden_vectors(golden):
         advantages, returns = gae(
             tensor(case["rewards"]), tensor(case["values"]), mask, entry["gamma"], entry["lam"]
         )
-        torch.testing.assert_close(advantages, tensor(entry["advantages"]), **TIGHT)
-        torch.testing.assert_close(returns, tensor(entry["returns"]), **TIGHT)
-        torch.testing.assert_close(whiten(advantages, mask), tensor(entry["whitened"]), **TIGHT)
+        whitened = whiten(advantages, mask)
+        for name, got in (("advantages", advantages), ("returns", returns), ("whitened", whitened)):
+            torch.testing.assert_close(got[mask], tensor(entry[name])[mask], **TIGHT)
 
 
 def test_gae_by_hand():

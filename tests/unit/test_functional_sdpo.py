@@ -61,7 +61,8 @@ def test_reverse_kl_matches_the_golden_values_and_gradient(golden):
     case = golden["self_distillation"]
     student, mask = tensor(case["student_logits"]).requires_grad_(), tensor(case["mask"]).bool()
     per_token = distillation_divergence(student, tensor(case["teacher_logits"]), form())
-    torch.testing.assert_close(per_token.detach(), tensor(case["reverse_kl"]), **TIGHT)
+    # What stands on padding is defined by nobody.
+    torch.testing.assert_close(per_token.detach()[mask], tensor(case["reverse_kl"])[mask], **TIGHT)
     loss = aggregate(per_token, mask, "token-mean", mask.sum().item())
     loss.backward()
     assert loss.item() == pytest.approx(case["loss"], rel=1e-8)
@@ -70,13 +71,13 @@ def test_reverse_kl_matches_the_golden_values_and_gradient(golden):
 
 def test_attribution_matches_the_golden_vectors(golden):
     case = golden["self_distillation"]
-    tokens = torch.tensor(case["tokens"])[..., None]
+    tokens, mask = torch.tensor(case["tokens"])[..., None], tensor(case["mask"]).bool()
     student, teacher = (
         tensor(case[name]).requires_grad_().log_softmax(-1).gather(-1, tokens)[..., 0]
         for name in ("student_logits", "teacher_logits")
     )
     got = token_attribution(student, teacher)
-    torch.testing.assert_close(got, tensor(case["attribution"]), **TIGHT)
+    torch.testing.assert_close(got[mask], tensor(case["attribution"])[mask], **TIGHT)
     assert not got.requires_grad
     assert (token_attribution(student, student) == 0).all()
 

@@ -41,6 +41,11 @@ def test_group_scaling_has_the_published_values(group_size, p, expected):
     assert ratio == pytest.approx(np.sqrt((group_size - 1) / group_size), rel=1e-14)
 
 
+def test_group_scaling_matches_the_golden_values(golden):
+    for case in golden["eta"]:
+        assert group_scaling(case["p"], case["G"]) == pytest.approx(case["eta"], rel=1e-9), case
+
+
 @pytest.mark.parametrize(("group_size", "limit"), [(8, 0.330719), (128, 0.088042)])
 def test_limits_at_the_ends(group_size, limit):
     assert end_limit(group_size) == pytest.approx(limit, abs=5.1e-7)
