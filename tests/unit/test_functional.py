@@ -113,7 +113,7 @@ def test_surrogate_matches_the_golden_values_and_gradients(golden):
     case = golden["surrogate"]
     old, mask = tensor(case["old_logprobs"]), tensor(case["mask"]).bool()
     for entry in case["expected"]:
-        logprobs = tensor(entry["logprobs"]).requires_grad_()
+        name, logprobs = entry["name"], tensor(entry["logprobs"]).requires_grad_()
         clip = ClipRange(low=entry["clip_low"], high=entry["clip_high"], dual=entry["dual_clip"])
         ratio = (
             token_ratio(logprobs, old)
@@ -127,7 +127,7 @@ def test_surrogate_matches_the_golden_values_and_gradients(golden):
         total = denominator(mask, entry["aggregation"]).item()
         value = aggregate(loss, mask, entry["aggregation"], total)
         value.backward()
-        assert value.item() == pytest.approx(entry["loss"], rel=1e-9), entry["name"]
+        assert value.item() == pytest.approx(entry["loss"], rel=1e-9), name
         torch.testing.assert_close(logprobs.grad, tensor(entry["grad"]), rtol=1e-8, atol=1e-12)
 
 
@@ -186,11 +186,45 @@ def test_k3_matches_the_golden_values_and_gradients(golden):
     mask = tensor(case["mask"]).bool()
     logprobs = tensor(case["logprobs"]).requires_grad_()
     per_token = kl_k3(logprobs, tensor(case["ref_logprobs"]))
-    torch.testing.assert_close(per_token.detach() * mask, tensor(case["per_token"]) * mask, **EXACT)
+    torch.testing.assert_close(per_token.detach()[mask], tensor(case["per_token"])[mask], **EXACT)
     mean = aggregate(per_token, mask, "token-mean", mask.sum().item())
     mean.backward()
     assert mean.item() == pytest.approx(case["token_mean"], rel=1e-9)
     torch.testing.assert_close(logprobs.grad, tensor(case["grad"]), rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("gap", "value", "slope"),
+    [
+        # d = log pi_ref - log pi; the value is e^d - d - 1 up to 10, and its slope on log pi 1 - e^d below.
+        (0.0, 0.0, 0.0),
+        (2.0, math.exp(2) - 3, 1 - math.exp(2)),
+        (2.6, math.exp(2.6) - 3.6, 1 - math.exp(2.6)),  # 9.86, just inside
+        (2.62, 10.0, 0.0),  # 10.12
+        (12.0, 10.0, 0.0),  # without the bound 1.6e5, value and slope
+        (30.0, 10.0, 0.0),
+        (-5.0, math.exp(-5) + 4, 1 - math.exp(-5)),
+        (-10.9, math.exp(-10.9) + 9.9, 1 - math.exp(-10.9)),
+        (-11.5, 10.0, 0.0),
+        (-30.0, 10.0, 0.0),
+    ],
+)
+def test_k3_is_bounded_and_a_token_beyond_the_bound_has_no_gradient(gap, value, slope):
+    logprobs = tensor([[0.0]]).requires_grad_()
+    got = kl_k3(logprobs, tensor([[gap]]))
+    got.sum().backward()
+    assert got.item() == pytest.approx(value, rel=1e-12, abs=1e-12)
+    assert logprobs.grad.item() == pytest.approx(slope, rel=1e-12, abs=1e-12)
+
+
+def test_one_token_far_from_the_reference_is_not_the_whole_penalty():
+    # 99 tokens at d = .5 and one at d = 12: the slopes of the 99 are all there is.
+    logprobs = torch.zeros(1, 100, dtype=torch.float64, requires_grad=True)
+    reference = torch.full((1, 100), 0.5, dtype=torch.float64)
+    reference[0, 7] = 12.0
+    kl_k3(logprobs, reference).mean().backward()
+    assert logprobs.grad.abs().max().item() == pytest.approx((math.exp(0.5) - 1) / 100, rel=1e-12)
+    assert logprobs.grad[0, 7] == 0
 
 
 @pytest.mark.parametrize("aggregation", ["token-mean", "seq-mean-token-mean"])
