@@ -53,9 +53,7 @@ class Cost:
 
 def passes(algo: str, pipo: str) -> int:
     """FLOP per parameter and sampled token, all passes of an iteration together."""
-    scored = FORWARD  # the behaviour log-probabilities
-    if algo != "dapo":
-        scored += FORWARD  # the reference model; with SDPO the teacher
+    scored = 2 * FORWARD  # the behaviour log-probabilities; the reference model, with SDPO the teacher
     critic = FORWARD + UPDATE if algo == "ppo" else 0
     return scored + critic + UPDATE * (2 if pipo == "default" else 1)
 

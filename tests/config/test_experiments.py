@@ -207,7 +207,7 @@ PUBLISHED = {
     "ppo": (0.2, 0.2, 3.0, "token-mean", 0.0, 1, 512),
     "grpo": (0.2, 0.2, 3.0, "token-mean", 0.001, 8, 64 * 8),
     "gspo": (3e-4, 4e-4, None, "seq-mean-token-mean", 0.001, 8, 64 * 8),
-    "dapo": (0.2, 0.28, 10.0, "token-mean", 0.0, 8, 64 * 8),
+    "dapo": (0.2, 0.28, 10.0, "token-mean", 0.001, 8, 64 * 8),
 }
 
 
