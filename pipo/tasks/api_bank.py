@@ -23,7 +23,7 @@ class ApiBankTask(DialogueTask):
         reward: as for RLLA.
     """
 
-    version = "1"
+    version = "2"
 
     def __init__(self, *, level: int, test: RowSource, template: str, reward: rlla.RewardKind) -> None:
         super().__init__(train=None, test=test, template=template, reward=reward)

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipo.tasks.base import Example, Message, Prompt, Reward, Split, Task, TaskError
+from pipo.tasks.thought import answer_part
 
 MARK = "#"
 """Comes before the result; everything after its last occurrence is read as the answer."""
@@ -231,7 +232,7 @@ class ArithmeticTask(Task):
 
     def score(self, example: Example, response: str) -> Reward:
         """1 if the text after the last ``#`` is the result, else 0 with the working as feedback."""
-        _, mark, tail = response.rpartition(MARK)
+        _, mark, tail = answer_part(response).rpartition(MARK)
         answer = tail if mark else None
         if answer == example.answer:
             return Reward(score=1.0, answer=answer)

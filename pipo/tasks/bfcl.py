@@ -66,7 +66,7 @@ class BfclTask(RowTask[BfclExample]):
         TaskError: there is no such category; later, the rows cannot be read.
     """
 
-    version = "1"
+    version = "2"
 
     def __init__(self, *, category: str, test: RowSource, answers: RowSource, template: str) -> None:
         if category not in CATEGORIES:

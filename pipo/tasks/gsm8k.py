@@ -26,7 +26,7 @@ class Gsm8kTask(RowTask[Example], BoxedTask):
     """
 
     name = "gsm8k"
-    version = "2"
+    version = "3"
 
     def __init__(
         self,

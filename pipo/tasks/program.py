@@ -6,7 +6,7 @@ Three shapes occur, and :func:`find_program` and :func:`complete_function` say w
 * the continuation of a block that the prompt opened, where it ends at the closing fence;
 * the continuation of a function that the prompt began, where it ends with that function.
 
-What a reasoning model thinks (all up to the last ``</think>``) is never read. Nothing is parsed here: a
+What a model thinks (``pipo/tasks/thought.py``) is never read. Nothing is parsed here: a
 deeply nested expression, which a model that repeats itself does write, can crash Python's parser and the run
 with it.
 """
@@ -17,7 +17,8 @@ import re
 import textwrap
 from collections.abc import Iterator
 
-_THOUGHT_END = "</think>"
+from pipo.tasks.thought import answer_part
+
 # A fence may follow prose on its line if it is of backticks; its info string holds none.
 _OPENING = re.compile(r"(?<!`)(?P<fence>`{3,})(?P<info>[^`]*)$|^[ \t]*(?P<tildes>~{3,})(?P<tilde_info>.*)$")
 # Python as the first word of an info string, but not a session of its console (pycon).
@@ -120,7 +121,7 @@ def preamble(prompt: str, function: str) -> str:
 
 
 def _answer_part(response: str) -> str:
-    return response.rpartition(_THOUGHT_END)[2].replace("\r\n", "\n")
+    return answer_part(response).replace("\r\n", "\n")
 
 
 def _first_block(response: str) -> str | None:

@@ -49,7 +49,7 @@ class ScienceTask(RowTask[ChoiceExample]):
         TaskError: an option is out of range; later, a split cannot be read.
     """
 
-    version = "1"
+    version = "2"
     votes = True
 
     def __init__(self, *, domain: str, train: Source | None, test: Source | None, template: str) -> None:

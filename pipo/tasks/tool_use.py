@@ -62,7 +62,7 @@ class ToolUseTask(DialogueTask):
     """
 
     name = "tool_use"
-    version = "1"
+    version = "2"
 
     def make_example(self, split: Split, number: int, row: Row) -> DialogueExample:
         """One dialogue."""

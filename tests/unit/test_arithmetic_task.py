@@ -157,6 +157,8 @@ def test_what_the_grader_read_is_reported() -> None:
     assert made.score(example, "12;13").answer is None
     assert made.score(example, "#12#13").answer == "13"
     assert made.score(example, "#").answer == ""
+    assert made.score(example, "<think>#12</think>#13").answer == "13"
+    assert made.score(example, "<think>#12").answer is None
 
 
 def test_feedback_is_the_correct_working_and_only_for_wrong_responses() -> None:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipo.tasks.thought import answer_part
+
 Language = Literal["Python", "Java", "JavaScript"]
 
 
@@ -37,13 +39,13 @@ class FunctionCall:
 def decode(response: str, language: Language) -> tuple[FunctionCall, ...]:
     """The calls of a response.
 
-    A thought that ends with ``</think>`` is left aside; so are backticks around the whole. Any other text
+    A thought (``pipo/tasks/thought.py``) is left aside; so are backticks around the whole. Any other text
     besides the calls makes the response undecodable, as on the leaderboard.
 
     Raises:
         UndecodableResponse: it is anything but a sequence of calls.
     """
-    text = response.rpartition("</think>")[2].strip("`\n ")
+    text = answer_part(response).strip("`\n ")
     text = text if text.startswith("[") else "[" + text
     text = text if text.endswith("]") else text + "]"
     if language == "Python":

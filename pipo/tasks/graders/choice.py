@@ -9,6 +9,10 @@ What is read as a letter, blanks aside:
 
 Nothing else is: no other words (``B or C``, ``Option B``), no letter beyond the choices, no text of another
 choice, no answer outside the tags, and no tag that is not closed, as in a response cut at the length limit.
+
+An ``<answer>`` in the thought (``pipo/tasks/thought.py``) does not count, nor one in the reasoning: between
+``<reasoning>`` and ``</reasoning>``, or before a ``</reasoning>`` whose opening tag the prompt wrote. What
+follows a ``<reasoning>`` that is never closed does: some models forget to close it and answer all the same.
 """
 
 from __future__ import annotations
@@ -18,8 +22,10 @@ import string
 from collections.abc import Sequence
 
 from pipo.tasks.base import Reward
+from pipo.tasks.thought import answer_part
 
 _OPEN, _CLOSE = "<answer>", "</answer>"
+_REASONING = re.compile(r"<(/?)reasoning>")
 _WRAPPERS = (
     *(("(", ")"), ("[", "]"), ("*", "*"), ("`", "`"), ("$", "$")),
     *((f"\\{command}{{", "}") for command in ("boxed", "text", "textbf", "mathrm", "mathbf")),
@@ -42,7 +48,7 @@ def read_choice(response: str, choices: Sequence[str]) -> str | None:
         response: what the model wrote.
         choices: the texts of the choices, the first of which is A.
     """
-    _, opened, rest = response.rpartition(_OPEN)
+    _, opened, rest = _without_reasoning(answer_part(response)).rpartition(_OPEN)
     inner, closed, _ = rest.partition(_CLOSE)
     if not opened or not closed:
         return None
@@ -76,6 +82,22 @@ def grade_choice(response: str, choices: Sequence[str], correct: str) -> Reward:
         said = f"The answer {letter} is wrong."
     right = choices[letters(len(choices)).index(correct)]
     return Reward(score=0.0, answer=letter, feedback=f"{said} The right answer is {correct}: {right}")
+
+
+def _without_reasoning(text: str) -> str:
+    """The text without what stands between the tags of the reasoning."""
+    kept: list[str] = []
+    begin, opened = 0, None  # of what is not yet decided, and of the reasoning in it
+    for tag in _REASONING.finditer(text):
+        if not tag[1]:
+            opened = tag.start() if opened is None else opened
+            continue
+        if opened is not None:
+            kept.append(text[begin:opened])
+        elif begin:  # it closes nothing; the first one may close what the prompt opened
+            kept.append(text[begin : tag.start()])
+        begin, opened = tag.end(), None
+    return "".join([*kept, text[begin:]])
 
 
 def _letter(text: str) -> str | None:

@@ -29,6 +29,7 @@ from pipo.tasks.graders.answer_text import (
 )
 from pipo.tasks.graders.units import units_differ
 from pipo.tasks.graders.worker_pool import WorkerPool
+from pipo.tasks.thought import answer_part
 
 MATH_WORKER = Path(__file__).with_name("math_worker.py")
 # Far above any real answer; what is longer is noise that would only burn a worker's time.
@@ -88,7 +89,8 @@ def quick_verdict(answer: str, reference: str) -> bool | None:
 class MathGrader:
     r"""Grades responses by their last ``\boxed{...}``: 1.0 if it equals the reference, else 0.0.
 
-    A response without a box, or with an empty one, has no answer and scores 0. An answer that
+    A box in the thought (``pipo/tasks/thought.py``) does not count. A response without a box, or with an
+    empty one, has no answer and scores 0. An answer that
     the worker cannot finish scores 0 too, and ``Reward.error`` says why; the others go on.
 
     Args:
@@ -128,7 +130,7 @@ class MathGrader:
         if questions is None:
             questions = [None] * len(pairs)
         read = [
-            (last_boxed(response), reference.strip(), question)
+            (last_boxed(answer_part(response)), reference.strip(), question)
             for (response, reference), question in zip(pairs, questions, strict=True)
         ]
         verdicts = self._compare([(a, r, question) for a, r, question in read if a])

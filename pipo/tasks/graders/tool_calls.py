@@ -17,9 +17,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from pipo.tasks.thought import CLOSING, OPENING, find_tag, tag_pattern
+
 THINK, TOOL_CALL, RESPONSE = "think", "tool_call", "response"
 
-_OPENING = re.compile(r"<(think|tool_call|response)>")
+_OPENING, _CLOSING = tag_pattern(OPENING), tag_pattern(CLOSING)
+_TAGS = tag_pattern([*OPENING, *CLOSING, f"<{TOOL_CALL}>", f"<{RESPONSE}>"])
 _SPACE = re.compile(r"\s*")
 
 
@@ -62,40 +65,55 @@ class Reading:
 def read_response(response: str) -> Reading:
     """Fields and calls of a response, however broken.
 
-    The thought ends at its first closing tag, so it may speak about the other fields without opening them.
-    A thought that never ends hides all that follows. Tags inside the JSON strings of a call are text.
+    ``pipo/tasks/thought.py`` says what is thought: all up to its last end, and all that follows one without
+    an end. It may speak about the other fields without opening them; tags inside the JSON strings of a call
+    or inside an answer are text. A response that closes a thought which it did not open began inside of it,
+    because its prompt opened it; that is as good as a thought with both tags.
     """
-    thought, closed, rest = response.partition("</think>")
-    fields: list[str] = []
-    clean = True
-    if closed:
-        fields.append(THINK)
-        clean = thought.lstrip().startswith("<think>")
-    elif "<think>" in response:
-        return Reading(fields=(THINK,), clean=False, calls=(), problem=None, text="")
+    closing = find_tag(_CLOSING, response)
+    if closing is None:
+        found = _read_fields(response, 0, [], clean=True)
     else:
-        rest = response
+        thought = response[: closing.start()]
+        whole = thought.lstrip().startswith("<think>") or find_tag(_OPENING, thought) is None
+        found = _read_fields(response, closing.end(), [THINK], clean=whole and closing[0] == "</think>")
+    while isinstance(found, int):
+        found = _read_fields(response, found, [THINK], clean=False)
+    return found
+
+
+def _read_fields(text: str, position: int, fields: list[str], *, clean: bool) -> Reading | int:
+    """What follows a thought; where a further thought ends if there is one, since then all is thought."""
     calls: list[ToolCall] = []
     blocks: list[str] = []
     problem: str | None = None
-    position = 0
-    while (opening := _OPENING.search(rest, position)) is not None:
-        field, start = opening.group(1), opening.end()
-        clean = clean and not rest[position : opening.start()].strip()
+    while (tag := find_tag(_TAGS, text, position)) is not None:
+        clean = clean and not text[position : tag.start()].strip()
+        start = tag.end()
+        if tag[0] in CLOSING:
+            return start
+        if tag[0] in OPENING:
+            closing = find_tag(_CLOSING, text, start)
+            if closing is not None:
+                return closing.end()
+            fields.append(THINK)
+            clean, position = False, len(text)
+            break
+        field = tag[0][1:-1]
         fields.append(field)
-        end = rest.find(f"</{field}>", start)
+        end = text.find(f"</{field}>", start)
         if field == TOOL_CALL:
             try:
-                found, end = _read_block(rest, start)
+                found, end = _read_block(text, start)
                 calls += found
             except UnreadableCalls as error:
                 problem, clean = problem or str(error), False
-            blocks.append(rest[start : end if end >= 0 else len(rest)].strip())
+            blocks.append(text[start : end if end >= 0 else len(text)].strip())
         if end < 0:
-            clean, position = False, len(rest)
+            clean, position = False, len(text)
             break
         position = end + len(f"</{field}>")
-    clean = clean and not rest[position:].strip()
+    clean = clean and not text[position:].strip()
     readable = tuple(calls) if problem is None else ()
     return Reading(fields=tuple(fields), clean=clean, calls=readable, problem=problem, text="\n".join(blocks))
 
