@@ -18,23 +18,26 @@ NO_PROGRAM = Reward(
     feedback="The response holds no program. Put all of it into one block that begins with ```python.",
 )
 
-# The judges of programming contests let a program use these without an import and recurse deeper than Python
-# does by itself; so do the harnesses of TACO and LiveCodeBench. One line: later lines move by one only.
-CONTEST_PRELUDE = "; ".join(
-    [
-        "import bisect, collections, copy, functools, heapq, itertools",
-        "import math, operator, random, re, string, sys",
-        "from typing import *",
-        "from collections import *",
-        "from itertools import *",
-        "from functools import *",
-        "from heapq import *",
-        "from bisect import *",
-        "from math import *",
-        "from builtins import pow",  # the one of math takes no modulus
-        "sys.setrecursionlimit(50_000)",
-    ]
+# What the harnesses of programming contests put in front of a program, as one line: later lines move by one.
+# All that these modules export, in this order: a later one hides what an earlier one calls the same.
+_STARRED = (
+    "string re datetime collections heapq bisect copy math random statistics itertools functools operator io "
+    "sys json builtins typing"
 )
+_MODULES = _STARRED.replace("builtins typing", "").split()
+
+
+def contest_prelude(recursion: int, *modules: str) -> str:
+    """The names that the harness of LiveCodeBench gives to a program; those of TACO add depth and modules."""
+    stars = [f"from {module} import *" for module in _STARRED.split()]
+    return "; ".join(
+        [*stars, f"import {', '.join([*_MODULES, *modules])}", f"sys.setrecursionlimit({recursion})"]
+    )
+
+
+CONTEST_PRELUDE = contest_prelude(50_000)
+"""That of LiveCodeBench."""
+
 _FUTURE_IMPORT = re.compile(r"^from __future__ import .*$", re.MULTILINE)
 
 
@@ -130,10 +133,10 @@ class CodeTask(RowTask[CodeExample]):
         self._grader.close()
 
 
-def with_prelude(program: str) -> str:
-    """A contest program with the imports that its judge would have given it."""
+def with_prelude(program: str, prelude: str = CONTEST_PRELUDE) -> str:
+    """A contest program with the names that its judge would have given it."""
     futures = [found.end() for found in _FUTURE_IMPORT.finditer(program)]
     if not futures:
-        return f"{CONTEST_PRELUDE}\n{program}"
+        return f"{prelude}\n{program}"
     # Such an import must come before every other statement.
-    return f"{program[: futures[-1]]}\n{CONTEST_PRELUDE}{program[futures[-1] :]}"
+    return f"{program[: futures[-1]]}\n{prelude}{program[futures[-1] :]}"

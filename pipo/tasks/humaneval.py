@@ -19,7 +19,7 @@ class HumanEvalTask(CodeTask):
     """
 
     name = "humaneval"
-    version = "1"
+    version = "2"
 
     def __init__(self, *, test: Source, template: str, grader: ProgramGrader) -> None:
         super().__init__(train=None, test=test, template=template, grader=grader)

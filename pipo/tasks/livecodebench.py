@@ -13,6 +13,7 @@ from typing import Any
 from pipo.tasks.base import Split, TaskError
 from pipo.tasks.code import CodeExample, CodeTask, ProgramGrader, with_prelude
 from pipo.tasks.graders.code_tests import CallTests, ProgramTests, StdinTests
+from pipo.tasks.program import between_last_fences
 from pipo.tasks.rows import Row, Source, UnusableRow
 
 MAX_TESTS_BYTES = 1 << 28
@@ -37,7 +38,7 @@ class LiveCodeBenchTask(CodeTask):
     """
 
     name = "livecodebench"
-    version = "1"
+    version = "2"
 
     def __init__(self, *, test: Source, template: str, grader: ProgramGrader, since: str | None) -> None:
         super().__init__(train=None, test=test, template=template, grader=grader)
@@ -67,8 +68,12 @@ class LiveCodeBenchTask(CodeTask):
             starter_code=starter_code.rstrip(),
         )
 
+    def program(self, example: CodeExample, response: str) -> str | None:
+        """What stands between the last two fences, as in the official harness."""
+        return between_last_fences(response)
+
     def runnable(self, program: str) -> str:
-        """The program with the imports that contest judges give."""
+        """The program with the names that the official harness gives."""
         return with_prelude(program)
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pipo.tasks.base import Split
 from pipo.tasks.code import CodeExample, CodeTask
 from pipo.tasks.graders.code_tests import AssertTests
+from pipo.tasks.program import find_definition
 from pipo.tasks.rows import Row, UnusableRow
+from pipo.tasks.thought import answer_part
 
 # The authors' splits, by task_id. 1-10 are for worked problems in prompts, 511-600 for validation.
 SPLITS = {"train": range(601, 975), "test": range(11, 511)}
+
+# Around a program in the authors' own prompts, and so in the answer of a model that was shown some.
+_BEGIN, _DONE = re.compile(r"^[ \t]*\[BEGIN\]", re.MULTILINE), re.compile(r"^[ \t]*\[DONE\]", re.MULTILINE)
+_CALLED = re.compile(r"[A-Za-z_]\w*(?=\()")
 
 
 class MbppTask(CodeTask):
@@ -21,7 +28,7 @@ class MbppTask(CodeTask):
     """
 
     name = "mbpp"
-    version = "1"
+    version = "2"
 
     def make_example(self, split: Split, number: int, row: Row) -> CodeExample:
         """One problem. ``challenge_test_list`` is not used: few rows have one, and no prompt shows it."""
@@ -42,6 +49,17 @@ class MbppTask(CodeTask):
             answer=row.text("code"),
             tests=AssertTests(setup=setup, statements=asserts, entry_point=None),
         )
+
+    def program(self, example: CodeExample, response: str) -> str | None:
+        """The last block that defines what the asserts call, see :func:`pipo.tasks.program.find_definition`.
+
+        What a model writes around ``[BEGIN]`` and ``[DONE]``, the marks of the authors' prompts, is left out.
+        """
+        assert isinstance(example.tests, AssertTests)
+        answer = answer_part(response)
+        marked = _BEGIN.split(_DONE.split(answer, 1)[0])[-1]
+        names = {name for statement in example.tests.statements for name in _CALLED.findall(statement)}
+        return find_definition(marked, names)
 
 
 def _setup(row: Row) -> str:

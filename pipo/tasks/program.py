@@ -1,28 +1,32 @@
 r"""The program in a response: which lines of what a model wrote are to be run.
 
-Three shapes occur, and :func:`find_program` and :func:`complete_function` say which one it is:
+Three shapes occur:
 
-* a conversation, where the program stands in the first fenced block;
+* a conversation, where the program stands in a fenced block;
 * the continuation of a block that the prompt opened, where it ends at the closing fence;
 * the continuation of a function that the prompt began, where it ends with that function.
 
-What a model thinks (``pipo/tasks/thought.py``) is never read. Nothing is parsed here: a
-deeply nested expression, which a model that repeats itself does write, can crash Python's parser and the run
-with it.
+Which of several blocks counts is decided as the harness of the data set does:
+
+* :func:`find_program`: the last block in Python, as the reward of the method's authors reads TACO;
+* :func:`between_last_fences`: what stands between the last two fences, as LiveCodeBench reads it;
+* :func:`find_definition` and :func:`complete_function`: the last block that defines what the tests call, so
+  that neither a draft or a repeated signature before it nor an example of its use behind it counts (MBPP,
+  HumanEval).
+
+What a model thinks (``pipo/tasks/thought.py``) is never read. Nothing is parsed here: a deeply nested
+expression, which a model that repeats itself does write, can crash Python's parser and the run with it.
 """
 
 from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Collection
 
+from pipo.tasks.blocks import before_closing, blocks, is_python
 from pipo.tasks.thought import answer_part
 
-# A fence may follow prose on its line if it is of backticks; its info string holds none.
-_OPENING = re.compile(r"(?<!`)(?P<fence>`{3,})(?P<info>[^`]*)$|^[ \t]*(?P<tildes>~{3,})(?P<tilde_info>.*)$")
-# Python as the first word of an info string, but not a session of its console (pycon).
-_PYTHON = re.compile(r"\{?\s*\.?(?:python(?!-)|py(?![a-z]))", re.IGNORECASE)
 # A line of a shell, such as what installs or starts a program.
 _COMMAND = re.compile(
     r"""
@@ -32,9 +36,6 @@ _COMMAND = re.compile(
     """,
     re.VERBOSE,
 )
-# How far a closing fence may be in from the opening one; one deeper within is the program's own text.
-_MAX_INDENT = 3
-
 _TARGET = r"\*?[A-Za-z_][\w.]*(?:\[[^\n=]*\])?"
 # How the lines in column 0 of a program begin; few lines of prose do. The fifth line is an assignment.
 _STATEMENT = re.compile(
@@ -57,11 +58,12 @@ _DEFINITION = re.compile(r"(?:async\s+def|def|class|from|import)\s|@")
 def find_program(response: str) -> str | None:
     """A whole program.
 
-    It is the first block labelled as Python (``python``, ``Python3.11``, ``{python}``). If there is none,
-    it is the first block without a label that does not begin with a command of a shell (``pip install x``);
-    blocks in other languages are passed over. Where every line in column 0 begins like a statement, up to a
-    first fence without a label or in a response without any, the response continues a block which the
-    prompt opened: then these lines are the program.
+    It is the last block labelled as Python (``python``, ``Python3.11``, ``{python}``). If there is none,
+    it is the last block without a label whose lines in column 0 all begin like statements, else the first
+    without a label that does not begin with a command of a shell (``pip install x``); blocks in other
+    languages are passed over. Where every line in column 0 begins like a statement, up to a first fence
+    without a label or in a response without any, the response continues a block which the prompt opened:
+    then these lines are the program.
 
     Args:
         response: what the model wrote.
@@ -70,11 +72,51 @@ def find_program(response: str) -> str | None:
         The source; None when there is none.
     """
     response = _answer_part(response)
-    head, fence, tail = response.partition("```")
-    labelled = bool(fence) and bool(tail.partition("\n")[0].lstrip("`").strip())
-    if not labelled and _reads_as_code(head):
-        return head.strip("\n")
-    return _first_block(response)
+    return _continuation(response) or _last_block(response)
+
+
+def between_last_fences(response: str) -> str | None:
+    """A whole program: the lines between the last two that hold three backticks, whatever their labels.
+
+    So a block without its closing fence is none, and an output shown in a block behind the program takes
+    its place. As in :func:`find_program`, a response may continue a block which the prompt opened.
+
+    Args:
+        response: what the model wrote.
+
+    Returns:
+        The source; None when there is none.
+    """
+    response = _answer_part(response)
+    if (code := _continuation(response)) is not None:
+        return code
+    lines = response.split("\n")
+    fences = [number for number, line in enumerate(lines) if "```" in line]
+    if len(fences) < 2:
+        return None
+    body = lines[fences[-2] + 1 : fences[-1]]
+    last = before_closing(lines[fences[-1]], "```", 0)
+    if last and (last[0] in " \t" or _STATEMENT.match(last)):  # a model that forgets the line break
+        body.append(last)
+    return _tidy("\n".join(body)) or None
+
+
+def find_definition(response: str, names: Collection[str]) -> str | None:
+    """A program that defines one of some names: the last block that does, in Python or without a label.
+
+    Where no block does, and in a response without blocks, it is what :func:`find_program` finds.
+
+    Args:
+        response: what the model wrote.
+        names: the functions and classes that the tests use.
+
+    Returns:
+        The source; None when there is none.
+    """
+    answer = _answer_part(response)
+    if (code := _continuation(answer)) is not None:
+        return code
+    return _last_defining(answer, names) or _last_block(answer)
 
 
 def complete_function(prompt: str, response: str, function: str) -> str | None:
@@ -82,9 +124,10 @@ def complete_function(prompt: str, response: str, function: str) -> str | None:
 
     * A response whose first line is indented continues the prompt. It ends before the first line that starts
       in column 0 and is no comment: a second function, a call, prose.
-    * Otherwise a fenced block counts, chosen as :func:`find_program` does. If it defines the function, what
-      stands before the function in the prompt (imports, helpers) is put in front of it; else it is taken as
-      the body, indented if need be, and the whole prompt is put in front of it.
+    * Otherwise the last fenced block that defines the function counts, in Python or without a label. What
+      stands before the function in the prompt (imports, helpers) is put in front of it.
+    * If no block defines it, the first one in Python, else the first without a label, is taken as the body,
+      indented if need be, and the whole prompt is put in front of it.
     * A response without a fence may write the function again, after prose. It begins with the first
       definition or import and ends before the first line in column 0, after the function, that does neither.
     * Otherwise a response without a fence may begin with the body, not indented; it ends before the first
@@ -102,7 +145,7 @@ def complete_function(prompt: str, response: str, function: str) -> str | None:
     first = next((line for line in response.split("\n") if line.strip()), "")
     if first[:1] in (" ", "\t"):
         return f"{prompt.rstrip()}\n{_until_new_statement(response)}"
-    code = _first_block(response)
+    code = _last_defining(response, [function]) or _first_block(response)
     if code is None:
         text = response.partition("```")[0]
         code = _definitions(text, function) or _body(text)
@@ -124,54 +167,50 @@ def _answer_part(response: str) -> str:
     return answer_part(response).replace("\r\n", "\n")
 
 
+def _continuation(response: str) -> str | None:
+    """The program, if the response goes on in a block that the prompt opened."""
+    head, fence, tail = response.partition("```")
+    labelled = bool(fence) and bool(tail.partition("\n")[0].lstrip("`").strip())
+    return head.strip("\n") if not labelled and _reads_as_code(head) else None
+
+
+def _last_block(response: str) -> str | None:
+    """The body of the last block in Python; without any, of an unlabelled one that may be a program."""
+    candidates = _candidates(response)
+    if labelled := [body for label, body in candidates if label]:
+        return labelled[-1]
+    programs = [body for _, body in candidates if _reads_as_code(body)]
+    return programs[-1] if programs else next((body for _, body in candidates), None)
+
+
+def _last_defining(response: str, names: Collection[str]) -> str | None:
+    """The last block that defines one of the names."""
+    for _, body in reversed(_candidates(response)):
+        if any(_defines(body, name) for name in names):
+            return body
+    return None
+
+
 def _first_block(response: str) -> str | None:
-    """The body of the first block in Python, else of the first without a label; blank ones do not count."""
-    unlabelled: str | None = None
-    for info, body in _blocks(response):
+    """The body of the first block in Python, else of the first without a label."""
+    ordered = sorted(_candidates(response), key=lambda candidate: not candidate[0])
+    return next((body for _, body in ordered), None)
+
+
+def _candidates(response: str) -> list[tuple[bool, str]]:
+    """The blocks that may be a program: whether labelled as Python, and the body.
+
+    Blank ones, and those without a label that begin with a command of a shell, are left out.
+    """
+    found: list[tuple[bool, str]] = []
+    for info, body in blocks(response):
         if not body.strip():
             continue
-        if _PYTHON.match(info):
-            return _tidy(body)
-        if not info and unlabelled is None and not _COMMAND.match(body.lstrip()):
-            unlabelled = _tidy(body)
-    return unlabelled
-
-
-def _blocks(response: str) -> Iterator[tuple[str, str]]:
-    """The fenced blocks: info string and body.
-
-    A block without a closing fence goes on to the end: the response was cut at the length limit.
-    """
-    lines = iter(response.split("\n"))
-    for line in lines:
-        opening = _OPENING.search(line)
-        if opening is None or "```" in line[: opening.start()]:  # a fence inside a line
-            continue
-        fence = opening["fence"] or opening["tildes"]
-        indent = len(line) - len(line.lstrip(" \t"))
-        body: list[str] = []
-        for inner in lines:
-            last = _before_closing(inner, fence, indent)
-            if last is not None:
-                body.append(last)
-                break
-            body.append(inner)
-        yield (opening["info"] or opening["tilde_info"] or "").strip(), "\n".join(body)
-
-
-def _before_closing(line: str, fence: str, indent: int) -> str | None:
-    """What a line with a closing fence holds in front of it; None for a line without one.
-
-    The fence has the character of the opening one, at least as often, and ends its line. Backticks may follow
-    code, as a model forgets the line break.
-    """
-    before = line.rstrip(" \t")
-    code = before.rstrip(fence[0])
-    if len(before) - len(code) < len(fence):
-        return None
-    if code.strip():
-        return code if fence[0] == "`" else None
-    return "" if len(code.expandtabs(4)) <= indent + _MAX_INDENT else None
+        if is_python(info):
+            found.append((True, _tidy(body)))
+        elif not info and not _COMMAND.match(body.lstrip()):
+            found.append((False, _tidy(body)))
+    return found
 
 
 def _tidy(body: str) -> str:

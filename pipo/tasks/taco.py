@@ -12,9 +12,13 @@ import re
 from typing import Any
 
 from pipo.tasks.base import Split
-from pipo.tasks.code import CodeExample, CodeTask, with_prelude
+from pipo.tasks.code import CodeExample, CodeTask, contest_prelude, with_prelude
 from pipo.tasks.graders.code_tests import CallTests, ProgramTests, StdinTests
 from pipo.tasks.rows import Row, UnusableRow
+
+# The reward of the method's authors recurses deeper; TACO's own harness knows two modules more, and numpy.
+TACO_PRELUDE = contest_prelude(600_000, "time", "fractions")
+_NUMPY = re.compile(r"\bnp\.")
 
 _DEFINES_A_FUNCTION = re.compile(r"^[ \t]*(?:class|def)\s", re.MULTILINE)
 
@@ -23,7 +27,7 @@ class TacoTask(CodeTask):
     """The problems of TACO; see :class:`CodeTask` for the options."""
 
     name = "taco"
-    version = "1"
+    version = "2"
 
     def make_example(self, split: Split, number: int, row: Row) -> CodeExample:
         """One problem; its level is the difficulty."""
@@ -40,8 +44,9 @@ class TacoTask(CodeTask):
         )
 
     def runnable(self, program: str) -> str:
-        """The program with the imports that contest judges give."""
-        return with_prelude(program)
+        """The program with the names of both harnesses: that of the method's authors, and TACO's own."""
+        numpy = "import numpy as np; " if _NUMPY.search(program) else ""  # slow to load, and seldom used
+        return with_prelude(program, numpy + TACO_PRELUDE)
 
 
 def read_tests(row: Row, starter_code: str) -> ProgramTests:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from omegaconf import DictConfig
 from pipo.tasks.base import Reward, TaskError
 from pipo.tasks.code import CONTEST_PRELUDE, CodeExample, with_prelude
 from pipo.tasks.graders.code_tests import AssertTests, CallTests, StdinTests
+from pipo.tasks.taco import TACO_PRELUDE
 from tests.code_rows import DATA, ScriptedGrader, make_task
 
 
@@ -184,7 +187,7 @@ def test_programs_are_found_run_and_reported() -> None:
     rewards = task.score_batch([shown] * 3, ["```python\nprint(1)\n```", "No.", "```\nprint(22)\n```"])
     # Only responses with a program reach the grader, and what is reported is the program without the imports.
     assert [job.tests for job in grader.jobs] == [shown.tests] * 2
-    assert [job.program for job in grader.jobs] == [f"{CONTEST_PRELUDE}\nprint({n})" for n in (1, 22)]
+    assert [job.program for job in grader.jobs] == [f"{TACO_PRELUDE}\nprint({n})" for n in (1, 22)]
     assert [r.score for r in rewards] == [0.25, 0.0, 0.25]
     assert [r.answer for r in rewards] == ["print(1)", None, "print(22)"]
     assert rewards[1].feedback is not None
@@ -203,6 +206,110 @@ def test_prelude_gives_names_and_stays_out_of_the_way() -> None:
     future = "# two\nfrom __future__ import annotations\nfrom __future__ import division\nx: Foo = gcd(4, 6)"
     exec(with_prelude(future), namespace)
     assert namespace["x"] == 2
+
+
+# What stands in the harness of LiveCodeBench and in that of the method's authors: all of these by star, then
+# the modules by name, which hides functions of the same name (copy.copy, random.random, bisect.bisect).
+STARRED = (
+    *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics"),
+    *("itertools", "functools", "operator", "io", "sys", "json", "builtins", "typing"),
+)
+
+
+@pytest.mark.parametrize("prelude", [CONTEST_PRELUDE, TACO_PRELUDE])
+def test_a_contest_program_has_every_name_of_the_harness(prelude: str) -> None:
+    given: dict[str, object] = {}
+    exec(prelude, given)
+    expected: dict[str, object] = {}
+    for name in STARRED:
+        module = importlib.import_module(name)
+        public = getattr(module, "__all__", [key for key in vars(module) if not key.startswith("_")])
+        expected |= {key: getattr(module, key) for key in public}
+    expected |= {
+        name: importlib.import_module(name) for name in STARRED if name not in ("builtins", "typing")
+    }
+    if prelude == TACO_PRELUDE:  # the two that TACO's own harness imports besides
+        expected |= {name: importlib.import_module(name) for name in ("time", "fractions")}
+    assert {name for name, value in expected.items() if given.get(name) is not value} == set()
+    # By hand, one or more of each module.
+    names = (
+        "ascii_lowercase findall sub timedelta Counter deque defaultdict OrderedDict heappush bisect_left "
+        "insort deepcopy gcd comb inf isqrt randint mean median accumulate product permutations combinations "
+        "lru_cache cache reduce cmp_to_key xor itemgetter mul StringIO maxsize stdin stdout dumps loads pow "
+        "List Dict Optional Tuple Set"
+    )
+    assert [name for name in names.split() if name not in given] == []
+
+
+def test_numpy_comes_with_taco_programs_that_use_it() -> None:
+    task = make_task("taco", DATA / "taco_small.jsonl")
+    assert task.runnable("print(np.zeros(2))").startswith("import numpy as np; ")
+    assert "numpy" not in task.runnable("print(1)")
+    lcb = make_task("livecodebench", DATA / "livecodebench_small.jsonl")
+    assert "numpy" not in lcb.runnable("print(np.zeros(2))")
+
+
+# What stands in each block; `wrong` and `right` define f, the function that is asked for.
+WRONG, RIGHT, USE = "def f(x):\n    return 0", "def f(x):\n    return x + 1", "print(f(3))"
+
+
+def block(body: str, label: str = "python") -> str:
+    return f"```{label}\n{body}\n```"
+
+
+@pytest.mark.parametrize(
+    ("blocks", "contest", "livecodebench", "by_name"),
+    [
+        ([block(RIGHT)], RIGHT, RIGHT, RIGHT),
+        ([block(WRONG), block(RIGHT)], RIGHT, RIGHT, RIGHT),
+        ([block(WRONG, ""), block(RIGHT, "")], RIGHT, RIGHT, RIGHT),
+        ([block(WRONG), block(RIGHT, "py")], RIGHT, RIGHT, RIGHT),
+        # A use of it, which the harnesses of contests run in the place of the program.
+        ([block(RIGHT), block(USE)], USE, USE, RIGHT),
+        # LiveCodeBench takes the last block, whatever it holds and however it is labelled.
+        ([block(RIGHT), block("4", "text")], RIGHT, "4", RIGHT),
+        ([block(RIGHT), block("python f.py", "bash")], RIGHT, "python f.py", RIGHT),
+        ([block(RIGHT), block("4", "")], RIGHT, "4", RIGHT),
+        ([block(WRONG), block(RIGHT, "")], WRONG, RIGHT, RIGHT),
+        ([block(WRONG), block("int f(int x);", "cpp")], WRONG, "int f(int x);", WRONG),
+        # Cut in its last block.
+        ([block(WRONG), f"```python\n{RIGHT}"], RIGHT, "and", RIGHT),
+        ([f"```python\n{RIGHT}"], RIGHT, None, RIGHT),
+        ([f"```python\n{RIGHT}```"], RIGHT, RIGHT, RIGHT),
+        (["No program."], None, None, None),
+        ([f"<think>\n{block(WRONG)}\n</think>", block(RIGHT)], RIGHT, RIGHT, RIGHT),
+        ([block(RIGHT), f"<think>\n{block(WRONG)}"], RIGHT, RIGHT, RIGHT),
+    ],
+)
+def test_each_data_set_takes_the_block_that_its_harness_takes(
+    blocks: list[str], contest: str | None, livecodebench: str | None, by_name: str | None
+) -> None:
+    response = "So:\n" + "\nand\n".join(blocks)
+    taco = make_task("taco", DATA / "taco_small.jsonl")
+    assert taco.program(taco.examples("test")[0], response) == contest
+    lcb = make_task("livecodebench", DATA / "livecodebench_small.jsonl")
+    assert lcb.program(lcb.examples("test")[0], response) == livecodebench
+    mbpp = make_task("mbpp", DATA / "mbpp_small.jsonl")
+    problem = mbpp.examples("test")[0]
+    tests = AssertTests(setup="", statements=("assert f(3) == 4",), entry_point=None)
+    assert mbpp.program(replace(problem, tests=tests), response) == by_name
+    humaneval = make_task("humaneval", DATA / "humaneval_small.jsonl")
+    problem = humaneval.examples("test")[0]
+    tests = AssertTests(setup="", statements=("check(candidate)",), entry_point="f")
+    problem = replace(problem, question="def f(x):\n", tests=tests)
+    assert humaneval.program(problem, response) == by_name
+
+
+def test_mbpp_reads_the_marks_of_its_authors() -> None:
+    task = make_task("mbpp", DATA / "mbpp_small.jsonl")
+    problem = task.examples("test")[0]
+    program = "def inc(x):\n    return x + 1"
+    for response in (
+        f"[BEGIN]\n{program}\n[DONE]",
+        f"{program}\n[DONE]\n\nYou are an expert.\n[BEGIN]\nx = 1\n[DONE]",
+        f"So:\n[BEGIN]\n{block(program)}\n[DONE]\n",
+    ):
+        assert task.program(problem, response) == program
 
 
 def test_humaneval_completes_the_prompt() -> None:

@@ -22,9 +22,15 @@ CODE = "n = int(input())\nprint(n)"
         f"1. So:\n\n   ```python\n   {CODE.replace(chr(10), chr(10) + '   ')}\n   ```\n",
         f"```text\n3\n```\n```cpp\nint main() {{}}\n```\n```python\n{CODE}\n```",
         f"```\n3\n```\nprints 3 with\n```python\n{CODE}\n```",
-        f"```python\n{CODE}\n```\nor shorter\n```python\nprint(input())\n```",
+        f"A draft:\n```python\nprint(0)\n```\nSo:\n```python\n{CODE}\n```",
+        f"```python\nprint(0)\nNo, once more.\n```python\n{CODE}\n```",  # a draft without an end
+        f"```python\nprint(0)\n```\n```py\n{CODE}",
+        f"```python\n{CODE}\n```\n```text\n3\n```\n```bash\npython main.py\n```\n```\n3\n```",
+        f"```\nprint(0)\n```\nSo:\n```\n{CODE}\n```\nIt prints\n```\n3\n```",
+        f"```\n{CODE}\n```\nRun it:\n```\n$ python main.py\n```\n```output\n3\n```",
         f"```\n\n```\n```python\n{CODE}\n```",
         f"<think>\n```python\nprint(0)\n```\n</think>\n```python\n{CODE}\n```",
+        f"```python\n{CODE}\n```\n<think>\nOr:\n```python\nprint(0)\n```",
         f"{CODE}\n```\nIt reads and prints.\n```python\nprint(0)\n```",  # the prompt opened the block
         f"\n{CODE}\n",
         CODE,
@@ -67,6 +73,7 @@ def test_whole_programs(response: str) -> None:
         "```\n$ python main.py\n```",
         "Prose ~~~\nx = 1\n~~~",
         "<think>\n```python\nprint(0)\n```\n</think>",
+        "<think>\nPerhaps:\n```python\nprint(0)\n```\nor",  # cut before its end
     ],
 )
 def test_no_program(response: str) -> None:
@@ -80,14 +87,15 @@ def test_no_program(response: str) -> None:
         ("````py", "```python", "`````"),
         ("```python", "~~~", "```"),
         ("~~~python", "```", "~~~"),
-        ("```python", "```python", "```"),  # a closing fence has no label
+        ("```python", "```text", "```"),  # a closing fence has no label
+        ("```python", "    ```python", "```"),
         ("```python", "    ```", "  ```"),  # nor is it indented like code
         ("```python", "`" * 2, "```"),
     ],
 )
 def test_a_block_ends_at_a_fence_of_its_own_kind(opening: str, inside: str, closing: str) -> None:
     program = f's = """\n{inside}\n"""\nprint(s)'
-    assert find_program(f"So:\n{opening}\n{program}\n{closing}\nDone.\n```python\n0\n```") == program
+    assert find_program(f"So:\n{opening}\n{program}\n{closing}\nDone.\n```text\n0\n```") == program
 
 
 def test_names_of_commands_are_names() -> None:
