@@ -24,7 +24,8 @@ from pipo.workbench import Problems, Workbench
 # Where the results go, which has no influence on them.
 _WITHOUT_INFLUENCE = ("output_dir", "resume", "preview", "logger", "run_name")
 _LEFT_OUT_SHOWN = 10
-_WORKERS = ("workers", "grader_workers")
+# How many processes grade, and how long they may wait for the machine.
+_WITHOUT_VERDICT = ("workers", "grader_workers", "grader_wall_s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,13 +144,13 @@ def _left_out(part: Part) -> dict[str, Any]:
 
 
 def _grading(source: Any) -> Any:
-    """The options of a task and its grader, without where rows come from and how many processes grade."""
+    """The options of a task and its grader, without where rows are and how it uses the machine."""
     if not isinstance(source, dict):
         return source
     return {
         key: _grading(value)
         for key, value in source.items()
-        if key not in _WORKERS and not (isinstance(value, dict) and "hub_id" in value)
+        if key not in _WITHOUT_VERDICT and not (isinstance(value, dict) and "hub_id" in value)
     }
 
 

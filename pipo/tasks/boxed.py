@@ -13,13 +13,14 @@ class BoxedTask(Task[Example]):
 
     Args:
         grader_workers: processes for answers that are not plain numbers.
-        grader_timeout_s: seconds one such answer may take.
+        grader_cpu_s: seconds of processor time that one such answer may take.
+        grader_wall_s: seconds of wall-clock time, far above those, after which the machine is at fault.
     """
 
     votes = True
 
-    def __init__(self, *, grader_workers: int, grader_timeout_s: float) -> None:
-        self._grader = MathGrader(workers=grader_workers, timeout_s=grader_timeout_s)
+    def __init__(self, *, grader_workers: int, grader_cpu_s: float, grader_wall_s: float) -> None:
+        self._grader = MathGrader(workers=grader_workers, cpu_s=grader_cpu_s, wall_s=grader_wall_s)
 
     def score(self, example: Example, response: str) -> Reward:
         """1.0 if the last box equals the reference and is in final form, else 0.0."""

@@ -28,7 +28,8 @@ class BoxedSumsTask(BoxedTask):
         test_share: share of the pairs held out for the split ``test``.
         seed: which pairs are worked and which are held out.
         grader_workers: processes for answers that are not plain numbers.
-        grader_timeout_s: seconds one such answer may take.
+        grader_cpu_s: seconds of processor time that one such answer may take.
+        grader_wall_s: seconds of wall-clock time, far above those, after which the machine is at fault.
 
     Raises:
         TaskError: an option is out of range.
@@ -47,7 +48,8 @@ class BoxedSumsTask(BoxedTask):
         test_share: float,
         seed: int,
         grader_workers: int,
-        grader_timeout_s: float,
+        grader_cpu_s: float,
+        grader_wall_s: float,
     ) -> None:
         if operands_max < 4:
             raise TaskError(f"task.operands_max must be at least 4, got {operands_max}")
@@ -64,7 +66,9 @@ class BoxedSumsTask(BoxedTask):
             "test": _both_orders("test", rest[:held_out]),
             "train": _both_orders("train", rest[held_out:]),
         }
-        super().__init__(grader_workers=grader_workers, grader_timeout_s=grader_timeout_s)
+        super().__init__(
+            grader_workers=grader_workers, grader_cpu_s=grader_cpu_s, grader_wall_s=grader_wall_s
+        )
 
     def examples(self, split: Split) -> Sequence[Example]:
         """All sums of a split."""

@@ -19,7 +19,8 @@ class Gsm8kTask(RowTask[Example], BoxedTask):
         template: the prompt, see ``pipo.tasks.template``.
         fewshot: number of the template's worked problems before each question.
         grader_workers: processes for answers that are not plain numbers.
-        grader_timeout_s: seconds one such answer may take.
+        grader_cpu_s: seconds of processor time that one such answer may take.
+        grader_wall_s: seconds of wall-clock time, far above those, after which the machine is at fault.
 
     Raises:
         TaskError: an option is out of range; later, a split cannot be read.
@@ -36,10 +37,13 @@ class Gsm8kTask(RowTask[Example], BoxedTask):
         template: str,
         fewshot: int,
         grader_workers: int,
-        grader_timeout_s: float,
+        grader_cpu_s: float,
+        grader_wall_s: float,
     ) -> None:
         RowTask.__init__(self, train=train, test=test, template=template)
-        BoxedTask.__init__(self, grader_workers=grader_workers, grader_timeout_s=grader_timeout_s)
+        BoxedTask.__init__(
+            self, grader_workers=grader_workers, grader_cpu_s=grader_cpu_s, grader_wall_s=grader_wall_s
+        )
         self._fewshot = fewshot
         self.prompt.render({"question": ""}, worked=fewshot)  # a template that does not fit shows now
 

@@ -52,7 +52,8 @@ class MathTask(RowTask[Example], BoxedTask):
         test_fields: what their columns are called.
         template: the prompt, see ``pipo.tasks.template``.
         grader_workers: processes for answers that take algebra.
-        grader_timeout_s: seconds one such answer may take.
+        grader_cpu_s: seconds of processor time that one such answer may take.
+        grader_wall_s: seconds of wall-clock time, far above those, after which the machine is at fault.
 
     Raises:
         TaskError: an option is out of range, or rows come without the names of their columns; later, a
@@ -71,10 +72,13 @@ class MathTask(RowTask[Example], BoxedTask):
         test_fields: MathFields,
         template: str,
         grader_workers: int,
-        grader_timeout_s: float,
+        grader_cpu_s: float,
+        grader_wall_s: float,
     ) -> None:
         RowTask.__init__(self, train=train, test=test, template=template)
-        BoxedTask.__init__(self, grader_workers=grader_workers, grader_timeout_s=grader_timeout_s)
+        BoxedTask.__init__(
+            self, grader_workers=grader_workers, grader_cpu_s=grader_cpu_s, grader_wall_s=grader_wall_s
+        )
         if (train is None) != (train_fields is None):
             raise TaskError("train and train_fields belong together: give both or neither")
         self.name = name

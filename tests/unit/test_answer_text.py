@@ -132,7 +132,7 @@ DIFFERENT = [
 
 @pytest.fixture(scope="module")
 def grader() -> Iterator[MathGrader]:
-    grader = MathGrader(workers=1, timeout_s=30.0)
+    grader = MathGrader(workers=1, cpu_s=30.0, wall_s=300.0)
     yield grader
     grader.close()
 

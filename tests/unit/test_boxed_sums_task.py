@@ -16,7 +16,8 @@ OPTIONS: dict[str, Any] = {
     "test_share": 0.2,
     "seed": 0,
     "grader_workers": 1,
-    "grader_timeout_s": 10.0,
+    "grader_cpu_s": 10.0,
+    "grader_wall_s": 300.0,
 }
 
 

@@ -29,7 +29,8 @@ def make(files: dict[str, str], **changes: Any) -> Gsm8kTask:
         "template": "gsm8k",
         "fewshot": 0,
         "grader_workers": 1,
-        "grader_timeout_s": 30.0,
+        "grader_cpu_s": 30.0,
+        "grader_wall_s": 300.0,
     }
     sources = {split: source(path) for split, path in files.items()}
     return Gsm8kTask(train=sources.get("train"), test=sources.get("test"), **{**options, **changes})
@@ -184,7 +185,7 @@ from pipo.tasks.gsm8k import Gsm8kTask
 from pipo.tasks.rows import Source
 source = Source(path=None, hub_id="openai/gsm8k", configs=("main",), split="test", revision="main")
 task = Gsm8kTask(train=None, test=source, template="gsm8k", fewshot=0,
-                 grader_workers=1, grader_timeout_s=1.0)
+                 grader_workers=1, grader_cpu_s=1.0, grader_wall_s=300.0)
 try:
     task.examples("test")
 except TaskError as error:

@@ -53,7 +53,8 @@ def make(file: Path, names: MathFields, template: str = "math") -> MathTask:
         test_fields=names,
         template=template,
         grader_workers=1,
-        grader_timeout_s=30.0,
+        grader_cpu_s=30.0,
+        grader_wall_s=300.0,
     )
 
 

@@ -53,7 +53,7 @@ def shape(text: str, draft: str, answer: str) -> str:
 
 @pytest.mark.parametrize(("text", "counts"), SHAPES)
 def test_a_box_in_the_thought_does_not_count(text: str, counts: str) -> None:
-    grader = MathGrader(workers=1, timeout_s=5)
+    grader = MathGrader(workers=1, cpu_s=5.0, wall_s=60.0)
     reward = grader.grade(shape(text, "\\boxed{7}", "\\boxed{8}"), "7")
     assert (
         reward.answer == {DRAFT: "7", ANSWER: "8", NOTHING: None}[counts]

@@ -28,7 +28,7 @@ from pipo.tasks.graders.answer_text import (
     word,
 )
 from pipo.tasks.graders.units import units_differ
-from pipo.tasks.graders.worker_pool import WorkerPool
+from pipo.tasks.graders.worker_pool import Limits, WorkerPool
 from pipo.tasks.thought import answer_part
 
 MATH_WORKER = Path(__file__).with_name("math_worker.py")
@@ -95,7 +95,9 @@ class MathGrader:
 
     Args:
         workers: processes at most; they start with the first answer that needs one.
-        timeout_s: seconds of wall-clock time for one answer.
+        cpu_s: seconds of processor time for one answer.
+        wall_s: seconds of wall-clock time, far above those: an answer that takes longer, tried once more,
+            was let down by the machine (``Reward.infrastructure``).
         program: the worker program. Another one that keeps to the protocol of ``worker_pool``
             and answers as ``math_worker`` does may take its place (the tests use one that hangs).
 
@@ -103,13 +105,15 @@ class MathGrader:
         TaskError: an option is out of range.
     """
 
-    def __init__(self, *, workers: int, timeout_s: float, program: Path = MATH_WORKER) -> None:
+    def __init__(self, *, workers: int, cpu_s: float, wall_s: float, program: Path = MATH_WORKER) -> None:
         if workers < 1:
             raise TaskError(f"grader workers must be at least 1, got {workers}")
-        if not 0 < timeout_s < float("inf"):
-            raise TaskError(f"grader timeout_s must be a positive number of seconds, got {timeout_s}")
-        self._options = {"workers": workers, "timeout_s": timeout_s, "program": program}
-        self._pool = WorkerPool(**self._options)
+        try:
+            limits = Limits(cpu_s=cpu_s, wall_s=wall_s)
+        except ValueError as error:
+            raise TaskError(f"grader {error}") from error
+        self._options = {"workers": workers, "cpu_s": cpu_s, "wall_s": wall_s, "program": program}
+        self._pool = WorkerPool(program=program, workers=workers, limits=limits)
 
     def grade(self, response: str, reference: str, question: str | None = None) -> Reward:
         """The verdict on one response; see ``grade_batch``."""
@@ -158,8 +162,8 @@ class MathGrader:
             reference
             for reference, outcome in zip(distinct, outcomes, strict=True)
             if is_text_only(tidy(reference))
-            or outcome.reply is None
-            or not json.loads(outcome.reply)["readable"]
+            or (outcome.reply is None and not outcome.infrastructure)
+            or (outcome.reply is not None and not json.loads(outcome.reply)["readable"])
         ]
 
     def close(self) -> None:
@@ -188,7 +192,8 @@ class MathGrader:
         rewards: list[Reward] = []
         for (answer, _), outcome in zip(pairs, outcomes, strict=True):
             if outcome.reply is None:
-                rewards.append(Reward(score=0.0, answer=answer, error=outcome.error))
+                lost = {"error": outcome.error, "infrastructure": outcome.infrastructure}
+                rewards.append(Reward(score=0.0, answer=answer, **lost))
             else:
                 verdict: dict[str, Any] = json.loads(outcome.reply)
                 rewards.append(Reward(score=float(verdict["equal"]), answer=answer, error=verdict["error"]))

@@ -25,7 +25,7 @@ def _parse(text: str) -> list[Any]:
     from math_verify import LatexExtractionConfig, parse
     from sympy import nan, zoo
 
-    # No time-out of its own: it works by signals, and running out of it is not an error there.
+    # No time-out of its own: that is one of wall-clock time, and running out of it is not an error there.
     config = LatexExtractionConfig(boxed_match_priority=0)
     found = parse(f"\\boxed{{{text}}}", [config], parsing_timeout=None)  # pyright: ignore[reportArgumentType]
     # "3:00" is read as 3/0, which is equal to 4/0: there only the written form counts.
@@ -57,8 +57,9 @@ def compare(answers: list[str], references: list[str]) -> dict[str, Any]:
 
 def main() -> None:
     """Answer requests until the other end closes the socket."""
-    connection, limit_s = Connection(int(sys.argv[1])), float(sys.argv[2])
+    connection, cpu_s = Connection(int(sys.argv[1])), float(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # which ends us, in the middle of native code too
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its time-outs are off
     try:
@@ -72,12 +73,12 @@ def main() -> None:
             answers, references = json.loads(connection.recv_bytes())
         except EOFError:
             return
-        signal.setitimer(signal.ITIMER_REAL, limit_s)  # SIGALRM ends the process by default
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
         try:
             reply = compare(answers, references)
         except Exception as error:  # whatever sympy raises costs this answer, not the worker
             reply = {"equal": False, "readable": False, "error": f"{type(error).__name__}: {error}"[:300]}
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         connection.send_bytes(json.dumps(reply).encode())
 
 

@@ -2,12 +2,18 @@
 
 A signal-based time-out works in the main thread only and cannot stop native code; a thread
 cannot be stopped at all; ``concurrent.futures`` cannot kill the one task that hangs. So every
-worker is a program of its own on one end of a socket, and a late one is killed and replaced.
+worker is a program of its own on one end of a socket, and one that is lost is replaced.
+
+What a request may cost is counted in processor time, because a verdict must not depend on what
+else the machine does. The worker limits that itself, by a timer of the kernel that ends native code
+too and needs nobody to watch. A limit of wall-clock time stands far behind it: whoever runs into
+that one, or is killed by something else, was let down by the machine. Such a request is tried once
+more, on a worker of its own, and then is an infrastructure error and no verdict.
 
 The worker program is a file that the same interpreter runs:
 
-* ``argv[1]`` is the file descriptor of its end of the socket, ``argv[2]`` the seconds of work
-  on one message after which it has to end itself, in case nobody is left to kill it;
+* ``argv[1]`` is the file descriptor of its end of the socket, ``argv[2]`` the seconds of processor
+  time for one message, after which it has to end by ``SIGPROF``;
 * it sends ``ready`` once its imports are done, or one line that says why it cannot work;
 * then it answers each message with one message, until the socket is closed.
 
@@ -18,6 +24,7 @@ has started its threads, and ``spawn`` would import the training script, and tor
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -30,10 +37,13 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 
-# Imports from a cold or busy disk can be slow; this clock is not the one of an answer.
-START_TIMEOUT_S = 120.0
-# How much later than its time-out a worker ends itself: only when its parent could not.
-ORPHAN_GRACE_S = 10.0
+# Imports take a second or two of processor time, but disk and processors may be busy with other work.
+START_TIMEOUT_S = 600.0
+# What kills a worker from outside: a system without memory, an operator, a limit of the whole process.
+# What an answer can do to a worker ends by another signal or with an exit code.
+_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGXCPU)
+# Of the workers that are killed from outside before they are ready, one after another.
+_START_TRIES = 3
 
 
 class WorkerStartError(RuntimeError):
@@ -47,10 +57,31 @@ class Outcome:
     Attributes:
         reply: the worker's message; None when it was killed or died.
         error: why there is no reply; None when there is one.
+        infrastructure: whether the machine was at fault, twice, and not the request.
     """
 
     reply: bytes | None
     error: str | None
+    infrastructure: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one request may take.
+
+    Attributes:
+        cpu_s: seconds of processor time.
+        wall_s: seconds of wall-clock time, far above those.
+    """
+
+    cpu_s: float
+    wall_s: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.cpu_s < float("inf"):
+            raise ValueError(f"cpu_s must be a positive number of seconds, got {self.cpu_s}")
+        if not self.cpu_s < self.wall_s < float("inf"):
+            raise ValueError(f"wall_s must be above cpu_s={self.cpu_s:g} and finite, got {self.wall_s}")
 
 
 class _Worker:
@@ -58,20 +89,21 @@ class _Worker:
 
     Attributes:
         ready: whether it has finished its imports.
+        fresh: whether it has had no request yet.
         job: index of the request it works on; None when it has none.
         deadline: when it is late with what it is doing, on the monotonic clock.
     """
 
-    def __init__(self, program: Path, timeout_s: float) -> None:
+    def __init__(self, program: Path, limits: Limits) -> None:
         self.connection, child_end = Pipe(duplex=True)
         with child_end:
             fd = child_end.fileno()
             # -P: the program's own folder must not come first on the path, where a module
             # of the project may be named like one of the standard library.
-            command = [sys.executable, "-P", str(program), str(fd), str(timeout_s + ORPHAN_GRACE_S)]
+            command = [sys.executable, "-P", str(program), str(fd), str(limits.cpu_s)]
             quiet = subprocess.DEVNULL
             self._process = subprocess.Popen(command, pass_fds=[fd], stdin=quiet, stdout=quiet, stderr=quiet)
-        self.ready = False
+        self.ready, self.fresh = False, True
         self.job: int | None = None
         self.deadline = time.monotonic() + START_TIMEOUT_S
 
@@ -79,8 +111,8 @@ class _Worker:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def give(self, job: int, request: bytes, timeout_s: float) -> None:
-        self.job, self.deadline = job, time.monotonic() + timeout_s
+    def give(self, job: int, request: bytes, wall_s: float) -> None:
+        self.job, self.fresh, self.deadline = job, False, time.monotonic() + wall_s
         with suppress(OSError):  # it just died: reading finds the socket closed and reports it
             self.connection.send_bytes(request)
 
@@ -108,11 +140,11 @@ class WorkerPool:
     Args:
         program: the worker program, see the head of this module.
         workers: number of processes at most, at least 1.
-        timeout_s: seconds of wall-clock time that one request may take.
+        limits: what one request may take.
     """
 
-    def __init__(self, *, program: Path, workers: int, timeout_s: float) -> None:
-        self._program, self._limit, self._timeout_s = program, workers, timeout_s
+    def __init__(self, *, program: Path, workers: int, limits: Limits) -> None:
+        self._program, self._limit, self._limits = program, workers, limits
         self._lock = threading.Lock()
         self._begin()
 
@@ -127,7 +159,7 @@ class WorkerPool:
                 self._finalizer.detach()
                 self._begin()
             try:
-                return _Batch(requests).run(self._program, self._workers, self._limit, self._timeout_s)
+                return _Batch(requests, self._program, self._limits).run(self._workers, self._limit)
             except BaseException:
                 # A reply that is still on its way must never be read as the next request's.
                 self.close()
@@ -146,66 +178,102 @@ class WorkerPool:
 class _Batch:
     """The requests of one call, on their way through the workers."""
 
-    def __init__(self, requests: Sequence[bytes]) -> None:
-        self._requests = requests
+    def __init__(self, requests: Sequence[bytes], program: Path, limits: Limits) -> None:
+        self._requests, self._program, self._limits = requests, program, limits
         self._waiting = deque(range(len(requests)))
+        # Requests for which the machine failed once. Each freed the place of a worker, and only the new
+        # one there takes it.
+        self._again: deque[int] = deque()
+        self._tried: set[int] = set()
         self._outcomes: dict[int, Outcome] = {}
         self._busy: dict[Connection, _Worker] = {}
+        self._failed_starts = 0
 
-    def run(self, program: Path, workers: list[_Worker], limit: int, timeout_s: float) -> list[Outcome]:
+    def run(self, workers: list[_Worker], limit: int) -> list[Outcome]:
         for worker in [w for w in workers if not w.alive]:  # died while idle: no request's fault
             workers.remove(worker)
             worker.kill()
         for worker in workers:
-            self._next(worker, timeout_s)
+            self._next(worker)
         while len(self._outcomes) < len(self._requests):
             starting = sum(not w.ready for w in workers)
-            while len(workers) < limit and starting < len(self._waiting):
-                workers.append(_Worker(program, timeout_s))
-                self._next(workers[-1], timeout_s)
+            while len(workers) < limit and starting < len(self._waiting) + len(self._again):
+                workers.append(_Worker(self._program, self._limits))
+                self._next(workers[-1])
                 starting += 1
             soonest = min(w.deadline for w in self._busy.values())
             for connection in wait(list(self._busy), timeout=max(0.0, soonest - time.monotonic())):
                 assert isinstance(connection, Connection)
                 worker = self._busy.pop(connection)
-                if (problem := self._read(worker)) is None:
-                    self._next(worker, timeout_s)
+                if self._read(worker):
+                    self._next(worker)
                 else:
-                    self._lose(worker, workers, problem)
+                    self._lose(worker, workers)
             for worker in [w for w in self._busy.values() if w.deadline <= time.monotonic()]:
                 del self._busy[worker.connection]
-                limit_s = timeout_s if worker.ready else START_TIMEOUT_S
-                self._lose(worker, workers, f"timed out after {limit_s:g} s")
+                self._late(worker, workers)
         return [self._outcomes[i] for i in range(len(self._requests))]
 
-    def _next(self, worker: _Worker, timeout_s: float) -> None:
+    def _next(self, worker: _Worker) -> None:
         """Give the worker its next request, or wait for it to be ready."""
         worker.job = None
-        if worker.ready and self._waiting:
-            job = self._waiting.popleft()
-            worker.give(job, self._requests[job], timeout_s)
+        queue = self._again if self._again and worker.fresh else self._waiting
+        if worker.ready and queue:
+            job = queue.popleft()
+            worker.give(job, self._requests[job], self._limits.wall_s)
         if worker.job is not None or not worker.ready:
             self._busy[worker.connection] = worker
 
-    def _read(self, worker: _Worker) -> str | None:
-        """Take one message; returns what is wrong, None when nothing is."""
+    def _read(self, worker: _Worker) -> bool:
+        """Take one message; False when the worker is dead.
+
+        Raises:
+            WorkerStartError: it says that it cannot work.
+        """
         try:
             message = worker.connection.recv_bytes()
         except (EOFError, OSError):
-            return "worker died"
+            return False
         if worker.job is not None:
             self._outcomes[worker.job] = Outcome(reply=message, error=None)
         elif message == b"ready":
-            worker.ready = True
+            worker.ready, self._failed_starts = True, 0
         else:
-            return message.decode(errors="replace")
-        return None
+            raise _cannot_start(message.decode(errors="replace"))
+        return True
 
-    def _lose(self, worker: _Worker, workers: list[_Worker], problem: str) -> None:
+    def _lose(self, worker: _Worker, workers: list[_Worker]) -> None:
+        """A worker has died: by its request, or by something else."""
         workers.remove(worker)
         code = worker.kill()
-        if problem == "worker died":
-            problem = f"{problem} (exit code {code})"
+        killed = -code in _FROM_OUTSIDE
         if worker.job is None:
-            raise WorkerStartError(f"cannot start a grading worker: {problem}")
-        self._outcomes[worker.job] = Outcome(reply=None, error=problem)
+            self._failed_starts += 1
+            if not killed or self._failed_starts >= _START_TRIES:
+                raise _cannot_start(f"worker died (exit code {code})")
+        elif killed:
+            self._blame_machine(worker.job, f"worker killed from outside ({signal.Signals(-code).name})")
+        else:
+            over = f"took more than {self._limits.cpu_s:g} s of processor time"
+            error = over if code == -signal.SIGPROF else f"worker died (exit code {code})"
+            self._outcomes[worker.job] = Outcome(reply=None, error=error)
+
+    def _late(self, worker: _Worker, workers: list[_Worker]) -> None:
+        """A worker has had its wall-clock time."""
+        workers.remove(worker)
+        worker.kill()
+        if worker.job is None:
+            raise _cannot_start(f"not ready after {START_TIMEOUT_S:g} s")
+        self._blame_machine(worker.job, f"no answer within {self._limits.wall_s:g} s of wall-clock time")
+
+    def _blame_machine(self, job: int, error: str) -> None:
+        """Try a request once more; at the second time there is no verdict on it."""
+        if job in self._tried:
+            self._outcomes[job] = Outcome(reply=None, error=f"{error}, twice", infrastructure=True)
+        else:
+            self._tried.add(job)
+            self._again.append(job)
+
+
+def _cannot_start(reason: str) -> WorkerStartError:
+    return WorkerStartError(f"cannot start a grading worker: {reason}")
