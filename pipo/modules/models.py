@@ -65,24 +65,34 @@ class ModelHolder(pl.LightningModule):
         self._configured = False
 
     def configure_model(self) -> None:
-        """Load the policy, the engine on it, and the further models that the objective asks for."""
+        """Load the policy, the engine on it, and the further models that the objective asks for.
+
+        On the CPU, one after another, each being brought to its place before the next. Lightning calls this
+        with a GPU as the default device of everything that is made: a library that reads a file would put
+        it there behind the strategy's back.
+        """
         if self._configured:
             return
         self._configured = True
+        with torch.device("cpu"):
+            self._make_models()
+
+    def _make_models(self) -> None:
+        """Fill the attributes of this class."""
         policy = self._load()
         # Before anything is sampled, and before the weights are in shards.
         check_packing(policy.backbone)
-        self.policy = self._sharded(policy)
+        self.policy = self._placed(policy)
         self.engine = self._make_engine(self.policy)
-        # Each model is loaded anew and sharded before the next, so that one whole model is held at a time.
+        # Each model is loaded anew and placed before the next, so that one whole model is held at a time.
         if self.objective.critic is not None:
-            self.critic = self._sharded(Critic(self._load()))
+            self.critic = self._placed(Critic(self._load()))
         # Not registered as a submodule: checkpoints need not hold what can be loaded again.
         needed = self.objective.needs_reference
-        self.__dict__["reference"] = self._sharded(frozen(self._load())) if needed else None
+        self.__dict__["reference"] = self._placed(frozen(self._load())) if needed else None
         distillation = self.objective.distillation
         if distillation is not None and distillation.teacher_average < 1:
-            self.teacher = self._sharded(frozen(self._load()))
+            self.teacher = self._placed(frozen(self._load()))
         else:
             self.__dict__["teacher"] = self.policy  # the same module, which is registered already
 
@@ -93,11 +103,12 @@ class ModelHolder(pl.LightningModule):
             policy.compute_dtype = self.compute_dtype
         return policy  # the layers of a sharded model get their weights in the dtype in which they compute
 
-    def _sharded(self, model: Model) -> Model:
-        """The model, cut over the processes by a strategy that does so."""
-        if self.device_mesh is not None:
-            assert self.sharding is not None
-            shard(model, self.device_mesh["data_parallel"], self.sharding, self.compute_dtype)
+    def _placed(self, model: Model) -> Model:
+        """The model where this process computes, or cut over the processes by a strategy that does so."""
+        if self.device_mesh is None:
+            return model.to(self.device)
+        assert self.sharding is not None
+        shard(model, self.device_mesh["data_parallel"], self.sharding, self.compute_dtype)
         return model
 
     @property
@@ -109,11 +120,6 @@ class ModelHolder(pl.LightningModule):
     def reference(self) -> Policy | None:
         """The policy as it was, for objectives that stay near it; loaded, never restored, so no submodule."""
         return self.__dict__["reference"]
-
-    def on_fit_start(self) -> None:
-        """Move the model that Lightning does not know."""
-        if self.reference is not None and not is_sharded(self.reference):
-            self.reference.to(self.device)
 
     @contextmanager
     def sampling(self) -> Iterator[None]:

@@ -196,7 +196,7 @@ def most_positions(path: str) -> int | None:
 
 
 def load_policy(path: str, dtype: str, gradient_checkpointing: bool = False) -> Policy:
-    """Load a causal language model for training and sampling.
+    """Load a causal language model for training and sampling, on the CPU.
 
     Args:
         path: a Hugging Face folder or a hub id.
@@ -212,9 +212,11 @@ def load_policy(path: str, dtype: str, gradient_checkpointing: bool = False) -> 
         if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
             setattr(config.get_text_config(), name, 0.0)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path, config=config, dtype=getattr(torch, dtype), attn_implementation=ATTENTION_NAME
-        )
+        # The library takes whatever device is the default for an order to load to it, which needs accelerate.
+        with torch.device("cpu"):
+            model = AutoModelForCausalLM.from_pretrained(
+                path, config=config, dtype=getattr(torch, dtype), attn_implementation=ATTENTION_NAME
+            )
     except (OSError, SafetensorError) as error:
         raise ModelError(f"model.path={path}: the weights cannot be read ({_first_line(error)})") from error
     if gradient_checkpointing:

@@ -97,7 +97,6 @@ class PolicyModule(ModelHolder):
     def on_fit_start(self) -> None:
         """Refuse what ranks cannot share, before anything is sampled."""
         self.own_mini_batch(self.batching.mini_batch)
-        super().on_fit_start()
 
     # ------------------------------------------------------------------ one iteration
 
