@@ -23,6 +23,7 @@ from pipo.callbacks.iteration_log import IterationLog
 from pipo.callbacks.probe import Probe
 from pipo.callbacks.progress import RunProgress
 from pipo.callbacks.random_state import RandomState
+from pipo.callbacks.results import RunResults
 from pipo.callbacks.samples import SampleLog
 from pipo.callbacks.teacher import TeacherAverage
 from pipo.errors import ConfigError
@@ -37,6 +38,7 @@ from pipo.processes import leads
 from pipo.records import Rollouts, TokenIds
 from pipo.rollout.collector import CollectionConfig, Collector
 from pipo.rollout.privileged import teacher_prompts
+from pipo.run_summary import MODEL_FOLDER
 from pipo.strategies import COMPUTE_DTYPES, Hardware, build_strategy
 from pipo.tasks.datamodule import IterationDataset, PromptDataModule
 from pipo.tasks.prompts import encode_prompt, response_decoder
@@ -225,7 +227,9 @@ def build_callbacks(
 ) -> list[pl.Callback]:
     """Everything around the loop; the order is the order in which they act."""
     folder = Path(run.output_dir)
-    callbacks: list[pl.Callback] = [GracefulStop()]
+    export = ModelExport(folder=str(folder / MODEL_FOLDER), tokenizer=bench.tokenizer)
+    stop, evaluation, progress = GracefulStop(), build_evaluation(cfg, bench), RunProgress()
+    callbacks: list[pl.Callback] = [stop]
     if cfg.pipo.callback is not None:
         callbacks.append(instantiate(cfg, "pipo.callback"))
     if distillation is not None and distillation.teacher_average < 1:
@@ -240,11 +244,11 @@ def build_callbacks(
             start=start,
         ),
         # Before the last evaluation, so that interrupting that loses nothing.
-        ModelExport(folder=str(folder / "model"), tokenizer=bench.tokenizer),
-        build_evaluation(cfg, bench),
+        export,
+        evaluation,
         *([build_probe(cfg, bench, start)] if cfg.probe.prompts else []),
         IterationLog(),
-        RunProgress(),
+        progress,
         RandomState(),
         construct(
             IterationCheckpoint,
@@ -252,6 +256,7 @@ def build_callbacks(
             {name: f"checkpoint.{name}" for name in ("every", "keep", "best")},
             folder=str(folder / "checkpoints"),
         ),
+        RunResults(folder=str(folder), export=export, evaluation=evaluation, progress=progress, stop=stop),
     ]
     return callbacks + [build_extra_callback(cfg, str(name)) for name in cfg.callbacks]
 

@@ -53,3 +53,10 @@ class RunStopped(Exception):
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.code = code
+
+
+def reason(error: BaseException) -> str:
+    """An error in a few words, for a message that says what it was about."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -17,17 +16,19 @@ from pipo import build, run_folder
 from pipo.callbacks.evaluation import HeldOutEvaluation
 from pipo.callbacks.interrupt import REQUEUE, GracefulStop, requeue
 from pipo.callbacks.progress import RunProgress
+from pipo.callbacks.results import RunResults
 from pipo.checkpoints import STATE, finished_checkpoints, iterations_of
 from pipo.cli import CONF
 from pipo.errors import ConfigError, Diverged, RunFailed, RunStopped
 from pipo.evaluation.report import before_after_table
 from pipo.files import replace_text
-from pipo.plotting.dashboard import CURVES_FILE, plot_curves
+from pipo.plotting.dashboard import CURVES_FILE
 from pipo.processes import leads, telling_folder
 from pipo.quiet import quiet
-from pipo.report.page import REPORT_FILE, write_report
+from pipo.report.page import REPORT_FILE
 from pipo.rollout.engine import EngineFailed
-from pipo.run_log import DIVERGED_FILE, METRICS_FILE, has_rows
+from pipo.run_log import DIVERGED_FILE
+from pipo.run_summary import missing_products
 from pipo.tasks.graders.worker_pool import WorkerStartError
 from pipo.workbench import build_workbench
 
@@ -80,13 +81,12 @@ def _holding(folder: Path, cfg: DictConfig, *, fresh: bool) -> AbstractContextMa
 
 
 def _check_unfinished(run: build.RunConfig, checkpoint: Path | None) -> None:
-    """Refuse to resume what has its result; a run that was ended during its last evaluation has none."""
+    """Refuse to resume what is whole; what came after the last iteration may be missing, and is made then."""
     if checkpoint is None:
         return
     folder, finished = Path(run.output_dir), iterations_of(checkpoint)
-    summary = folder / "summary.json"
-    scored = summary.exists() and json.loads(summary.read_text(encoding="utf-8"))["iterations"] == finished
-    if finished > run.iterations or (finished == run.iterations and scored):
+    whole = missing_products(folder, finished) == []
+    if finished > run.iterations or (finished == run.iterations and whole):
         raise ConfigError(
             f"resume={folder}: its {finished} iterations are finished; iterations= above that goes on"
         )
@@ -141,46 +141,34 @@ def _log_config(loggers: list[Logger], cfg: DictConfig) -> None:
 
 
 def _finish(cfg: DictConfig, run: build.RunConfig, callbacks: list[pl.Callback]) -> float:
-    """Summary, curves and the table at the end; one process writes them."""
-    folder = Path(run.output_dir)
+    """The table at the end, and a word on whatever is missing."""
+    folder, leader = Path(run.output_dir), leads()
     stop, evaluation = _only(callbacks, GracefulStop), _only(callbacks, HeldOutEvaluation)
     before, after = evaluation.before, evaluation.after
-    leader, seconds = leads(), _only(callbacks, RunProgress).seconds
-    metrics = folder / METRICS_FILE
-    curves = None
-    if leader and has_rows(metrics):
-        curves = folder / CURVES_FILE
-        plot_curves(metrics, curves)
-    # A run that has its summary is finished.
-    if leader and before is not None and after is not None:
-        summary = {
-            "iterations": run.iterations,
-            "seconds": round(seconds, 1),
-            "before": before,
-            "after": after,
-        }
-        run_folder.write_json(folder / "summary.json", summary)
+    problems = _only(callbacks, RunResults).problems
+    what = "; ".join(f"{name} cannot be written ({problem})" for name, problem in problems.items())
     if after is None:
-        # A job that SLURM starts again must not be kept from that by a page that the end will write anyway.
-        if leader and stop.reason != REQUEUE:
-            write_report(folder, folder / REPORT_FILE, curves)
-        raise _stopped(stop, folder)
+        raise _stopped(stop, folder, what)
     assert before is not None
     if leader:
-        # Before what is printed names it, and after the summary: should this fail, the trace says why, the
-        # run is whole all the same, and python -m pipo.report writes the page later.
-        write_report(folder, folder / REPORT_FILE, curves)
+        seconds = _only(callbacks, RunProgress).seconds
         console = Console()
         console.print(before_after_table(before, after))
         console.print(_where(folder, cfg.task.name, seconds), highlight=False, markup=False, soft_wrap=True)
+    if problems:
+        raise RunFailed(
+            f"{folder}: all {run.iterations} iterations are made and saved, but {what}. Mend that, then "
+            f"python train.py resume={folder} makes what is missing"
+        )
     return float(after["pass@1"])
 
 
-def _stopped(stop: GracefulStop, folder: Path) -> RunStopped:
+def _stopped(stop: GracefulStop, folder: Path, problems: str) -> RunStopped:
     """How a run ends that a signal ended; SLURM is asked to start it again if that was what it meant."""
     assert stop.reason is not None
     again = requeue() if stop.reason == REQUEUE and leads() else None
     then = f"{again}; " if again is not None else ""
+    then = f"{problems}; {then}" if problems else then
     message = f"{stop.reason.name}: stopped and saved; {then}go on with python train.py resume={folder}"
     return RunStopped(message, 128 + stop.reason)  # as shells do
 

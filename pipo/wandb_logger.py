@@ -14,12 +14,16 @@ import wandb
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
-from wandb.errors import CommError, UsageError
+from wandb.errors import CommError, Error, UsageError
+from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
-from pipo.errors import ConfigError
+from pipo.errors import ConfigError, reason
 from pipo.files import replace_text
 
 _LOG = logging.getLogger(__name__)
+
+# What ending a run raises: its own errors, the connection to its process, the disk, time.
+_NOT_FINISHED = (Error, HandleAbandonedError, MailboxClosedError, OSError)
 
 RUN_FILE = "wandb_run.json"
 ITERATION = "iteration"
@@ -160,5 +164,14 @@ class WandbRunLogger(WandbLogger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Called by Lightning at the end, also after an error: end what this program adds to the run."""
-        if self._experiment is not None:
+        if self._experiment is None:
+            return
+        try:
             self._experiment.finish(exit_code=int(status != "success"))
+        except _NOT_FINISHED as error:
+            # The run itself is whole, and so are the files that W&B keeps until they are uploaded.
+            _LOG.warning(
+                "the W&B run could not be ended (%s); what is not uploaded is in %s, for wandb sync",
+                reason(error),
+                self.folder / "wandb",
+            )

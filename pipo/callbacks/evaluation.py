@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,20 @@ import lightning.pytorch as pl
 from rich.console import Console
 
 from pipo.callbacks.held_out import HeldOutProblems
-from pipo.evaluation.answers import AFTER_FILE, BEFORE_FILE, held_out_record, typical_answer, write_record
+from pipo.errors import reason
+from pipo.evaluation.answers import (
+    AFTER_FILE,
+    BEFORE_FILE,
+    held_out_record,
+    read_record,
+    typical_answer,
+    write_record,
+)
 from pipo.evaluation.results import EvaluationPlan, EvaluationResult, Summary
-from pipo.modules.distributed import gather, world
+from pipo.modules.distributed import all_gather, gather, world
 from pipo.modules.policy_module import PolicyModule
+
+log = logging.getLogger(__name__)
 
 
 class HeldOutEvaluation(pl.Callback):
@@ -27,6 +38,11 @@ class HeldOutEvaluation(pl.Callback):
         curve_samples: responses per problem for a point of the curve.
         folder: the run folder, where the evaluations before and after leave their records.
         answers: how many of the first problems are recorded with a response.
+
+    Attributes:
+        before: the evaluation before the run.
+        after: the one after it; None for a run that was stopped before its budget.
+        problem: why the record of the one after could not be written; None when it was.
     """
 
     def __init__(
@@ -49,6 +65,8 @@ class HeldOutEvaluation(pl.Callback):
         self.curve_plan = replace(plan, samples=curve_samples, ks=(1,), majority=False)
         self.before: Summary | None = None
         self.after: Summary | None = None
+        self.problem: str | None = None
+        self._first = 0
 
     def _measure(self, module: PolicyModule, when: str, iterations: int) -> Summary:
         """A full evaluation, with a word on the terminal about what takes so long, and its record."""
@@ -69,11 +87,17 @@ class HeldOutEvaluation(pl.Callback):
         parts = gather((solved, answers))
         if world()[0] == 0:
             record = held_out_record(parts, summary, self.plan.samples, iterations)
-            write_record(self.folder / name, record)
+            try:
+                write_record(self.folder / name, record)
+            except OSError as error:
+                if name == BEFORE_FILE:  # nothing is lost that early
+                    raise
+                self.problem = reason(error)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The model as it came; a resumed run has it from its checkpoint."""
         assert isinstance(pl_module, PolicyModule)
+        self._first = trainer.fit_loop.total_batch_idx + 1
         if self.before is None:
             self.before = self._measure(pl_module, "before", 0)
 
@@ -100,8 +124,24 @@ class HeldOutEvaluation(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The model as it is now, unless the run was stopped before its budget."""
         assert isinstance(pl_module, PolicyModule)
-        if not trainer.should_stop:
-            self.after = self._measure(pl_module, "after", trainer.fit_loop.total_batch_idx + 1)
+        if trainer.should_stop:
+            return
+        done = trainer.fit_loop.total_batch_idx + 1
+        self.after = self._measured_before(done) or self._measure(pl_module, "after", done)
+
+    def _measured_before(self, done: int) -> Summary | None:
+        """What an earlier program found after as many iterations, if this one has made none."""
+        if done != self._first:
+            return None
+        path, found = self.folder / AFTER_FILE, None
+        if world()[0] == 0 and path.exists():
+            try:
+                record = read_record(path)
+            except ValueError as error:
+                log.warning("%s; the held-out problems are scored again", error)
+            else:
+                found = record.summary if record.iterations == done else None
+        return all_gather(found)[0]
 
     def state_dict(self) -> dict[str, Any]:
         """The first evaluation goes into the checkpoints, because it cannot be made again."""

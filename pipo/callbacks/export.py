@@ -2,35 +2,123 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 from pathlib import Path
 
 import lightning.pytorch as pl
-from transformers import PreTrainedTokenizerBase
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipo.modules.distributed import world
+from pipo.errors import ConfigError, reason
+from pipo.modules.distributed import all_gather, world
+from pipo.modules.generation import without_contradictions
 from pipo.modules.policy_module import PolicyModule
 from pipo.modules.sharding import full_tensors
+from pipo.run_summary import MODEL_FOLDER, missing_products
+
+log = logging.getLogger(__name__)
+
+# What writing a model raises: the disk, transformers about what it does not save, torch about weights.
+_REFUSED = (OSError, ValueError, RuntimeError, SafetensorError)
 
 
 class ModelExport(pl.Callback):
     """Saves model and tokenizer when training ends, also when it was stopped early.
 
+    The folder gets its name when it is whole. A failure is kept in :attr:`problem`, so that it costs the
+    model alone and none of the results that come after.
+
     Args:
-        folder: where ``AutoModelForCausalLM.from_pretrained`` will find them.
+        folder: where ``AutoModelForCausalLM.from_pretrained`` will find them, inside the run folder.
         tokenizer: goes beside the weights.
+
+    Attributes:
+        problem: why the model could not be written; None when it was.
     """
 
     def __init__(self, *, folder: str, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
         self.folder, self.tokenizer = Path(folder), tokenizer
+        self.problem: str | None = None
+        self._first = 0
+
+    @property
+    def _partial(self) -> Path:
+        return self.folder.with_name(f".{self.folder.name}.partial")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write what stands beside the weights: what cannot be saved shows before anything is trained.
+
+        Raises:
+            ConfigError: the configuration or the tokenizer is refused, or the folder; on every rank.
+        """
+        assert isinstance(pl_module, PolicyModule)
+        self._first = trainer.fit_loop.total_batch_idx + 1
+        model = pl_module.policy.model
+        if model.can_generate() and model.generation_config is not None:
+            model.generation_config, left_out = without_contradictions(model.generation_config)
+            if left_out and world()[0] == 0:
+                log.warning(
+                    "model.path=%s: its generation configuration contradicts itself; what is trained will be "
+                    "saved without %s",
+                    model.name_or_path,
+                    ", ".join(left_out),
+                )
+        problem = self._rehearsed(model) if world()[0] == 0 else None
+        if (found := all_gather(problem)[0]) is not None:
+            raise ConfigError(found)
+
+    def _rehearsed(self, model: PreTrainedModel) -> str | None:
+        try:
+            self._write_around(model)
+        except OSError as error:
+            return f"{self.folder}: cannot be written ({reason(error)})"
+        except (ValueError, RuntimeError, TypeError) as error:
+            return f"model.path={model.name_or_path}: what is trained could not be saved ({reason(error)})"
+        finally:
+            shutil.rmtree(self._partial, ignore_errors=True)
+        return None
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the folder; every rank sends its shards, the first puts them together and writes."""
         assert isinstance(pl_module, PolicyModule)
         leader, model, whole = world()[0] == 0, pl_module.policy.model, {}
+        if self._is_there(trainer.fit_loop.total_batch_idx + 1):
+            return
         for name, tensor in full_tensors(model):
             if leader:
                 whole[name] = tensor.cpu()
-        if leader:
-            model.save_pretrained(self.folder, state_dict=whole)
-            self.tokenizer.save_pretrained(self.folder)
+        if not leader:
+            return
+        try:
+            self._write(model, whole)
+        except _REFUSED as error:
+            self.problem = reason(error)
+            log.info("%s: cannot be written", self.folder, exc_info=error)
+            shutil.rmtree(self._partial, ignore_errors=True)
+
+    def _is_there(self, done: int) -> bool:
+        """Whether an earlier program has written the model after as many iterations; alike on every rank."""
+        if done != self._first:
+            return False
+        missing = missing_products(self.folder.parent, done) if world()[0] == 0 else None
+        return all_gather(missing is not None and f"{MODEL_FOLDER}/" not in missing)[0]
+
+    def _write(self, model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
+        self._write_around(model)
+        model.save_pretrained(self._partial, state_dict=weights)
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        self._partial.rename(self.folder)
+
+    def _write_around(self, model: PreTrainedModel) -> None:
+        """Configuration and tokenizer, into an empty folder."""
+        if self._partial.exists():
+            shutil.rmtree(self._partial)
+        self._partial.mkdir(parents=True)
+        model.config.save_pretrained(self._partial)
+        if model.can_generate() and model.generation_config is not None:
+            model.generation_config.save_pretrained(self._partial)
+        self.tokenizer.save_pretrained(self._partial)

@@ -25,6 +25,7 @@ from pipo.errors import ModelError
 from pipo.modules.attention import ATTENTION_NAME, packed_hidden
 from pipo.modules.distillation import blockwise_divergence
 from pipo.modules.functional.divergence import DistillationForm
+from pipo.modules.generation import declared_generation, declared_stops
 from pipo.modules.logprobs import token_logprobs
 from pipo.modules.packing import PackedRows
 
@@ -211,14 +212,21 @@ def load_policy(path: str, dtype: str, gradient_checkpointing: bool = False) -> 
         # Dropout would make the updated policy another one than the policy that sampled.
         if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
             setattr(config.get_text_config(), name, 0.0)
+    generation = declared_generation(path)
     try:
         # The library takes whatever device is the default for an order to load to it, which needs accelerate.
         with torch.device("cpu"):
             model = AutoModelForCausalLM.from_pretrained(
-                path, config=config, dtype=getattr(torch, dtype), attn_implementation=ATTENTION_NAME
+                path,
+                config=config,
+                dtype=getattr(torch, dtype),
+                attn_implementation=ATTENTION_NAME,
+                generation_config=GenerationConfig(),  # its own reader fails where fields contradict
             )
     except (OSError, SafetensorError) as error:
         raise ModelError(f"model.path={path}: the weights cannot be read ({_first_line(error)})") from error
+    if model.can_generate():
+        model.generation_config = generation
     if gradient_checkpointing:
         model.gradient_checkpointing_enable()
     return Policy(model).train()
@@ -238,14 +246,10 @@ def load_weights(policy: Policy, path: Path) -> None:
 
 
 def stop_token_ids(path: str, tokenizer: Tokenizer) -> frozenset[int]:
-    """Tokens that end a response: the tokenizer's and those of the generation configuration."""
+    """Tokens that end a response: the tokenizer's and those that the model's folder names."""
     end = tokenizer.eos_token_id
     assert isinstance(end, int)
-    stops = {end}
-    with contextlib.suppress(OSError):  # not every model has a generation configuration
-        listed = GenerationConfig.from_pretrained(path).eos_token_id
-        stops.update([listed] if isinstance(listed, int) else listed or [])
-    return frozenset(stops)
+    return frozenset({end} | declared_stops(path))
 
 
 def _first_line(error: Exception) -> str:

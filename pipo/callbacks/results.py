@@ -1,0 +1,97 @@
+"""What a run leaves when its last iteration is done; whatever cannot be written costs itself alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning.pytorch as pl
+
+from pipo.callbacks.evaluation import HeldOutEvaluation
+from pipo.callbacks.export import ModelExport
+from pipo.callbacks.interrupt import REQUEUE, GracefulStop
+from pipo.callbacks.progress import RunProgress
+from pipo.errors import reason
+from pipo.evaluation.answers import AFTER_FILE
+from pipo.modules.distributed import world
+from pipo.plotting.dashboard import CURVES_FILE, plot_curves
+from pipo.report.page import REPORT_FILE, write_report
+from pipo.run_log import METRICS_FILE, has_rows
+from pipo.run_summary import MODEL_FOLDER, SUMMARY_FILE, write_summary
+
+
+class RunResults(pl.Callback):
+    """Writes summary, curves and report, in the order of their worth, after model and held-out evaluation.
+
+    It stands before the callbacks of the user and before the loggers end: what breaks there comes too late
+    to cost a result.
+
+    Args:
+        folder: the run folder.
+        export: has written the model.
+        evaluation: has scored it.
+        progress: knows how long the run took.
+        stop: knows whether a signal ended it.
+
+    Attributes:
+        problems: each product that could not be written, and why.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: str,
+        export: ModelExport,
+        evaluation: HeldOutEvaluation,
+        progress: RunProgress,
+        stop: GracefulStop,
+    ) -> None:
+        super().__init__()
+        self.folder, self.stop = Path(folder), stop
+        self.export, self.evaluation, self.progress = export, evaluation, progress
+        self.problems: dict[str, str] = {}
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The first process writes; a run that was stopped before its budget has no summary yet."""
+        if world()[0] != 0:
+            return
+        for name, problem in (
+            (f"{MODEL_FOLDER}/", self.export.problem),
+            (AFTER_FILE, self.evaluation.problem),
+        ):
+            if problem is not None:
+                self.problems[name] = problem
+        if self.evaluation.after is None:
+            # A job that SLURM starts again must not be kept from that by a page that the end writes anyway.
+            if self.stop.reason != REQUEUE:
+                self._show()
+            return
+        done = trainer.fit_loop.total_batch_idx + 1
+        # Until they are there, the summary names them: a program that is killed here owes them.
+        later = [CURVES_FILE, REPORT_FILE]
+        self._make(SUMMARY_FILE, lambda: self._summarise(done, [*self.problems, *later]))
+        self._show()
+        if SUMMARY_FILE not in self.problems:
+            self._make(SUMMARY_FILE, lambda: self._summarise(done, list(self.problems)))
+
+    def _summarise(self, done: int, missing: list[str]) -> None:
+        before, after = self.evaluation.before, self.evaluation.after
+        assert before is not None
+        assert after is not None
+        write_summary(self.folder, done, self.progress.seconds, before, after, missing)
+
+    def _show(self) -> None:
+        """The curves, when anything was logged that could be drawn, and the page with them."""
+        metrics, curves = self.folder / METRICS_FILE, self.folder / CURVES_FILE
+        drawn = has_rows(metrics) and self._make(CURVES_FILE, lambda: plot_curves(metrics, curves))
+        page, figure = self.folder / REPORT_FILE, curves if drawn else None
+        self._make(REPORT_FILE, lambda: write_report(self.folder, page, figure))
+
+    def _make(self, name: str, write: Callable[[], object]) -> bool:
+        """Write one product; what the disk or a damaged file of the run refuses is kept for the end."""
+        try:
+            write()
+        except (OSError, ValueError) as error:
+            self.problems[name] = reason(error)
+            return False
+        return True
