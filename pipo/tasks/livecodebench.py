@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import pickletools
 import zlib
 from datetime import date
@@ -13,6 +12,7 @@ from typing import Any
 from pipo.tasks.base import Split, TaskError
 from pipo.tasks.code import CodeExample, CodeTask, ProgramGrader, with_prelude
 from pipo.tasks.graders.code_tests import CallTests, ProgramTests, StdinTests
+from pipo.tasks.integers import read_json
 from pipo.tasks.program import between_last_fences
 from pipo.tasks.rows import Row, Source, UnusableRow
 
@@ -159,7 +159,7 @@ def _arguments(place: str, text: str) -> tuple[Any, ...]:
 
 def _json(place: str, what: str, text: str) -> Any:
     try:
-        return json.loads(text)
-    # ValueError covers malformed JSON and integers of more digits than Python converts.
+        return read_json(text)
+    # ValueError covers malformed JSON and integers of more digits than are read.
     except (ValueError, RecursionError) as error:
         raise UnusableRow(f"{place}: {what} is not JSON: {text[:60]!r} ({error})") from error

@@ -7,13 +7,13 @@ kind comes in the conventions of APPS, where most of these rows were first publi
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
 from pipo.tasks.base import Split
 from pipo.tasks.code import CodeExample, CodeTask, contest_prelude, with_prelude
 from pipo.tasks.graders.code_tests import CallTests, ProgramTests, StdinTests
+from pipo.tasks.integers import int_text, read_json
 from pipo.tasks.rows import Row, UnusableRow
 
 # The reward of the method's authors recurses deeper; TACO's own harness knows two modules more, and numpy.
@@ -118,7 +118,9 @@ def _lines(place: str, name: str, value: Any) -> str:
 def _word(place: str, name: str, value: Any) -> str:
     if isinstance(value, str):
         return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int_text(value)
+    if isinstance(value, float):
         return str(value)
     raise UnusableRow(f"{place}: each of {name!r} must be text or lines of text, got {value!r:.80}")
 
@@ -139,7 +141,7 @@ def _text_or_null(row: Row, field: str) -> str:
 
 def _parsed(place: str, field: str, text: str) -> Any:
     try:
-        return json.loads(text)
-    # ValueError covers malformed JSON and integers of more digits than Python converts.
+        return read_json(text)
+    # ValueError covers malformed JSON and integers of more digits than are read.
     except (ValueError, RecursionError) as error:
         raise UnusableRow(f"{place}: field {field!r} is not JSON ({error})") from error

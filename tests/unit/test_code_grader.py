@@ -109,6 +109,9 @@ def test_a_result_may_be_wrapped_where_the_row_does_not_say(grader: CodeGrader) 
         ("", "", True),
         ("", "0", False),
         ("9" * 5000, "9" * 5001, False),
+        ("0" + "9" * 50_000, "9" * 50_000, True),
+        ("9" * 50_000 + ".0", "9" * 50_000, True),
+        ("9" * 49_999 + "8", "9" * 50_000, False),
     ],
 )
 def test_outputs_are_compared_by_lines_tokens_and_numbers(printed: str, expected: str, same: bool) -> None:
@@ -148,6 +151,66 @@ def test_every_test_starts_from_the_same_state(grader: CodeGrader) -> None:
     assert grader.grade(prints(program, ("", "0"))).score == 1.0
     program = program.replace("open('file', 'w').close(); ", "")
     assert grader.grade(prints(program, ("", "0"), ("", "0"))).score == 1.0
+
+
+def test_files_are_private_and_gone_before_the_next_test(grader: CodeGrader) -> None:
+    program = (
+        "import os, tempfile\n"
+        "print(len(os.listdir('.')) + len(os.listdir(tempfile.gettempdir())))\n"
+        "with tempfile.NamedTemporaryFile('w', delete=False) as file:\n    file.write('x')\n"
+        "print(open(file.name).read())\n"
+        "os.makedirs('a/b')\nopen('a/b/c', 'w').write('y')\nos.symlink('/', 'a/d')\nos.chmod('a', 0)\n"
+        # Deeper than a path reaches.
+        "for _ in range(300):\n    os.mkdir('d' * 20)\n    os.chdir('d' * 20)\n"
+    )
+    rewards = grader.grade_batch([prints(program, ("", "0\nx"), ("", "0\nx"), ("", "0\nx"))] * 2)
+    assert [(r.score, r.feedback, r.error) for r in rewards] == [(1.0, None, None)] * 2
+    if not grader.protections()["namespaces"]:
+        slash_tmp = (
+            "import os\nprint(len(os.listdir('/tmp')))\n"
+            "open('/tmp/x', 'w').write('y')\nprint(open('/tmp/x').read())"
+        )
+        assert grader.grade(prints(slash_tmp, ("", "0\ny"), ("", "0\ny"))).score == 1.0
+        fills = "x = bytes(1 << 14)\nfor n in range(10_000):\n    open(f'/tmp/{n}', 'wb').write(x)"
+        feedback = grader.grade(prints(fills, ("", ""))).feedback
+        assert feedback is not None
+        assert "No space left on device" in feedback
+
+
+def test_integers_have_up_to_50_000_digits(grader: CodeGrader) -> None:
+    digits = "1" + "0" * 49_999
+    jobs = [
+        calls("def f(n): return n + 1", ((10**49_999,), 10**49_999 + 1)),
+        calls("def f(n): return n", ((10**49_999,), 10**49_999 + 1)),
+        calls("def f(n): return str(n)", ((10**49_999,), digits)),
+        calls("def f(n): return str(n)", ((10**50_000,), f"{digits}0")),
+        prints("print(int(input()))", (digits, digits)),
+        prints("print(int(input()))", (f"{digits}0", f"{digits}0")),
+        asserts("def f(n): return n + 1, str(n)", f"assert f({digits}) == ({digits[:-1]}1, '{digits}')"),
+    ]
+    assert [(r.score, r.error) for r in grader.grade_batch(jobs)] == [
+        (s, None) for s in (1, 0, 1, 0, 1, 0, 1)
+    ]
+
+
+def test_as_much_may_be_printed_as_is_expected(grader: CodeGrader) -> None:
+    expected = "1\n" * 100_000  # 200 kB; the limit is 64
+    rewards = grader.grade_batch(
+        [
+            prints("print('1\\n' * 100_000)", ("", expected)),
+            prints("print('1 \\n' * 100_000)", ("", expected)),
+            prints("print('1\\n' * 100_001)", ("", expected)),
+            prints("print('1\\n' * 300_000)", ("", expected)),
+            prints(
+                "print('1' * 50_000, int(input()) - 1)",
+                ("1" + "0" * 49_999, f"{'1' * 50_000} {'9' * 49_999}"),
+            ),
+            asserts("def f(): return 'x' * 200_000", f"assert f() == '{'x' * 200_000}'"),
+        ]
+    )
+    assert [(r.score, r.error) for r in rewards] == [(s, None) for s in (1.0, 1.0, 0.0, 0.0, 1.0, 1.0)]
+    assert rewards[3].feedback is not None
+    assert "more than 390 kB of output" in rewards[3].feedback
 
 
 def test_order_of_sets_is_the_same_in_every_run() -> None:
@@ -193,7 +256,9 @@ def test_a_program_that_is_late_ends_its_tests(grader: CodeGrader) -> None:
         ("def f(): return '\\ud800\\0'", (), "\ud800\0", 1.0),
         ("def f(): return float('nan')", (), float("nan"), 0.0),
         ("def f(): return float('inf')", (), float("inf"), 1.0),
-        ("def f(): return [1] * 10**6", (), [1] * 10**6, 0.0),  # more than output_kb
+        ("def f(): return [1] * 10**6", (), [1], 0.0),  # more than output_kb
+        ("def f(): return [1] * 10**6", (), [1] * 10**6, 1.0),  # as much as is expected
+        ("def f(): return [1] * 3 * 10**6", (), [1] * 10**6, 0.0),
         ("def f():\n    x = []\n    x.append(x)\n    return x", (), [], 0.0),
         ("def f():\n    x = []\n    for _ in range(10**5): x = [x]\n    return x", (), [], 0.0),
         ("def f(): return (x for x in [1])", (), [1], 0.0),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import json
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +33,9 @@ def taco_calls(function: str, arguments: tuple[tuple[Any, ...], ...], expected: 
 def test_taco_rows_become_problems() -> None:
     task = make_task("taco", DATA / "taco_small.jsonl")
     examples = task.examples("test")
-    assert [e.uid for e in examples] == [f"taco/test/{i}" for i in range(6)]
-    assert [e.level for e in examples] == ["EASY", "MEDIUM", "", "UNKNOWN_DIFFICULTY", "EASY", "EASY"]
-    assert [e.answer for e in examples] == ["print(2*int(input()))", "print(0)", "", *["print(0)"] * 3]
+    assert [e.uid for e in examples] == [f"taco/test/{i}" for i in (*range(6), 16)]
+    assert [e.level for e in examples] == ["EASY", "MEDIUM", "", "UNKNOWN_DIFFICULTY", *["EASY"] * 3]
+    assert [e.answer for e in examples] == ["print(2*int(input()))", "print(0)", "", *["print(0)"] * 4]
     assert [e.tests for e in examples] == [
         StdinTests(inputs=("2\n", "-7\n"), outputs=("4\n", "-14\n")),
         StdinTests(inputs=("1 2\n3 4", "5"), outputs=("3\n7", "5")),
@@ -41,12 +43,13 @@ def test_taco_rows_become_problems() -> None:
         taco_calls("add", ((1, 2), (3, 4)), ([3], [7])),
         taco_calls("digits", ((12,), (7,)), ([1, 2], [7])),
         taco_calls("lengths", (({1: "a", 2: "b"},), ({},)), ({1: 2}, {})),
+        StdinTests(inputs=("1",), outputs=("9" * 5000,)),
     ]
 
 
 def test_taco_rows_that_cannot_be_used_are_named() -> None:
     dropped = make_task("taco", DATA / "taco_small.jsonl").dropped("test")
-    assert [d.place.rpartition(" ")[2] for d in dropped] == [str(i) for i in range(7, 21)]
+    assert [d.place.rpartition(" ")[2] for d in dropped] == [str(i) for i in range(7, 21) if i != 17]
     for row, beginning in zip(
         dropped,
         [
@@ -60,7 +63,6 @@ def test_taco_rows_that_cannot_be_used_are_named() -> None:
             "each of 'outputs' must be text or lines of text, got {'a': 1}",
             "each of 'outputs' must be text or lines of text, got ['1']",
             "with fn_name, each of 'inputs' must be a list of arguments, got '1'",
-            "field 'input_output' is not JSON (Exceeds the limit",
             "field 'solutions' must be a list of programs",
             "field 'starter_code' must be a text or null, got 3",
             "no field 'question'; there are ['problem', 'tests']",
@@ -68,6 +70,35 @@ def test_taco_rows_that_cannot_be_used_are_named() -> None:
         strict=True,
     ):
         assert row.reason.startswith(beginning)
+
+
+def test_integers_of_tests_have_up_to_50_000_digits(tmp_path: Path) -> None:
+    digits = "7" * 50_000
+    tests = [f'{{"fn_name": "f", "inputs": [[{digits}]], "outputs": [-{digits}]}}']
+    tests += [
+        f'{{"inputs": [{digits}], "outputs": [[{digits}]]}}',
+        f'{{"inputs": [1], "outputs": [{digits}1]}}',
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text(
+        "\n".join(json.dumps({"question": "q", "input_output": t, "starter_code": ""}) for t in tests)
+    )
+    task = make_task("taco", file)
+    number = int(Decimal(digits))
+    assert [e.tests for e in task.examples("test")] == [
+        taco_calls("f", ((number,),), (-number,)),
+        StdinTests(inputs=(digits,), outputs=(digits,)),
+    ]
+    assert [d.reason for d in task.dropped("test")] == [
+        "field 'input_output' is not JSON (an integer of 50001 digits; up to 50000 are read)"
+    ]
+    case = {"input": digits, "output": digits, "testtype": "functional"}
+    row = json.loads((DATA / "livecodebench_small.jsonl").read_text().splitlines()[2])
+    row |= dict.fromkeys(("public_test_cases", "private_test_cases"), json.dumps([case]))
+    file.write_text(json.dumps(row))
+    (example,) = make_task("livecodebench", file).examples("test")
+    assert isinstance(example.tests, CallTests)
+    assert example.tests.arguments == ((number,),) * 2
 
 
 def test_only_taco_tolerates_rounding(compose_config: Callable[..., DictConfig]) -> None:

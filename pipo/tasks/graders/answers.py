@@ -14,8 +14,10 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-# Longer tokens are text: arithmetic on them would be a way to burn time here.
-_MAX_NUMBER = 400
+from pipo.tasks.graders.sandbox.settings import INT_DIGITS
+
+# Longer tokens are text. Comparing takes linear time, but nothing that a program can compute is longer.
+_MAX_NUMBER = INT_DIGITS + 400
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?", re.ASCII)
 _INTEGER = re.compile(r"[+-]?[0-9]+", re.ASCII)
 

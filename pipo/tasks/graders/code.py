@@ -13,7 +13,8 @@ prints for the system at hand:
 
 * Linux, as root or where users may make namespaces: each program has process, mount, network, IPC
   and host-name namespaces of its own. It sees the interpreter's folders read-only, an empty
-  working directory in memory, no network and no process but its own, and all of it ends together.
+  working directory and an empty ``/tmp`` in memory, both emptied before the next test, no network and no
+  process but its own, and all of it ends together.
   As root it also runs as a user of its own.
 * Linux without namespaces, as in most containers: bubblewrap where it is installed and works. With
   it or without, a system call filter refuses sockets, new processes and signals; Landlock leaves the
@@ -57,7 +58,7 @@ class CodeGrader:
         max_timeouts: tests of one program that may run out of time before the rest count as failed.
         cpu_s: seconds of CPU time for one test.
         memory_mb: address space of the program, with the interpreter's.
-        output_kb: what one test may print or return.
+        output_kb: what one test may print or return; twice as much as is expected where that is more.
         float_tolerance: absolute or relative error allowed in printed decimal fractions; 0 for none.
 
     Raises:

@@ -146,10 +146,11 @@ def _one_stdin_test(channel: socket.socket, run: Run, tests: StdinTests, rules: 
     text, expected = tests.inputs[run.done], tests.outputs[run.done]
     seconds = run.seconds_for_next
     deadline = _deadline(seconds + _GRACE_S)
-    wire.send(channel, json.dumps({"timeout_s": seconds}).encode(), deadline)
+    allowed = _allowed(len(expected.encode("utf-8", "surrogatepass")), rules)
+    wire.send(channel, json.dumps({"timeout_s": seconds, "output_bytes": allowed}).encode(), deadline)
     wire.send(channel, text.encode("utf-8", "surrogatepass"), deadline)
     status = _status(wire.receive(channel, _FRAME_SLACK, deadline))
-    printed = wire.receive(channel, rules.output_bytes + _FRAME_SLACK, deadline)
+    printed = wire.receive(channel, allowed + _FRAME_SLACK, deadline)
     complaint = wire.receive(channel, _FRAME_SLACK, deadline).decode("utf-8", "replace")
     details = (
         f"Input: {_short(text)}",
@@ -157,8 +158,8 @@ def _one_stdin_test(channel: socket.socket, run: Run, tests: StdinTests, rules: 
     )
     if status is None:
         run.times_out(*details[:1])
-    elif len(printed) >= rules.output_bytes:
-        run.fails(f"more than {rules.output_bytes >> 10} kB of output", *details[:1])
+    elif len(printed) >= allowed:
+        run.fails(f"more than {allowed >> 10} kB of output", *details[:1])
     elif status != 0:
         run.fails(_how_it_ended(status, complaint), *details[:1])
     elif same_output(printed.decode("utf-8", "replace"), expected, rules.float_tolerance):
@@ -191,16 +192,18 @@ def _run_calls(launcher: Launcher, program: str, tests: CallTests, rules: Rules)
     run = Run(len(tests.arguments), rules)
     try:
         calls = [wire.encode(arguments) for arguments in tests.arguments]
+        longest = max(len(wire.dump(wire.encode(expected))) for expected in tests.expected)
     except wire.WireError as error:
-        raise SandboxError(f"arguments of a test cannot be sent to a program: {error}") from None
+        raise SandboxError(f"a test cannot be sent to a program: {error}") from None
+    allowed = _allowed(longest, rules)
     while run.goes_on:  # once, and again after each call that has ended the program
         with _sandbox(launcher, "c") as channel:
             try:
-                wire.send(channel, str(run.total + 1).encode())
+                wire.send(channel, _terms(run, allowed))
                 _load_for_calls(channel, run, program, tests.function, rules)
                 while run.goes_on:
                     order = ["call", ["h", 0], calls[run.done], ["d"]]
-                    answer = _ask(channel, order, run.seconds_for_next, rules)
+                    answer = _ask(channel, order, run.seconds_for_next, allowed)
                     _judge_call(run, answer, _right_results(tests, run.done), calls[run.done])
             except wire.Late:
                 run.times_out()
@@ -215,7 +218,7 @@ def _load_for_calls(channel: socket.socket, run: Run, program: str, function: st
     """Load the program; its first object is the function. If that fails, all tests do."""
     try:
         for order in (["load", wire.encode(program)], ["function", function]):
-            answer = _ask(channel, order, rules.timeout_s, rules)
+            answer = _ask(channel, order, rules.timeout_s, rules.output_bytes)
             match answer:
                 case ["raise", _, str(text)]:
                     run.all_fail(f"The program cannot be used: {_short(text)}")
@@ -229,10 +232,10 @@ def _load_for_calls(channel: socket.socket, run: Run, program: str, function: st
         run.all_fail("The program ended when it was loaded")
 
 
-def _ask(channel: socket.socket, order: wire.Node, seconds: float, rules: Rules) -> wire.Node:
+def _ask(channel: socket.socket, order: wire.Node, seconds: float, allowed: int) -> wire.Node:
     deadline = _deadline(seconds)
     wire.send(channel, wire.dump(order), deadline)
-    return wire.load(wire.receive(channel, rules.output_bytes + _FRAME_SLACK, deadline))
+    return wire.load(wire.receive(channel, allowed + _FRAME_SLACK, deadline))
 
 
 def _right_results(tests: CallTests, number: int) -> list[Any]:
@@ -266,17 +269,20 @@ def _display(node: wire.Node) -> str:
 
 def _run_asserts(launcher: Launcher, program: str, tests: AssertTests, rules: Rules) -> Run:
     run = Run(len(tests.statements), rules)
+    # What a statement expects stands in it, or nowhere.
+    allowed = _allowed(len(tests.setup) + max(map(len, tests.statements)), rules)
     while run.goes_on:  # once, and again after each statement that has ended one of the two
         with ExitStack() as stack:
             to_program, theirs = socket.socketpair()
             stack.enter_context(launcher.start("c", [theirs]))
-            wire.send(to_program, str(run.total + 1).encode())
+            wire.send(to_program, _terms(run, allowed))
             channel = stack.enter_context(_sandbox(launcher, "j", to_program))
             order = {
                 "setup": tests.setup,
                 "statements": tests.statements[run.done :],
                 "entry_point": tests.entry_point,
                 "program": program,
+                "answer_bytes": allowed,
             }
             try:
                 wire.send(channel, json.dumps(order).encode(), _deadline(_START_TIMEOUT_S))
@@ -299,6 +305,15 @@ def _verdict(channel: socket.socket, seconds: float) -> tuple[bool, str, bool]:
         case [bool(passed), str(text), bool(alive)]:
             return passed, _short(text), alive
     raise SandboxError("the judge gave a malformed verdict")
+
+
+def _allowed(expected_bytes: int, rules: Rules) -> int:
+    """How much a program may give where so much is expected; what is right may have more blanks or digits."""
+    return max(rules.output_bytes, 2 * expected_bytes)
+
+
+def _terms(run: Run, allowed: int) -> bytes:
+    return json.dumps({"runs": run.total + 1, "answer_bytes": allowed}).encode()
 
 
 def _await_ready(channel: socket.socket) -> None:

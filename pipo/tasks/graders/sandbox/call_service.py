@@ -4,8 +4,8 @@ All of it runs in the program's own process, which the program may do with as it
 its answers, whoever in that process writes them. The other side reads them as plain
 values and has what they should be; this side never sees it.
 
-It says that it is ready and is told how many tests there will be. Orders are nodes of ``wire``, each
-answered by one of ``["value", node]``, ``["raise", type, text]``:
+It says that it is ready and is told (JSON) how many tests there will be and how long an answer may be. Orders
+are nodes of ``wire``, each answered by one of ``["value", node]``, ``["raise", type, text]``:
 
 * ``["load", source]``: run the program as a module; it answers None.
 * ``["function", name]``: the function, or the method of that name of a ``Solution()``.
@@ -18,6 +18,7 @@ An object that is no plain value is answered as a handle and kept here.
 
 from __future__ import annotations
 
+import json
 import socket
 from typing import Any
 
@@ -27,18 +28,19 @@ from .processes import ChildWatch, end_all
 
 _MODULE = "program"
 _MAX_ORDER = 1 << 30
+_MAX_TERMS = 1 << 10
 
 
 def serve(sockets: list[socket.socket], confinement: Confinement) -> None:
     """Serve one program until it ends or the other side has gone."""
     (channel,) = sockets
     wire.send(channel, b"ready")
-    runs = int(wire.receive(channel, 16))
+    terms = json.loads(wire.receive(channel, _MAX_TERMS))
 
     def work() -> None:
-        _Program(channel, confinement).serve()
+        _Program(channel, terms["answer_bytes"]).serve()
 
-    pid = confinement.fork(work, keep=(channel.fileno(),), runs=runs)
+    pid = confinement.fork(work, keep=(channel.fileno(),), runs=terms["runs"])
     channel.close()
     with ChildWatch() as watch:
         watch.wait(pid, None)
@@ -48,10 +50,8 @@ def serve(sockets: list[socket.socket], confinement: Confinement) -> None:
 class _Program:
     """The program as loaded, and the objects that the other side has handles of."""
 
-    def __init__(self, channel: socket.socket, confinement: Confinement) -> None:
-        self._channel = channel
-        limits = confinement.limits
-        self._max_answer = limits.output_kb << 10 if limits is not None else 1 << 20
+    def __init__(self, channel: socket.socket, max_answer: int) -> None:
+        self._channel, self._max_answer = channel, max_answer
         self._objects: list[Any] = []
         self._names: dict[str, Any] = {}
         self._solution: Any = None

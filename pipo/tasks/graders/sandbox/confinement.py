@@ -13,7 +13,7 @@ import sys
 import threading
 import traceback
 from _sitebuiltins import Quitter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import CodeType, ModuleType
@@ -38,6 +38,7 @@ class Confinement:
         instructions: of the system call filter; None without one.
         readable: all that may be read besides the working directory, by Landlock; None without it.
         linux: whether a process can ask to die with its parent.
+        private: the folders that the program may write to, each with what is in it from the start.
     """
 
     scope: Scope
@@ -45,6 +46,16 @@ class Confinement:
     instructions: bytes | None
     readable: tuple[str, ...] | None
     linux: bool
+    private: Mapping[str, frozenset[str]]
+
+    def clear(self) -> None:
+        """Remove every file that the program has written.
+
+        Raises:
+            OSError: one cannot be removed.
+        """
+        for folder, names in self.private.items():
+            filesystem.clear(folder, names)
 
     def fork(
         self,
@@ -53,6 +64,7 @@ class Confinement:
         streams: Sequence[int] = (),
         keep: Sequence[int] = (),
         runs: int,
+        file_bytes: int | None = None,
     ) -> int:
         """Run ``work`` in a confined child; returns its process id.
 
@@ -61,19 +73,20 @@ class Confinement:
             streams: what becomes its standard input, output and error; by default nothing.
             keep: descriptors that stay open.
             runs: number of tests that the child serves, each with the CPU time of one.
+            file_bytes: size of the largest file that it may write; by default that of the limits.
         """
         pid = os.fork()
         if pid:
             return pid
         status = FAILED
         try:
-            self._enter(streams, keep, runs)
+            self._enter(streams, keep, runs, file_bytes)
             work()
             status = 0
         finally:
             os._exit(status)
 
-    def _enter(self, streams: Sequence[int], keep: Sequence[int], runs: int) -> None:
+    def _enter(self, streams: Sequence[int], keep: Sequence[int], runs: int, file_bytes: int | None) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -89,7 +102,7 @@ class Confinement:
         if self.limits is not None:
             seconds = self.limits.cpu_s * runs
             resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-            size = self.limits.output_kb << 10
+            size = file_bytes or self.limits.output_kb << 10
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
         if self.readable is not None:
             filesystem.restrict_files(self.readable, os.getcwd())

@@ -1,14 +1,15 @@
-"""What a program sees of the file system: a few read-only folders and an empty one of its own."""
+"""What a program sees of the file system: a few read-only folders and two empty ones of its own."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from . import kernel
 
 # Inside of a sandbox with a mount namespace. Not /tmp: an interpreter may be installed below that.
 WORK = "/sandbox"
+TEMPORARY = "/tmp"
 _NEW_ROOT = "/tmp"  # outside: any folder will do to build on
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 _LINKS = {"stdin": "self/fd/0", "stdout": "self/fd/1", "stderr": "self/fd/2", "fd": "self/fd"}
@@ -36,26 +37,31 @@ def enter_small_root(paths: Sequence[str]) -> None:
     opened = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in (*real, "/proc")}
     folders = {path for path in opened if os.path.isdir(path)}
     kernel.mount("tmpfs", _NEW_ROOT, "tmpfs", kernel.MS_NOSUID, "mode=755,size=1m")
-    for path, target in links.items():
-        os.makedirs(os.path.dirname(_NEW_ROOT + path), exist_ok=True)
-        os.symlink(target, _NEW_ROOT + path)
+    _make_links(links, _NEW_ROOT)
     for path, descriptor in opened.items():
         _make_target(_NEW_ROOT + path, path in folders)
         if path != "/proc":
-            _bind(descriptor, path)
+            _bind(descriptor, _NEW_ROOT + path)
     for name, target in _LINKS.items():
         os.symlink(f"/proc/{target}", f"{_NEW_ROOT}/dev/{name}")
-    os.makedirs(_NEW_ROOT + WORK, exist_ok=True)
+    for folder in (WORK, TEMPORARY):
+        os.makedirs(_NEW_ROOT + folder, exist_ok=True)
     kernel.make_read_only(_NEW_ROOT)
     # Writable, for each sandbox has to write its user's number there; it then covers it with its own.
-    _bind(opened["/proc"], "/proc")
+    _bind(opened["/proc"], f"{_NEW_ROOT}/proc")
     for descriptor in opened.values():
         os.close(descriptor)
     kernel.enter_root(_NEW_ROOT)
 
 
+def _make_links(links: dict[str, str], root: str) -> None:
+    for path, target in links.items():
+        os.makedirs(os.path.dirname(root + path), exist_ok=True)
+        os.symlink(target, root + path)
+
+
 def _bind(descriptor: int, path: str) -> None:
-    kernel.mount(f"/proc/self/fd/{descriptor}", _NEW_ROOT + path, None, kernel.MS_BIND | kernel.MS_REC)
+    kernel.mount(f"/proc/self/fd/{descriptor}", path, None, kernel.MS_BIND | kernel.MS_REC)
 
 
 def _make_target(path: str, is_folder: bool) -> None:
@@ -64,19 +70,64 @@ def _make_target(path: str, is_folder: bool) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
-def mount_private(user: int, group: int, disk_mb: int) -> None:
-    """Mount what each sandbox has for itself: its processes under /proc, and an empty ``WORK``.
+def mount_private(paths: Sequence[str], user: int, group: int, disk_mb: int) -> None:
+    """Mount what each sandbox has for itself: its processes under /proc, empty ``WORK`` and ``TEMPORARY``.
+
+    Those of ``paths`` that lie below ``TEMPORARY``, as an environment for a trial may, stay in sight.
 
     Raises:
         OSError: the system does not allow it.
     """
     quiet = kernel.MS_NOSUID | kernel.MS_NODEV
+    options = f"size={disk_mb}m,nr_inodes=4096,mode=700,uid={user},gid={group}"
+    kernel.mount("tmpfs", WORK, "tmpfs", quiet, options)
+    below = [path for path in paths if path.startswith(f"{TEMPORARY}/")]
+    links = {path: os.readlink(path) for path in below if os.path.islink(path)}
+    opened = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in below if path not in links}
+    folders = {path for path in opened if os.path.isdir(path)}
+    kernel.mount("tmpfs", TEMPORARY, "tmpfs", quiet, options.replace("mode=700", "mode=1777"))
+    _make_links(links, "")
+    for path, descriptor in opened.items():
+        _make_target(path, path in folders)
+        _bind(descriptor, path)
+        os.close(descriptor)
     try:
         kernel.mount("proc", "/proc", "proc", quiet | kernel.MS_NOEXEC | kernel.MS_RDONLY)
     except OSError:  # containers may hide parts of /proc, and then a new one is refused: have none
         kernel.mount("tmpfs", "/proc", "tmpfs", quiet | kernel.MS_RDONLY, "size=4k")
-    options = f"size={disk_mb}m,nr_inodes=4096,mode=700,uid={user},gid={group}"
-    kernel.mount("tmpfs", WORK, "tmpfs", quiet, options)
+
+
+def clear(folder: str, keep: Collection[str]) -> None:
+    """Remove what a program has left in a folder of its own, except the names in ``keep``.
+
+    What lies in a folder is moved up before that is removed: a program can nest them deeper than a path
+    reaches.
+
+    Raises:
+        OSError: something cannot be removed.
+    """
+    waiting = [os.path.join(folder, name) for name in os.listdir(folder) if name not in keep]
+    moved = 0
+    while waiting:
+        path = waiting.pop()
+        if not _open_up(path):
+            os.unlink(path)
+            continue
+        for name in os.listdir(path):
+            while os.path.lexists(target := os.path.join(folder, f"removed-{moved}")):
+                moved += 1
+            _open_up(os.path.join(path, name))
+            os.rename(os.path.join(path, name), target)
+            waiting.append(target)
+        os.rmdir(path)
+
+
+def _open_up(path: str) -> bool:
+    """Give back the rights that a program has taken from itself; whether the path is a folder."""
+    if os.path.islink(path) or not os.path.isdir(path):
+        return False
+    os.chmod(path, 0o700)
+    return True
 
 
 def restrict_files(readable: Sequence[str], work: str) -> None:

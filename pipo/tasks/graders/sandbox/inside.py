@@ -61,7 +61,7 @@ def run(
     user = own_user if own_user >= 0 else os.getuid()
     group = own_user if own_user >= 0 else os.getgid()
     if plan.namespaces & kernel.CLONE_NEWNS:
-        filesystem.mount_private(user, group, settings.limits.disk_mb)
+        filesystem.mount_private(settings.paths, user, group, settings.limits.disk_mb)
     os.chdir(work)
     if own_user >= 0:
         os.setgroups([])
@@ -71,7 +71,8 @@ def run(
         _harden(plan)
     _limit(plan, settings)
     os.environ.clear()
-    os.environ.update(HOME=work, TMPDIR=work, LANG="C.UTF-8", PYTHONHASHSEED="0", **_ONE_THREAD)
+    private = (work, filesystem.TEMPORARY) if plan.namespaces & kernel.CLONE_NEWNS else (work,)
+    os.environ.update(HOME=work, TMPDIR=private[-1], LANG="C.UTF-8", PYTHONHASHSEED="0", **_ONE_THREAD)
     sys.path.extend(path for path in settings.packages if path not in sys.path)
     SERVICES[service](
         sockets,
@@ -81,6 +82,7 @@ def run(
             instructions=syscall_filter.filter_program() if plan.filtered else None,
             readable=settings.paths if plan.file_rules else None,
             linux=plan.linux,
+            private={folder: frozenset(os.listdir(folder)) for folder in private},
         ),
     )
 

@@ -134,9 +134,7 @@ def serve(sockets: list[socket.socket], confinement: Confinement) -> None:
     runs = len(order["statements"]) + 1
 
     def work() -> None:
-        limits = confinement.limits
-        max_answer = (limits.output_kb << 10 if limits is not None else 1 << 20) + _MAX_ANSWER_SLACK
-        _judge(verdicts, _Remote(program, max_answer), order)
+        _judge(verdicts, _Remote(program, order["answer_bytes"] + _MAX_ANSWER_SLACK), order)
 
     pid = confinement.fork(work, keep=(verdicts.fileno(), program.fileno()), runs=runs)
     verdicts.close()

@@ -25,7 +25,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from . import filesystem, inside, kernel, processes, syscall_filter, wire
-from .settings import PROTECTIONS, Settings
+from .settings import INT_DIGITS, PROTECTIONS, Settings
 
 # Modules that programs of this kind import most; loaded once here instead of in every program.
 _COMMON = (
@@ -53,6 +53,7 @@ def main(control_fd: int, settings_text: str) -> None:
     control = socket.socket(fileno=control_fd)
     for name in _COMMON.split():
         __import__(name)
+    sys.set_int_max_str_digits(INT_DIGITS)
     gc.freeze()
     launcher = _Launcher(settings)
     wire.send(control, json.dumps(launcher.report).encode())
@@ -185,7 +186,7 @@ class _Launcher:
         """Everything up to a sandbox's own mounts, in a process that ends afterwards."""
         _enter_outer(own, self._settings)
         _unshare(_ALL_NAMESPACES | own)
-        _in_child(lambda: filesystem.mount_private(os.getuid(), os.getgid(), 1))
+        _in_child(lambda: filesystem.mount_private(self._settings.paths, os.getuid(), os.getgid(), 1))
 
     def _check_countable(self) -> None:
         if not (self._users or self._flags & kernel.CLONE_NEWUSER):

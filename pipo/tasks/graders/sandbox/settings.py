@@ -23,6 +23,10 @@ _SYSTEM_PATHS = (
     "/gnu/store",
 )
 
+# Digits of the longest integer that a program can read or print; Python's own limit is 4,300. That of
+# LiveCodeBench's harness; the harnesses of the other data sets come from before there was one.
+INT_DIGITS = 50_000
+
 LIBRARY_PATHS = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 # In the order in which they are shown; each does without the others. Names are used as keys.
@@ -44,7 +48,8 @@ class Limits:
     Attributes:
         cpu_s: seconds of CPU time of one process.
         memory_mb: address space of one process, interpreter included.
-        output_kb: what one test may print or return, and the size of any file.
+        output_kb: what one test may print or return where nothing longer is expected, and the size of any
+            file.
         disk_mb: all files of one program together, where it has a file system of its own.
         processes: processes and threads, where they can be counted apart from the user's others.
         open_files: file descriptors of one process.

@@ -18,6 +18,7 @@ import os
 import socket
 import tempfile
 from types import CodeType
+from typing import Any
 
 from . import wire
 from .confinement import Confinement, compile_program, fresh_module, open_streams, run_and_exit
@@ -45,13 +46,13 @@ def serve(sockets: list[socket.socket], confinement: Confinement) -> None:
         while True:
             order = json.loads(wire.receive(channel, _MAX_MESSAGE))
             text = wire.receive(channel, _MAX_MESSAGE)
-            _run_once(code, text, order["timeout_s"], channel, confinement, watch)
+            _run_once(code, text, order, channel, confinement, watch)
 
 
 def _run_once(
     code: CodeType,
     text: bytes,
-    timeout_s: float,
+    order: dict[str, Any],
     channel: socket.socket,
     confinement: Confinement,
     watch: ChildWatch,
@@ -66,9 +67,10 @@ def _run_once(
             open_streams()
             run_and_exit(code, fresh_module("__main__"))
 
-        pid = confinement.fork(work, streams=files, runs=1)
-        status = watch.wait(pid, timeout_s, also=(channel.fileno(),))
+        pid = confinement.fork(work, streams=files, runs=1, file_bytes=order["output_bytes"])
+        status = watch.wait(pid, order["timeout_s"], also=(channel.fileno(),))
         end_all(confinement.scope)
+        confinement.clear()
         wire.send(channel, wire.dump(["ended", status]))
         for descriptor, limit in ((files[1], None), (files[2], _STDERR_TAIL)):
             size = os.fstat(descriptor).st_size
