@@ -102,7 +102,7 @@ def build_module(cfg: DictConfig, run: RunConfig, bench: Workbench) -> PolicyMod
     try:
         collector = Collector(
             task=bench.task,
-            decode=response_decoder(bench.tokenizer),
+            decode=response_decoder(bench.tokenizer, bench.sampling.stop_token_ids),
             group_size=run.group_size,
             sampling=bench.sampling,
             config=collection,
@@ -178,7 +178,7 @@ def _held_out(bench: Workbench, limit: int | None) -> HeldOutProblems:
         task=bench.task,
         examples=problems.examples,
         prompt_ids=problems.prompt_ids,
-        decode=response_decoder(bench.tokenizer),
+        decode=response_decoder(bench.tokenizer, bench.sampling.stop_token_ids),
         sampling=bench.sampling,
     )
 

@@ -104,7 +104,7 @@ def _score(cfg: DictConfig, folder: Path) -> None:
                     part.bench.task,
                     part.problems.examples,
                     part.problems.prompt_ids,
-                    response_decoder(part.bench.tokenizer),
+                    response_decoder(part.bench.tokenizer, part.bench.sampling.stop_token_ids),
                     part.bench.sampling,
                     plan,
                     done=done[part.name],
@@ -158,10 +158,11 @@ def _check_identity(folder: Path, now: dict[str, dict[str, Any]]) -> None:
     before = json.loads(path.read_text(encoding="utf-8"))
     for part, identity in now.items():
         for key, value in identity.items():
-            if before[part][key] != value:
+            was = before[part].get(key, "not recorded")
+            if was != value:
                 raise ConfigError(
-                    f"resume={folder}: {part}: {key} was {before[part][key]} at the beginning and is {value} "
-                    "now; score again into another folder"
+                    f"resume={folder}: {part}: {key} was {was} at the beginning and is {value} now; score "
+                    "again into another folder"
                 )
 
 
@@ -175,7 +176,7 @@ def _recovered(
     except ValueError as error:
         raise ConfigError(f"resume={folder}: {error}") from error
     for part in parts:
-        decode = response_decoder(part.bench.tokenizer)
+        decode = response_decoder(part.bench.tokenizer, part.bench.sampling.stop_token_ids)
         for old in done[part.name]:
             example, prompt = part.problems.examples[old.index], decode(part.problems.prompt_ids[old.index])
             if (old.uid, old.answer, old.prompt) != (example.uid, example.answer, prompt):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
+from transformers import PreTrainedTokenizerBase
 
 from pipo.errors import ConfigError
 from pipo.evaluation.benchmark import Benchmark, average
@@ -132,7 +133,14 @@ def _identity(cfg: DictConfig, part: Part, plan: EvaluationPlan) -> dict[str, An
         "problems_hash": _hash(dataclasses.asdict(example) for example in problems.examples),
         "grading_hash": _hash([_grading(source)]),
         "prompts_hash": _hash(dataclasses.asdict(prompt) for prompt in prompts),
+        "chat_template": _chat_template(part.bench.tokenizer),
+        "prompt_tokens_hash": _hash(problems.prompt_ids),
     }
+
+
+def _chat_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The hash of the model's chat template; None if it has none and reads plain text."""
+    return _hash([tokenizer.get_chat_template()]) if tokenizer.chat_template else None
 
 
 def _left_out(part: Part) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class ToyTask(Task[Example]):
         return Reward(score=float(int(first) % 2 == 0), answer=first)
 
 
-def decode(ids: Sequence[int]) -> str:
+def decode(ids: Sequence[int], prompt: Sequence[int] = ()) -> str:
     return " ".join(map(str, ids))
 
 

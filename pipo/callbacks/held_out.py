@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipo.evaluation.results import EvaluationPlan, EvaluationResult
@@ -12,6 +12,7 @@ from pipo.modules.policy_module import PolicyModule
 from pipo.records import TokenIds
 from pipo.rollout.engine import SamplingParams
 from pipo.tasks.base import Example, Task
+from pipo.tasks.prompts import Decode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,14 +23,14 @@ class HeldOutProblems:
         task: grades the responses.
         examples: the problems.
         prompt_ids: their tokenised prompts.
-        decode: response token ids to text.
+        decode: token ids to text.
         sampling: how tokens are drawn.
     """
 
     task: Task
     examples: Sequence[Example]
     prompt_ids: Sequence[TokenIds]
-    decode: Callable[[Sequence[int]], str]
+    decode: Decode
     sampling: SamplingParams
 
     def evaluate(self, module: PolicyModule, plan: EvaluationPlan) -> EvaluationResult:

@@ -182,6 +182,7 @@ def compare(first: Scored, second: Scored) -> Comparison:
         if (alone := [part for part in one.parts if part not in other.parts])
     ]
     notes += [note for part in common if (note := _sampling_note(part, first, second))]
+    notes += [note for part in common if (note := _chat_note(part, first, second))]
     plain = [_difference({part: 1.0}, first, second) for part in common]
     adjusted = holm([difference.p for difference in plain])
     parts = {
@@ -214,6 +215,17 @@ def _sampling_note(part: str, first: Scored, second: Scored) -> str | None:
         f"{part}: the sampling differs, so it is part of the difference: {', '.join(differ)}"
         if differ
         else None
+    )
+
+
+def _chat_note(part: str, first: Scored, second: Scored) -> str | None:
+    """A chat template comes with its model, so two models may have two; a reader must know."""
+    a, b = (scored.parts[part].get("chat_template", "not recorded") for scored in (first, second))
+    if a == b:
+        return None
+    return (
+        f"{part}: the chat templates differ (hash {a or 'none'} in {first.path}, {b or 'none'} in "
+        f"{second.path}), so they are part of the difference"
     )
 
 

@@ -25,9 +25,7 @@ from pipo.records import Completions, TokenIds
 from pipo.rollout.engine import RolloutEngine, SamplingParams
 from pipo.tasks.base import Example, Reward, Task
 from pipo.tasks.infrastructure import warn_of_machine
-
-Decode = Callable[[Sequence[int]], str]
-"""Token ids to text, without special tokens."""
+from pipo.tasks.prompts import Decode
 
 OnBatch = Callable[[Sequence[ProblemResult]], None]
 """Called with each batch of newly scored problems."""
@@ -60,7 +58,7 @@ def evaluate(
         task: grades them.
         examples: all problems, the same list on every rank.
         prompt_ids: their tokenised prompts.
-        decode: turns token ids into text without special tokens.
+        decode: turns token ids into text.
         sampling: temperature and limits of the evaluation.
         plan: samples per problem, batches, intervals and seed.
         rank: this process among ``world_size``.
@@ -89,7 +87,8 @@ def evaluate(
             continue
         seed = _batch_seed(plan.seed, number)
         completions = engine.generate([prompt_ids[i] for i in batch], plan.samples, sampling, seed)
-        samples = _graded(completions, decode, task, [examples[i] for i in batch], plan.samples)
+        texts = _decode_rows(completions, [prompt_ids[i] for i in batch], decode, plan.samples)
+        samples = _graded(completions, texts, task, [examples[i] for i in batch], plan.samples)
         votes = majority_values(samples, task.same_answers) if vote else [None] * len(batch)
         scored = [
             _problem(i, examples[i], decode(prompt_ids[i]), drawn, majority)
@@ -128,17 +127,19 @@ def _batch_seed(seed: int, batch: int) -> int:
     return int(np.random.SeedSequence((seed, batch)).generate_state(1)[0])
 
 
-def _decode_rows(completions: Completions, decode: Decode) -> list[str]:
+def _decode_rows(
+    completions: Completions, prompts: Sequence[TokenIds], decode: Decode, count: int
+) -> list[str]:
     lengths = completions.lengths.tolist()
     rows = completions.response_ids.tolist()
-    return [decode(row[:length]) for row, length in zip(rows, lengths, strict=True)]
+    asked = [prompt for prompt in prompts for _ in range(count)]
+    return [decode(row[:n], prompt) for row, n, prompt in zip(rows, lengths, asked, strict=True)]
 
 
 def _graded(
-    completions: Completions, decode: Decode, task: Task, examples: Sequence[Example], count: int
+    completions: Completions, texts: Sequence[str], task: Task, examples: Sequence[Example], count: int
 ) -> list[list[Sample]]:
     """The ``count`` responses to each problem with their verdicts."""
-    texts = _decode_rows(completions, decode)
     verdicts = task.score_batch([example for example in examples for _ in range(count)], texts)
     warn_of_machine(task.name, verdicts)
     samples = _samples(completions, texts, verdicts)

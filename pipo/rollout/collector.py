@@ -16,6 +16,7 @@ from pipo.records import Completions, IterationPrompts, PromptBatch, Rollouts
 from pipo.rollout.engine import RolloutEngine, SamplingParams
 from pipo.tasks.base import Task
 from pipo.tasks.infrastructure import warn_of_machine
+from pipo.tasks.prompts import Decode
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class Collector:
         self,
         *,
         task: Task,
-        decode: Callable[[Sequence[int]], str],
+        decode: Decode,
         group_size: int,
         sampling: SamplingParams,
         config: CollectionConfig,
@@ -113,9 +114,10 @@ class Collector:
             completions = engine.generate(prompts.prompt_ids, self.group_size, self.sampling, seed)
         with metrics.timer("score"):
             lengths: list[int] = completions.lengths.tolist()
+            rows = completions.response_ids.tolist()
             texts = tuple(
-                self.decode(row[:length])
-                for row, length in zip(completions.response_ids.tolist(), lengths, strict=True)
+                self.decode(row[:length], prompts.prompt_ids[i // self.group_size])
+                for i, (row, length) in enumerate(zip(rows, lengths, strict=True))
             )
             asked = [example for example in prompts.examples for _ in range(self.group_size)]
             verdicts = tuple(self.task.score_batch(asked, texts))

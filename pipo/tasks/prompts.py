@@ -1,23 +1,49 @@
-"""From a problem to token ids: chat template when the tokenizer has one, the plain text otherwise."""
+"""From a problem to token ids, by the chat template or as plain text, and from token ids back to text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Collection, Sequence
+from functools import lru_cache
+from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
 from pipo.records import TokenIds
 from pipo.tasks.base import Example, Prompt, Task, TaskError
+from pipo.tasks.chat import generation_prompt, render_chat
+from pipo.tasks.thought import CLOSING, OPENING, open_thought, opened_at_end
+
+# Fields of a response that graders read; many tokenizers have special tokens of these names.
+_FIELDS = ("tool_call", "response", "answer", "reasoning")
+_READ = frozenset(
+    [*OPENING, *CLOSING, "<|channel|>", "<|message|>"]
+    + [f"<{slash}{field}>" for field in _FIELDS for slash in ("", "/")]
+)
+_TAG = re.compile(r"<(/?)([^<>/|]+)>")
+# The end of a prompt in which a tag is looked for, in tokens: a tag has fewer than 40 bytes.
+_TAIL = 64
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> TokenIds:
-    """Token ids of a prompt, ready for the model to continue."""
+    """Token ids of a prompt, ready for the model to continue.
+
+    Raises:
+        TaskError: the chat template cannot render it.
+    """
     if tokenizer.chat_template:
-        messages = [{"role": m.role, "content": m.content} for m in prompt.messages]
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         # The template writes the special tokens itself.
-        return tuple(tokenizer(str(text), add_special_tokens=False)["input_ids"])
-    return tuple(tokenizer(prompt.text)["input_ids"])
+        text = render_chat(tokenizer, prompt.messages)
+        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    ids = tokenizer(prompt.text)["input_ids"]
+    return tuple(ids[: len(ids) - _appended(tokenizer)])
+
+
+@lru_cache(maxsize=8)
+def _appended(tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many tokens a tokenizer puts behind a text: an end, after which there is nothing to answer."""
+    ids, bare = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
+    return next((n for n in range(len(ids)) if ids[len(ids) - n - 1] == bare[-1]), 0) if bare else 0
 
 
 def encode_examples(
@@ -74,10 +100,63 @@ def trainable(
     return reasons
 
 
-def response_decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[int]], str]:
-    """Response token ids to text, without special tokens."""
+class Decode(Protocol):
+    """Token ids to text."""
 
-    def decode(ids: Sequence[int]) -> str:
-        return str(tokenizer.decode(list(ids), skip_special_tokens=True))
+    def __call__(self, ids: Sequence[int], prompt: Sequence[int] = ()) -> str:
+        """The text; that of a response to ``prompt`` begins with the thought which the prompt opened."""
+        ...
+
+
+def response_decoder(
+    tokenizer: PreTrainedTokenizerBase, stop_token_ids: Collection[int] = frozenset()
+) -> Decode:
+    """Token ids to text: what a model says, without the marks that begin, end, pad or part texts.
+
+    Special tokens are left out. Those that stand for something in the text stay: the tags that graders read,
+    and pairs of tags such as ``<plan>`` and ``</plan>``. What a tokenizer names as its begin, end, padding
+    and the like is never such a tag, and a stop token is none at the end. Spaces stay as they are.
+
+    Args:
+        tokenizer: of the model.
+        stop_token_ids: what ends a response besides the tokenizer's own end.
+    """
+    marks = _marks(tokenizer)
+    ends = frozenset(stop_token_ids) - _ids(tokenizer, _READ)
+    prefilled = open_thought(generation_prompt(tokenizer))
+
+    def text_of(ids: Sequence[int]) -> str:
+        return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def opened_by(prompt: Sequence[int]) -> str:
+        tail = text_of(prompt[-_TAIL - len(prefilled) :])
+        return prefilled if prefilled and tail.endswith(prefilled) else opened_at_end(tail)
+
+    def decode(ids: Sequence[int], prompt: Sequence[int] = ()) -> str:
+        length = len(ids)
+        while length and ids[length - 1] in ends:
+            length -= 1
+        return opened_by(prompt) + text_of([token for token in ids[:length] if token not in marks])
 
     return decode
+
+
+def _marks(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Special tokens that are no part of what is said."""
+    special = {id_: str(token) for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    named = {str(token) for token in tokenizer.special_tokens_map.values() if not isinstance(token, list)}
+    texts = set(special.values()) - named - {"<s>", "</s>"}  # which begin and end a text in many models
+    said = _READ | {text for text in texts if (pair := _partner(text)) is not None and pair in texts}
+    return frozenset(id_ for id_, text in special.items() if text not in said)
+
+
+def _partner(tag: str) -> str | None:
+    """The closing tag for an opening one, and the other way round."""
+    found = _TAG.fullmatch(tag)
+    return None if found is None else f"<{'' if found[1] else '/'}{found[2]}>"
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, tags: Collection[str]) -> frozenset[int]:
+    """The tokens that are one of the tags."""
+    return frozenset(id_ for id_, token in tokenizer.added_tokens_decoder.items() if str(token) in tags)

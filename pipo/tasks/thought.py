@@ -37,17 +37,22 @@ _QUOTES = ('"', "'", "`")
 
 def answer_part(response: str) -> str:
     """What a response says after its thought; all of it if there is no thought, "" if nothing follows."""
-    start = 0
-    while (closing := find_tag(_CLOSING, response, start)) is not None:
-        start = closing.end()
+    start = _last_end(response)
     opening = find_tag(_OPENING, response, start)
     return response[start:] if opening is None else response[start : opening.start()]
 
 
 def opened_at_end(prompt: str) -> str:
-    """The tag that a prompt ends with, blanks aside, if it opens a thought; else ""."""
+    """The tag that a prompt ends with, and the blanks after it, if it opens a thought; else ""."""
     text = prompt.rstrip()
-    return next((opening for opening in OPENING if text.endswith(opening)), "")
+    tag = next((opening for opening in OPENING if text.endswith(opening)), None)
+    return "" if tag is None else prompt[len(text) - len(tag) :]
+
+
+def open_thought(text: str) -> str:
+    """The end of a text from the tag on that opens a thought and is not closed; else ""."""
+    opening = find_tag(_OPENING, text, _last_end(text))
+    return "" if opening is None else text[opening.start() :]
 
 
 def tag_pattern(tags: Iterable[str]) -> re.Pattern[str]:
@@ -58,6 +63,14 @@ def tag_pattern(tags: Iterable[str]) -> re.Pattern[str]:
 def find_tag(tags: re.Pattern[str], text: str, start: int = 0) -> re.Match[str] | None:
     """The first of the tags from ``start`` on that is not only spoken about."""
     return next((found for found in tags.finditer(text, start) if not _quoted(text, found)), None)
+
+
+def _last_end(text: str) -> int:
+    """Where the last closing tag ends; 0 without any."""
+    end = 0
+    while (closing := find_tag(_CLOSING, text, end)) is not None:
+        end = closing.end()
+    return end
 
 
 def _quoted(text: str, tag: re.Match[str]) -> bool:

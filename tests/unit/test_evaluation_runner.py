@@ -92,7 +92,7 @@ class FirstTokenTask(Task[Example]):
         return Reward(score=first / 10, answer=f"{example.answer}{first}")
 
 
-def decode(ids: Sequence[int]) -> str:
+def decode(ids: Sequence[int], prompt: Sequence[int] = ()) -> str:
     return " ".join(str(token) for token in ids if token != 9)
 
 
@@ -275,3 +275,15 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
         # The same prompts under the same seeds, dealt to the ranks in turn.
         assert [call for calls, _ in found for call in calls if call[0]] == alone.calls
         assert len(found[0][0]) == len(found[1][0])  # ranks may need each other to sample
+
+
+def test_a_response_is_decoded_with_the_prompt_that_it_answers() -> None:
+    def decode(ids: Sequence[int], prompt: Sequence[int] = ()) -> str:
+        return f"{len(ids)} tokens for {list(prompt)}"
+
+    result = evaluate(ScriptedEngine(), FirstTokenTask(), EXAMPLES, PROMPTS, decode, SAMPLING, PLAN)
+    for problem, prompt in zip(result.problems, PROMPTS, strict=True):
+        assert problem.prompt == "1 tokens for []"
+        assert [s.response for s in problem.samples] == [
+            f"{s.length} tokens for {list(prompt)}" for s in problem.samples
+        ]

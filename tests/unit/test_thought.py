@@ -157,7 +157,7 @@ def test_every_tag_opens_and_closes(opening: str, closing: str) -> None:
     assert answer_part(f"{opening}a{closing}b") == "b"
     assert answer_part(f"a{closing}b") == "b"
     assert answer_part(f"a{opening}b") == "a"
-    assert opened_at_end(f"Question{opening}\n") == opening
+    assert opened_at_end(f"Question{opening}\n") == f"{opening}\n"
     assert opened_at_end(f"Question{opening}\n\n{closing}\n\n") == ""
     assert opened_at_end(f"Write {opening} first.") == ""
 

@@ -1,0 +1,89 @@
+"""From the turns of a conversation to the text that a model's chat template makes of them.
+
+Templates differ in what they take. One that knows no system turn, whether it refuses it or leaves it out
+without a word, gets that text in the first user turn. One that shows the date always shows the same one, so
+that a prompt is the same whenever it is rendered. Anything else that a template does not do is one error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+import jinja2
+from transformers import PreTrainedTokenizerBase
+
+from pipo.tasks.base import Message, TaskError
+
+# What a template is told is now. It is the date that Llama's own templates show where there is no clock.
+NOW = datetime(2024, 7, 26)
+# A template is a program of the model's author, and fails as programs do.
+_FAILURES = (
+    *(jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError),
+    *(TypeError, ValueError),
+)
+# Stands for the text of a turn, to see whether it arrives.
+_PROBE = "Pipo0Probe"
+
+
+def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
+    """The conversation as the model reads it, up to where its answer begins.
+
+    Raises:
+        TaskError: the chat template fails, or leaves out what is asked. The message names the model.
+    """
+    problem = ""
+    for turns in _forms(messages):
+        try:
+            text = _render(tokenizer, turns)
+        except _FAILURES as error:
+            problem = f"fails: {' '.join(str(error).split()) or type(error).__name__}"
+            continue
+        lost = next((turn.role for turn in turns if _is_lost(tokenizer, turns, turn, text)), None)
+        if lost is None:
+            return text
+        problem = f"leaves out the text of the {lost} turn"
+    raise TaskError(f"{tokenizer.name_or_path}: its chat template {problem}")
+
+
+def generation_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What a chat template writes after the last turn, where the answer begins; "" without a template."""
+    if not tokenizer.chat_template:
+        return ""
+    asked = (Message(role="user", content=_PROBE),)
+    try:
+        with_it, without = (_render(tokenizer, asked, begin=begin) for begin in (True, False))
+    except _FAILURES:
+        return ""  # a template that fails is an error where a prompt is rendered
+    return with_it.removeprefix(without) if with_it.startswith(without) else ""
+
+
+def _forms(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """The conversation as it is, then without a system turn."""
+    yield messages
+    system, *others = messages
+    asked = next((i for i, turn in enumerate(others) if turn.role == "user"), None)
+    if system.role == "system" and asked is not None:
+        texts = (turn.content for turn in (system, others[asked]) if turn.content.strip())
+        others[asked] = replace(others[asked], content="\n\n".join(texts))
+        yield others
+
+
+def _is_lost(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], turn: Message, text: str) -> bool:
+    """Whether what a turn says is not in the text. Of an answer, templates may leave out the thought."""
+    if turn.role == "assistant" or turn.content.strip() in text:
+        return False
+    probed = [replace(other, content=_PROBE) if other is turn else other for other in turns]
+    try:
+        return _PROBE not in _render(tokenizer, probed)  # it may arrive in another form
+    except _FAILURES:
+        return True
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], *, begin: bool = True) -> str:
+    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    text = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=begin, strftime_now=NOW.strftime
+    )
+    return str(text)
