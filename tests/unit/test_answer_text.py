@@ -7,8 +7,10 @@ from fractions import Fraction
 
 import pytest
 
-from pipo.tasks.graders.answer_text import Listing, listing, number, tidy
+from pipo.tasks.graders.answer_lists import Listing, listing
+from pipo.tasks.graders.answer_text import number
 from pipo.tasks.graders.math import MathGrader
+from pipo.tasks.graders.typesetting import tidy
 from pipo.tasks.graders.units import unit_of, units_differ
 
 EQUAL = [

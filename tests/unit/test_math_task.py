@@ -173,12 +173,8 @@ def test_gold_answers_are_right(compose_config: Compose, name: str) -> None:
     task.close()
     assert {(r.score, r.error) for r in rewards} == {(1.0, None)}
     assert {(r.score, r.error) for r in others} == {(0.0, None)}
-    # math-verify reads neither \gamma with an exponent nor a product behind \hbar, lists of E_{1}, or prose.
-    known = {"minervamath": ["138", "261", "269"], "olympiadbench": 2}
-    if name == "olympiadbench":
-        assert len(doubtful) == known[name]
-    else:
-        assert [place.rpartition("/")[2] for place in doubtful] == known.get(name, [])
+    # Algebra reads neither the prose of one answer nor the interval "t(0,4]" of another.
+    assert len(doubtful) == (2 if name == "olympiadbench" else 0)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 r"""Grading of mathematical answers: the last ``\boxed{...}`` of a response against a reference.
 
 What the writing alone decides, numbers and words above all, is decided here. The rest goes to
-math-verify in a worker process, because it can hang, crash or take all memory on what a model writes.
+algebra in a worker process, because it can hang, crash or take all memory on what a model writes.
 ``docs/tasks/mathematics.md`` says what counts as equal.
 """
 
@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from pipo.tasks.base import Reward, TaskError
+from pipo.tasks.graders.answer_lists import listings_differ, same_text
 from pipo.tasks.graders.answer_text import (
-    drop_unit_words,
-    is_text_only,
-    listings_differ,
+    based,
     number,
     readings,
     relates_numbers,
     same_in_base,
-    same_text,
+    same_label,
     same_word,
-    tidy,
     word,
 )
+from pipo.tasks.graders.quantities import is_text_only, without_units
+from pipo.tasks.graders.typesetting import repaired, tidy
 from pipo.tasks.graders.units import units_differ
 from pipo.tasks.graders.worker_pool import Limits, WorkerPool
 from pipo.tasks.thought import answer_part
@@ -65,16 +65,19 @@ def last_boxed(response: str) -> str | None:
 
 
 def quick_verdict(answer: str, reference: str) -> bool | None:
-    """Whether the two are equal, if that is clear without algebra; None if it takes math-verify."""
+    """Whether the two are equal, if that is clear without algebra; None if it takes a worker."""
     if answer == reference:
         return True
     other_unit = units_differ(answer, reference)
     answer, reference = tidy(answer), tidy(reference)
     if same_text(answer, reference):
         return True
-    if other_unit or relates_numbers(answer):
+    if (same := same_label(answer, reference)) is not None:
+        return same
+    if other_unit or relates_numbers(answer) or (both := without_units(answer, reference)) is None:
         return False
-    a, b = number(drop_unit_words(answer)), number(drop_unit_words(reference))
+    answer, reference = both
+    a, b = number(answer), number(reference)
     if a is not None and b is not None:
         return a.equals(b)
     if (of := word(reference)) is not None:
@@ -134,7 +137,7 @@ class MathGrader:
         if questions is None:
             questions = [None] * len(pairs)
         read = [
-            (last_boxed(answer_part(response)), reference.strip(), question)
+            (last_boxed(answer_part(response)), repaired(reference), question)
             for (response, reference), question in zip(pairs, questions, strict=True)
         ]
         verdicts = self._compare([(a, r, question) for a, r, question in read if a])
@@ -156,7 +159,9 @@ class MathGrader:
 
     def unreadable(self, references: Sequence[str]) -> list[str]:
         """The references that algebra cannot read, so that only their own text is right."""
-        distinct = [r for r in dict.fromkeys(references) if number(tidy(r)) is None and word(tidy(r)) is None]
+        distinct = [
+            r for r in dict.fromkeys(references) if not any(f(tidy(r)) for f in (number, word, based))
+        ]
         outcomes = self._pool.run([_request(r, r) for r in distinct])
         return [
             reference
@@ -208,6 +213,7 @@ class MathGrader:
 
 def _request(answer: str, reference: str) -> bytes:
     answer, reference = tidy(answer), tidy(reference)
+    answer, reference = without_units(answer, reference) or (answer, reference)
     request = [
         readings(answer, other_has_percent=reference.endswith("\\%")),
         readings(reference, other_has_percent=answer.endswith("\\%")),

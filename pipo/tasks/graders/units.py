@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 
-from pipo.tasks.graders.answer_text import DEGREES, TEXT_COMMAND, listing, number, tidy
+from pipo.tasks.graders.answer_lists import listing
+from pipo.tasks.graders.answer_text import number
+from pipo.tasks.graders.typesetting import DEGREES, TEXT_COMMAND, tidy
 
 # The names of each unit in words, singular; then its symbols, whose case matters.
 _NAMES = {
@@ -55,6 +57,43 @@ _NAMES = {
     "celsius": ("celsius", "C"),
     "fahrenheit": ("fahrenheit", "F"),
     "mol": ("mole", "mol"),
+    "pint": ("pint", "pt"),
+    "quart": ("quart", "qt"),
+    "cup": ("cup", ""),
+    "teaspoon": ("teaspoon", "tsp"),
+    "tablespoon": ("tablespoon", "tbsp"),
+    "ton": ("ton", ""),
+    "tonne": ("tonne", ""),
+    "acre": ("acre", "ac"),
+    "hectare": ("hectare", "ha"),
+    "dm": ("decimeter decimetre", "dm"),
+    "cl": ("centiliter centilitre", "cL cl"),
+    "kl": ("kiloliter kilolitre", "kL kl"),
+    "mph": ("mph", "mph"),
+    "kph": ("kph kmph", "kph kmph"),
+    "rpm": ("rpm", "rpm"),
+    "kWh": ("", "kWh"),
+    "MHz": ("megahertz", "MHz"),
+    "GHz": ("gigahertz", "GHz"),
+    "kHz": ("kilohertz", "kHz"),
+    "eV": ("electronvolt", "eV"),
+    "keV": ("", "keV"),
+    "MeV": ("", "MeV"),
+    "GeV": ("", "GeV"),
+    "cal": ("calorie", "cal"),
+    "kcal": ("kilocalorie", "kcal"),
+    "MW": ("megawatt", "MW"),
+    "mW": ("milliwatt", "mW"),
+    "kPa": ("kilopascal", "kPa"),
+    "atm": ("atmosphere", "atm"),
+    "A": ("ampere amp", "A"),
+    "mA": ("milliampere", "mA"),
+    "ohm": ("ohm", ""),
+    "angstrom": ("angstrom", ""),
+    "erg": ("erg", "ergs"),
+    "tesla": ("tesla", "T"),
+    "AU": ("", "AU"),
+    "parsec": ("parsec", "pc"),
     "am": ("am", ""),
     "pm": ("pm", ""),
 }
@@ -100,13 +139,14 @@ def unit_of(answer: str) -> Unit | None:
     found = _MARKED.fullmatch(text)
     if found is None and (found := _BARE.fullmatch(text)) is not None and not number(found["value"].strip()):
         found = None
-    unit = _parsed(found["unit"]) if found else None
+    unit = parsed_unit(found["unit"]) if found else None
     if _DOLLAR_SIGN.match(answer.strip()):
         return {**(unit or {}), "dollar": 1}
     return unit
 
 
-def _parsed(text: str) -> Unit | None:
+def parsed_unit(text: str) -> Unit | None:
+    """The powers of the measures in the text of a unit; None if it holds anything else."""
     text = _EXPONENT.sub(lambda m: "^" + (m[1] or m[2]), _DEGREE_SIGN.sub(" degree ", text))
     text = _NOISE.sub(" ", text).replace(" ^", "^").replace(".", "").strip()
     unit: Unit = {}

@@ -1,0 +1,202 @@
+r"""An answer without what only typesets it: signs for commands, blanks, sizes, fonts, needless braces.
+
+Pure functions on the content of a box or on a reference. ``tidy`` is where every comparison begins.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from pipo.tasks.graders.answer_lists import peeled
+from pipo.tasks.graders.unicode_signs import without_signs
+
+TEXT_COMMAND = r"\\(?:text|textrm|textbf|textit|textsf|texttt|textup|textnormal|mbox|mathrm|mathbf|rm)"
+TEXT = re.compile(TEXT_COMMAND + r"\s*\{([^{}]*)\}")
+ELLIPSIS = re.compile(r"\.\.|…|\\(?:ldots|cdots|dots|dotsc|vdots)(?![A-Za-z])")
+DEGREES = r"\^\s*(?:\\circ|\{\s*\\circ\s*\})"
+
+# What a word behind a number multiplies it by.
+_MULTIPLES = {
+    "hundreds?": "10^{2}",
+    "thousands?": "10^{3}",
+    "millions?": "10^{6}",
+    "billions?": "10^{9}",
+    "trillions?": "10^{12}",
+    "dozen": "12",
+    "tenths": "10^{-1}",
+    "hundredths": "10^{-2}",
+    "thousandths": "10^{-3}",
+    "millionths": "10^{-6}",
+    "halves": r"\frac{1}{2}",
+    "thirds": r"\frac{1}{3}",
+    "fourths": r"\frac{1}{4}",
+    "fifths": r"\frac{1}{5}",
+    "sixths": r"\frac{1}{6}",
+    "sevenths": r"\frac{1}{7}",
+    "eighths": r"\frac{1}{8}",
+    "ninths": r"\frac{1}{9}",
+    "twelfths": r"\frac{1}{12}",
+}
+# Commands written in a doubtful way: two backslashes, or a control character where JSON ate the first letter.
+_EATEN = {
+    "\a": "alpha angle approx",
+    "\b": "begin beta bar binom bmod boxed boldsymbol bullet backslash",
+    "\t": "text textbf textrm times theta tau tan tanh tfrac triangle tbinom tilde",
+    "\n": "neq nabla",
+    "\v": "vec vert varepsilon varphi vartheta varnothing",
+    "\f": "frac forall",
+    "\r": "right rho rangle rceil rfloor rvert rightarrow",
+}
+_LOST = re.compile(
+    "|".join(
+        f"{re.escape(sign)}(?=(?:{'|'.join(word[1:] for word in words.split())})(?![A-Za-z]))"
+        for sign, words in _EATEN.items()
+    )
+)
+_DOUBLED = re.compile(
+    r"\\{2,}(?=(?:[dtc]?frac|[dt]?binom|sqrt|pi|text|math|left|right|times|cdot|div|infty|"
+    r"pm|le|leq|ge|geq|ne|neq|lt|gt|in|cup|cap|circ|degree|%|\$|\{|\}|,|!|;|sin|cos|tan|sec|csc|cot|arc|log|ln|exp|"
+    r"operatorname|begin|end|boxed|alpha|beta|gamma|delta|epsilon|theta|lambda|mu|sigma|phi|varphi|omega|rho|tau|"
+    r"overline|angle|quad|displaystyle|approx|equiv|sum|int|prod|lim|vec|hat|lfloor|rfloor|lceil|rceil|emptyset|"
+    r"varnothing|setminus|mid|ldots|cdots|dots|to|sim|triangle|mbox|mathbb|hbar|ell|partial|nabla|\())"
+)
+_NO_LETTER = r"(?![A-Za-z])"
+
+_CLOSED_UP = re.compile(r"(\\\\)|\\!\s*|(?<=\d)\\,(?=\d{3}(?!\d))")
+_SPACING = re.compile(
+    r"(\\\\)|\\[,;:> ]|~|\\(?:q?quad|enspace|enskip|(?:neg)?(?:thin|med|thick)space|space|hfill|"
+    r"newline|nonumber|notag|noindent|(?:math)?strut|allowbreak|nobreak|(?:no)?limits)(?![A-Za-z])"
+    r"|\\(?:[hvm]space\*?|[hv]?phantom|label|tag\*?)\s*\{[^{}]*\}|\\(?:hskip|kern|mskip)\s*-?[\d.]+\s*[a-z]{2}"
+)
+_WRAPPERS = re.compile(
+    r"(\\\\)|\\?\$|\\[()\[\]]|\\(?:left|right|middle|[Bb]igg?[lrm]?|(?:display|text|script)style)(?![A-Za-z])\.?"
+    r"|\\color\s*\{[^{}]*\}|\\textcolor\s*\{[^{}]*\}"
+)
+_FRAMES = re.compile(
+    r"\\(?:boxed|fbox|boldsymbol|bm|ensuremath|emph|underline|mathit|mathsf|mathtt|mathnormal|mathord|smash)\s*\{"
+)
+_SPELLINGS = [
+    (re.compile(r"\\[dtc]frac" + _NO_LETTER), r"\\frac"),
+    (re.compile(r"\\[dt]binom" + _NO_LETTER), r"\\binom"),
+    (re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}"), r"\\frac{\1}{\2}"),
+    (re.compile(r"\{\s*\\rm\s+([^{}]*)\}"), r"\\mathrm{\1}"),
+    (re.compile(r"\\var(epsilon|phi|theta|rho|sigma)" + _NO_LETTER), r"\\\1"),
+    (re.compile(r"\\(?:lbrace|lcurly)" + _NO_LETTER), r"\\{"),
+    (re.compile(r"\\(?:rbrace|rcurly)" + _NO_LETTER), r"\\}"),
+    (re.compile(r"\\(?:lbrack)" + _NO_LETTER), "["),
+    (re.compile(r"\\(?:rbrack)" + _NO_LETTER), "]"),
+    (re.compile(r"\\(?:langle|lparen)" + _NO_LETTER), "("),
+    (re.compile(r"\\(?:rangle|rparen)" + _NO_LETTER), ")"),
+    (re.compile(r"\\colon" + _NO_LETTER), ":"),
+    (re.compile(r"\\imath" + _NO_LETTER), "{i}"),
+    (re.compile(rf"(?<=\d)\s*(?:\^\s*\{{?\s*)?{TEXT_COMMAND}\s*\{{\s*(?:st|nd|rd|th)\s*\}}\s*\}}?"), ""),
+    (re.compile(r"\\not\s*="), r"\\ne "),
+    (re.compile(r"\\infin" + _NO_LETTER), r"\\infty"),
+    (re.compile(r"\\(?:mathbb|Bbb)\s*([A-Z])" + _NO_LETTER), r"\\mathbb{\1}"),
+    (re.compile(r"\\Bbb\s*\{"), r"\\mathbb{"),
+    (re.compile(r"\\(?:R|Reals)" + _NO_LETTER), r"\\mathbb{R}"),
+    (re.compile(r"\\ang\s*\{([^{}]*)\}"), r"\1^\\circ"),
+    (re.compile(r"\\(?:degree|textdegree)" + _NO_LETTER + r"|\^\s*\\degree"), r"^\\circ"),
+    (re.compile(r"\^\s*\{\s*\\circ\s*\}"), r"^\\circ"),
+    (re.compile(r"\\(?:lvert|rvert|vert)" + _NO_LETTER), "|"),
+    (re.compile(TEXT_COMMAND + r"\s*\{\s*(\\[A-Za-z]+)\s*\}"), r"\1 "),
+    (
+        re.compile(TEXT_COMMAND + r"\s*\{\s*all\s+reals?(?:\s+numbers?)?\s*\}|all real numbers"),
+        r"\\mathbb{R}",
+    ),
+]
+_UPRIGHT = re.compile(r"(?:" + TEXT_COMMAND + r"|\\operatorname)\s*\{\s*([ei])\s*\}")
+_TEXT_SUBSCRIPT = re.compile(r"_\s*\{\s*" + TEXT_COMMAND + r"\s*\{([^{}]*)\}\s*\}")
+_TEXT_NUMBER = re.compile(TEXT_COMMAND + r"\s*\{(\s*[+-]?[.0-9][^{}]*)\}")
+_TEXT_LIST = re.compile(
+    TEXT_COMMAND + r"\s*\{\s*([A-Za-z][A-Za-z .'-]*(?:(?:,|;|\band\b|\bor\b)\s*[A-Za-z][A-Za-z .'-]*)+)\}"
+)
+_JOINING_WORD = re.compile(
+    r"(?:,?\s*" + TEXT_COMMAND + r"\s*\{\s*(?:and|or)\s*\}|(?:,|(?<=[\w)\]}]))\s+(?:and|or)(?=[\s\\]))\s*"
+)
+_PERCENT = re.compile(
+    r"\\?%|" + TEXT_COMMAND + r"\s*\{\s*(?:percent|per cent|pct)\s*\}|(?<=\d)\s+(?:percent|per cent)\b"
+)
+_MULTIPLE = re.compile(
+    rf"(?<=[\d}}])\s*(?P<text>{TEXT_COMMAND}\s*\{{\s*)?\b(?P<word>" + "|".join(_MULTIPLES) + r")\b(?!\s+of\b)"
+)
+_EMPTY_TEXT = re.compile(TEXT_COMMAND + r"\s*\{\s*\}")
+_NUMPY = re.compile(r"\bnp\.(?=(?:arc)?(?:sin|cos|tan)\b)")
+_MEMBER = re.compile(r"(?:[A-Za-z]|\([A-Za-z](?:\s*,\s*[A-Za-z])+\))\s*\\in(?![A-Za-z])\s*")
+_BARE_POINT = re.compile(r"(?<=\d)\.(?![\d.])")
+_REPEATING = re.compile(r"(?<![\d.])(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?\s*(\d+)\s*\}?")
+
+
+def repaired(text: str) -> str:
+    r"""LaTeX whose backslashes were escaped once too often, ``\\frac``, or eaten as a control character.
+
+    The ends of rows in a matrix stay.
+    """
+    text = _LOST.sub(lambda m: "\\" + _EATEN[m[0]][0], text)
+    if "\\\\" not in text:
+        return text.strip()
+    if "\\\\begin" in text:
+        return text.replace("\\\\", "\\").strip()
+    return text.strip() if "\\begin" in text else _DOUBLED.sub(r"\\", text).strip()
+
+
+@lru_cache(maxsize=4096)
+def tidy(text: str) -> str:
+    r"""The same answer without what only typesets it.
+
+    Dollar signs, spacing, sizing and colours go; signs become commands, ``\dfrac`` becomes ``\frac``, ``and``
+    and ``or`` between answers become commas, ``million`` becomes its power of ten, ``x \in`` before a set,
+    braces around all of it and a full stop at the end go.
+    """
+    text = without_signs(repaired(text))
+    text = _CLOSED_UP.sub(lambda m: m[1] or "", text)
+    text = _SPACING.sub(lambda m: m[1] or " ", text)
+    text = _WRAPPERS.sub(lambda m: m[1] or "", text).strip()
+    text = _unframed(text).rstrip("\\ ") if not text.endswith(("\\{", "\\}")) else _unframed(text)
+    for pattern, spelling in _SPELLINGS:
+        text = pattern.sub(spelling, text)
+    text = text.replace("{,}", ",")
+    if "\\begin" not in text:
+        text = text.replace("&", " ")
+    if (whole := _TEXT_NUMBER.fullmatch(text.strip())) is not None:
+        text = whole[1]
+    if (whole := _TEXT_LIST.fullmatch(text.strip())) is not None:
+        items = re.split(r"\s*(?:[,;]|\band\b|\bor\b)\s*", whole[1])
+        text = ", ".join(f"\\text{{{item.strip()}}}" for item in items if item.strip())
+    if _UPRIGHT.fullmatch(text.strip()) is None:
+        text = _UPRIGHT.sub(r"{\1}", text)
+    text = _TEXT_SUBSCRIPT.sub(lambda m: f"_{{{m[1].strip()}}}", text)
+    text = _JOINING_WORD.sub(", ", text)
+    text = _PERCENT.sub(r"\\%", text)
+    text = _MULTIPLE.sub(lambda m: f" \\times {_multiple(m['word'])} {m['text'] or ''}", text)
+    text = _EMPTY_TEXT.sub("", text)
+    text = _NUMPY.sub(r"\\", text)
+    text = _REPEATING.sub(_as_fraction, text)
+    text = peeled(" ".join(text.split()))
+    if not ELLIPSIS.search(text):
+        text = _BARE_POINT.sub("", text.rstrip(".,; "))
+    return _MEMBER.sub("", text, count=1) if _MEMBER.match(text) else text
+
+
+def _multiple(word: str) -> str:
+    return next(factor for pattern, factor in _MULTIPLES.items() if re.fullmatch(pattern, word))
+
+
+def _as_fraction(match: re.Match[str]) -> str:
+    r"""``0.1\overline{6}`` as the fraction it is."""
+    whole, fixed, repeating = match.groups()
+    nines = (10 ** len(repeating) - 1) * 10 ** len(fixed)
+    above = int((whole + fixed + repeating) or 0) - int((whole + fixed) or 0)
+    return f"\\frac{{{above}}}{{{nines}}}"
+
+
+def _unframed(text: str) -> str:
+    r"""What ``\boxed{...}`` and other commands that only change the looks hold."""
+    while (match := _FRAMES.search(text)) is not None:
+        depth, end = 1, match.end()
+        while depth and end < len(text):
+            depth += {"{": 1, "}": -1}.get(text[end], 0) if text[end - 1] != "\\" else 0
+            end += 1
+        text = text[: match.start()] + text[match.end() : end - 1 if not depth else end] + text[end:]
+    return text.strip()
