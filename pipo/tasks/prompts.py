@@ -17,7 +17,7 @@ from pipo.tasks.thought import CLOSING, OPENING, open_thought, opened_at_end
 # Fields of a response that graders read; many tokenizers have special tokens of these names.
 _FIELDS = ("tool_call", "response", "answer", "reasoning")
 _READ = frozenset(
-    [*OPENING, *CLOSING, "<|channel|>", "<|message|>"]
+    [*OPENING, *CLOSING, "<|channel|>", "<|message|>", "<|channel>"]
     + [f"<{slash}{field}>" for field in _FIELDS for slash in ("", "/")]
 )
 _TAG = re.compile(r"<(/?)([^<>/|]+)>")

@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable
 
 # How models that think open and close it: DeepSeek-R1, Qwen3 and most others; words that instructions use;
-# OpenThinker and Sky-T1; Magistral; Kimi-VL; Seed-OSS; Command A; Apertus; gpt-oss.
+# OpenThinker and Sky-T1; Magistral; Kimi-VL; Seed-OSS; Command A; Apertus; gpt-oss; Gemma 4.
 TAGS = (
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
@@ -30,6 +30,7 @@ TAGS = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|inner_prefix|>", "<|inner_suffix|>"),
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+    ("<|channel>thought", "<channel|>"),
 )
 OPENING, CLOSING = (frozenset(tags) for tags in zip(*TAGS, strict=True))
 _QUOTES = ('"', "'", "`")

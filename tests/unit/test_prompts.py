@@ -204,6 +204,11 @@ def test_tags_survive_and_marks_do_not(kinds: dict[str, list[str]], end: str) ->
         (["<start_of_turn>", "<end_of_turn>"], "a<end_of_turn>\n<start_of_turn>", "a\n"),
         (["[INST]", "[/INST]"], "a[INST]b[/INST]", "ab"),
         (
+            ["<|channel>", "<channel|>", "<turn|>"],
+            "<|channel>thought\na<channel|>b<turn|>",
+            "<|channel>thought\na<channel|>b",
+        ),
+        (
             ["<|start|>", "<|end|>", "<|channel|>", "<|message|>", "<|return|>"],
             "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b<|return|>",
             "<|channel|>analysis<|message|>aassistant<|channel|>final<|message|>b",
