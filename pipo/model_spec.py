@@ -31,7 +31,7 @@ class ModelSpec:
     Attributes:
         name: short name, for reports.
         path: a Hugging Face folder or a hub id.
-        dtype: of the weights, ``float32`` or ``bfloat16``.
+        dtype: of the weights, ``float32`` or, where nothing is trained, ``bfloat16``.
         gradient_checkpointing: trade compute for activation memory.
         checkpoint: a checkpoint whose weights replace those at ``path``; None for none.
     """
@@ -44,7 +44,9 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"model.dtype must be float32 or bfloat16, got {self.dtype!r}")
+            raise ValueError(
+                f"model.dtype must be float32 or bfloat16 (to train: float32), got {self.dtype!r}"
+            )
 
     @cached_property
     def positions(self) -> int | None:

@@ -245,6 +245,8 @@ class PolicyBatch:
         teacher_prompt_ids: N prompts of the self-teacher, None for a response without one; None for an
             update that does not distil.
         value_targets: what the critic learns from this batch; None without a critic.
+        importance: float32 [N, R], factor on each token's distillation loss for the sampler's distance; None
+            for 1. A surrogate has it in its advantages.
     """
 
     prompt_ids: tuple[TokenIds, ...]
@@ -258,6 +260,7 @@ class PolicyBatch:
     kl_coef: float
     teacher_prompt_ids: tuple[TokenIds | None, ...] | None
     value_targets: ValueTargets | None
+    importance: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.prompt_ids) * self.group_size, self.response_ids.shape[1])
@@ -274,6 +277,8 @@ class PolicyBatch:
         if self.value_targets is not None:
             _check("value_targets.old_values", self.value_targets.old_values, shape, torch.float32)
             _check("value_targets.returns", self.value_targets.returns, shape, torch.float32)
+        if self.importance is not None:
+            _check("importance", self.importance, shape, torch.float32)
 
     def __len__(self) -> int:
         return self.response_ids.shape[0]
@@ -302,6 +307,7 @@ class PolicyBatch:
             kl_coef=kl_coef,
             teacher_prompt_ids=None,
             value_targets=None,
+            importance=None,
         )
 
     def to_plain(self) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class Annotator:
     def annotate(self, rollouts: Rollouts, metrics: IterationMetrics) -> Annotations:
         """Log-probabilities of the behaviour policy and the reference, before any weight moves."""
         models, sampled = self.models, rollouts.completions.logprobs
-        old = sampled if models.engine.shares_weights else self._score(models.policy, rollouts)
+        old = sampled if models.samples_as_it_trains else self._score(models.policy, rollouts)
         values = self._score(models.critic, rollouts) if models.objective.critic is not None else None
         return Annotations(
             old_logprobs=old,

@@ -156,4 +156,5 @@ def _micro_batch(
         kl_coef=batch.kl_coef,
         teacher_rows=None if teacher is None else pack(teacher, 1, batch.response_ids, lengths, rows),
         value_targets=None if batch.value_targets is None else batch.value_targets.rows(select, width),
+        weight=None if batch.importance is None else batch.importance[select, :width],
     )

@@ -121,6 +121,16 @@ class ModelHolder(pl.LightningModule):
         """The policy as it was, for objectives that stay near it; loaded, never restored, so no submodule."""
         return self.__dict__["reference"]
 
+    @property
+    def samples_as_it_trains(self) -> bool:
+        """Whether the sampler's log-probabilities are the trainer's, and need no second forward pass.
+
+        The sampler reads tokens one by one, the trainer all at once. In float32 the two differ by 1e-6; in
+        a shorter format by hundredths, which would pass for a move of the policy and be clipped.
+        """
+        exact = self.policy.head.weight.dtype == torch.float32 and self.compute_dtype in (None, torch.float32)
+        return self.engine.shares_weights and exact and torch.get_float32_matmul_precision() == "highest"
+
     @contextmanager
     def sampling(self) -> Iterator[None]:
         """Around any use of the engine; every rank enters, and may then generate as often as it likes."""

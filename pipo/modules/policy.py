@@ -96,7 +96,12 @@ class Policy(nn.Module):
         return autocast(self.device, self.compute_dtype)
 
     def forward(
-        self, rows: PackedRows, temperature: float, target: DistillationTarget | None = None
+        self,
+        rows: PackedRows,
+        temperature: float,
+        target: DistillationTarget | None = None,
+        *,
+        and_logprobs: bool = False,
     ) -> Tensor:
         """Log-probabilities of the response tokens, or their divergence from a teacher.
 
@@ -104,17 +109,23 @@ class Policy(nn.Module):
             rows: prompts and M response tokens.
             temperature: sampling temperature that defines the policy.
             target: a teacher on the same response tokens; None for log-probabilities.
+            and_logprobs: with a target, give the log-probabilities too, without gradient.
 
         Returns:
-            float32 [M].
+            float32 [M], or [2, M]: divergences and log-probabilities.
         """
         with self.precision():
             hidden, weight = self.response_hidden(rows), self.head.weight
-            if target is not None:
-                return blockwise_divergence(
-                    hidden, weight, target.hidden, target.weight, target.form, temperature
-                )
-            return token_logprobs(hidden, weight, rows.targets, temperature)
+            if target is None:
+                return token_logprobs(hidden, weight, rows.targets, temperature)
+            divergence = blockwise_divergence(
+                hidden, weight, target.hidden, target.weight, target.form, temperature
+            )
+            if not and_logprobs:
+                return divergence
+            with torch.no_grad():
+                logprobs = token_logprobs(hidden, weight, rows.targets, temperature)
+            return torch.stack([divergence, logprobs])
 
     def response_hidden(self, rows: PackedRows) -> Tensor:
         """Final hidden states that predict the response tokens, [M, width], in the dtype of products.

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -23,7 +24,7 @@ from pipo.modules.annotator import Annotator, Privileged
 from pipo.modules.batching import idle_micro_batch, micro_batches, mini_batches
 from pipo.modules.distributed import derive_seed, world
 from pipo.modules.functional.advantages import moments
-from pipo.modules.functional.importance import ImportanceCorrection
+from pipo.modules.functional.importance import ImportanceCorrection, truncated_ratio
 from pipo.modules.functional.value import clipped_value_loss, explained_variance
 from pipo.modules.models import ModelHolder
 from pipo.modules.objectives.base import Loss, MicroBatch, Objective
@@ -93,6 +94,8 @@ class PolicyModule(ModelHolder):
         self.row: dict[str, float] = {}
         #: Optimiser steps that were skipped since the last that was made.
         self.skipped_in_a_row = 0
+        #: Log-probabilities that the policy, as it is now, was found to give; None once it has moved.
+        self._present: Tensor | None = None
 
     def on_fit_start(self) -> None:
         """Refuse what ranks cannot share, before anything is sampled."""
@@ -117,6 +120,8 @@ class PolicyModule(ModelHolder):
             batch = self.objective.prepare(
                 rollouts, self._annotator.annotate(rollouts, self.metrics), self.sum_over_ranks
             )
+        # The sampler's own are exact but for 1e-6 and stand as they are.
+        self._present = None if self.samples_as_it_trains else batch.old_logprobs
         for callback in self._rollout_callbacks():
             callback.on_rollouts_ready(self.trainer, self, rollouts, batch, stats)
         if stats.policy_learns:
@@ -159,11 +164,12 @@ class PolicyModule(ModelHolder):
         size = self.own_mini_batch(mini_batch or self.batching.mini_batch)
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate * lr_scale
-        contributing = batch.contributing_rows()
-        made = [
-            self._optimizer_step(optimizer, batch, rows, contributing[rows], prefix, self._policy_loss)
-            for rows in self._mini_batches(len(batch), size)
-        ]
+        contributing, made = batch.contributing_rows(), []
+        for rows in self._mini_batches(len(batch), size):
+            loss = partial(self._policy_loss, batch.old_logprobs is self._present)
+            made.append(self._optimizer_step(optimizer, batch, rows, contributing[rows], prefix, loss))
+            if made[-1]:
+                self._present = None
         self.metrics.add(f"{prefix}/skipped_steps", made.count(False))
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
@@ -249,16 +255,30 @@ class PolicyModule(ModelHolder):
         self.metrics.add(f"{prefix}/trained_rows", len(work), len(rows))
         return True
 
-    def _policy_loss(self, micro: MicroBatch, total: float) -> Loss:
-        """Forward pass of the policy, and of its teacher when the batch carries one."""
-        target = None
-        if micro.teacher_rows is not None:
-            assert self.objective.distillation is not None
-            form = self.objective.distillation.form
-            target = self.teacher.distillation_target(micro.teacher_rows, form)
-        temperature = self.collector.sampling.temperature
-        flat = self.policy(micro.rows, temperature, target)
-        return self.objective.loss(unflatten(flat, micro.response_mask), micro, total)
+    def _policy_loss(self, unmoved: bool, micro: MicroBatch, total: float) -> Loss:
+        """Forward pass of the policy, and of its teacher when the batch carries one.
+
+        Args:
+            unmoved: the policy is the one that gave ``old_logprobs``. Its ratio is 1; what another grouping
+                of the rows rounds differently would pass for a move, and be clipped.
+            micro: the rows.
+            total: denominator of the whole optimiser step.
+        """
+        mask, temperature = micro.response_mask, self.collector.sampling.temperature
+        if micro.teacher_rows is None:
+            logprobs = unflatten(self.policy(micro.rows, temperature), mask)
+            micro = replace(micro, old_logprobs=logprobs.detach()) if unmoved else micro
+            return self.objective.loss(logprobs, micro, total)
+        distillation = self.objective.distillation
+        assert distillation is not None
+        target = self.teacher.distillation_target(micro.teacher_rows, distillation.form)
+        if distillation.ratio_cap is None or unmoved:
+            divergence = self.policy(micro.rows, temperature, target)
+            return self.objective.loss(unflatten(divergence, mask), micro, total)
+        divergence, logprobs = self.policy(micro.rows, temperature, target, and_logprobs=True)
+        ratio = truncated_ratio(unflatten(logprobs, mask), micro.old_logprobs, distillation.ratio_cap)
+        weight = ratio if micro.weight is None else micro.weight * ratio
+        return self.objective.loss(unflatten(divergence, mask), replace(micro, weight=weight), total)
 
     def _value_loss(self, value_clip: float, micro: MicroBatch, total: float) -> Loss:
         """Forward pass of the critic."""

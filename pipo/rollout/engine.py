@@ -53,7 +53,7 @@ class RolloutEngine(Protocol):
 
     Attributes:
         shares_weights: True when the engine samples from the trainer's own weights at the trainer's
-            precision, so that its log-probabilities are the behaviour policy's and need no second
+            precision, so that in float32 its log-probabilities are the behaviour policy's and need no second
             forward pass.
     """
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from pipo.records import Rollouts, TokenIds
 from pipo.tasks.base import Prompt, Task
+from pipo.tasks.thought import answer_part
 
 
 def teacher_prompts(
@@ -17,6 +18,8 @@ def teacher_prompts(
     from_feedback: bool,
     success_threshold: float,
     positions: int | None,
+    drop_thoughts: bool = False,
+    feedback_beside_solution: bool = True,
 ) -> tuple[TokenIds | None, ...]:
     """The teacher's prompt for every response.
 
@@ -29,20 +32,29 @@ def teacher_prompts(
         from_feedback: use the verdict's feedback.
         success_threshold: verifier reward of a success.
         positions: tokens that the teacher can place; None for any number.
+        drop_thoughts: show only what the successful response says after its thought, and no response that
+            says nothing then.
+        feedback_beside_solution: use the feedback also where there is a successful response to show.
 
     Returns:
         N prompts, None for a response with neither a successful sibling nor feedback, and for one that the
         teacher could not read to its end.
     """
     size = rollouts.group_size
-    successful = (rollouts.rewards >= success_threshold).tolist()
+    successful: list[bool] = (rollouts.rewards >= success_threshold).tolist()
     lengths: list[int] = rollouts.completions.lengths.tolist()
+    shown = list(rollouts.texts)
+    if drop_thoughts:
+        shown = [answer_part(text).lstrip() for text in shown]
+        successful = [success and text != "" for success, text in zip(successful, shown, strict=True)]
     prompts: list[TokenIds | None] = []
     for row, verdict in enumerate(rollouts.verdicts):
         start = row - row % size
         siblings = [i for i in range(start, start + size) if i != row and successful[i]]
-        solution = rollouts.texts[siblings[0]] if from_siblings and siblings else None
+        solution = shown[siblings[0]] if from_siblings and siblings else None
         feedback = verdict.feedback if from_feedback else None
+        if solution is not None and not feedback_beside_solution:
+            feedback = None
         if solution is None and feedback is None:
             prompts.append(None)
             continue

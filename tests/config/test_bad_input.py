@@ -101,6 +101,9 @@ from pipo.training import train
         (["model=huggingface", "model.path=./nowhere"], r"model\.path=\./nowhere: no such folder"),
         (["model=huggingface", "model.path=tests/data"], r"holds no model \(config\.json is missing\)"),
         (["model.dtype=float8"], r"model\.dtype must be float32 or bfloat16"),
+        (["model.dtype=float16"], r"model\.dtype must be float32 or bfloat16"),
+        (["model.dtype=bfloat16"], r"model\.dtype=bfloat16: .*model\.dtype=float32.*compute_dtype=bfloat16"),
+        (["model.dtype=bfloat16", "strategy.compute_dtype=float32"], r"model\.dtype=bfloat16: "),
     ],
 )
 def test_bad_values(compose_config, tmp_path, capsys, overrides, message):

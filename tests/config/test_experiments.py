@@ -237,6 +237,26 @@ def test_sdpo_is_the_papers_form():
     assert (form.kind, form.top_k) == ("reverse-kl", None)
 
 
+def test_sdpo_official_is_the_released_setting():
+    """lasgroup/SDPO: sdpo.yaml, actor.yaml and the scripts of its science runs."""
+    cfg = composed("algo=sdpo_official", "recipe=sdpo_official")
+    loss = cfg.algo.objective.distillation
+    assert (loss.form.kind, loss.form.alpha, loss.form.top_k) == ("jensen-shannon", 0.5, 100)
+    assert (loss.teacher_average, loss.success_threshold, loss.ratio_cap) == (0.05, 0.5, 2.0)
+    assert (loss.drop_thoughts, loss.feedback_beside_solution) == (True, False)
+    assert (cfg.rollout.importance_correction, cfg.rollout.importance_cap) == ("token", 2.0)
+    assert (cfg.algo.prompts, cfg.algo.group_size, cfg.algo.mini_batch) == (32, 8, 256)
+    assert cfg.algo.optimizer.learning_rate == 1e-5
+
+
+def test_the_algorithm_says_which_importance_correction_unless_the_command_line_does(compose_config):
+    assert compose_config("algo=sdpo").rollout.importance_correction == "none"
+    assert compose_config("algo=sdpo").algo.objective.distillation.ratio_cap is None
+    chosen = compose_config("algo=sdpo_official", "rollout.importance_correction=sequence")
+    assert chosen.rollout.importance_correction == "sequence"
+    assert compose_config(name="eval").rollout.importance_correction == "none"
+
+
 def documented() -> dict[str, tuple[int, int]]:
     """Iterations and GPU hours of every row in docs/reproduce.md."""
     page = (ROOT / "docs/reproduce.md").read_text()

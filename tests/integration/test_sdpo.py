@@ -15,6 +15,7 @@ from pipo.checkpoints import STATE, finished_checkpoints
 from pipo.metrics import IterationMetrics
 from pipo.modules.functional.aggregation import Aggregation
 from pipo.modules.functional.divergence import DistillationForm
+from pipo.modules.functional.importance import ImportanceCorrection
 from pipo.modules.objectives.base import Distillation
 from pipo.modules.objectives.sdpo import SDPO
 from pipo.modules.policy import Policy
@@ -25,9 +26,16 @@ REVERSE_KL = DistillationForm(kind="reverse-kl", alpha=None, top_k=None)
 OFFICIAL = DistillationForm(kind="jensen-shannon", alpha=0.5, top_k=10)
 
 
-def sdpo(form: DistillationForm = REVERSE_KL, average: float = 1.0, **changes: Any) -> SDPO:
+def sdpo(
+    form: DistillationForm = REVERSE_KL, average: float = 1.0, cap: float | None = None, **changes: Any
+) -> SDPO:
     distillation = Distillation(
-        form=form, from_siblings=True, from_feedback=False, success_threshold=0.5, teacher_average=average
+        form=form,
+        from_siblings=True,
+        from_feedback=False,
+        success_threshold=0.5,
+        teacher_average=average,
+        ratio_cap=cap,
     )
     options: dict[str, Any] = {
         "clip_low": 0.2,
@@ -143,6 +151,97 @@ def test_responses_without_privileged_information_count_nowhere(aggregation):
     assert metrics["check/trained_rows"] == len(keep) / len(batch)
     for name in expected:
         torch.testing.assert_close(gradient[name], expected[name], rtol=1e-5, atol=1e-8)
+
+
+def divergences(policy: Policy, batch, row: int) -> torch.Tensor:
+    """Reverse KL at every token of a taught response, from full forward passes."""
+    response = batch.response_ids[row][batch.response_mask[row]]
+    student = full_logprobs(policy, batch.prompt_ids[row // 4], response)
+    teacher = full_logprobs(policy, batch.teacher_prompt_ids[row], response)
+    return (student.exp() * (student - teacher)).sum(-1)
+
+
+def test_the_released_loss_counts_each_token_by_its_truncated_ratio():
+    """By hand, once the policy has moved: the mean of min(pi / pi_old, cap) times the divergence."""
+    cap, seen = 1.2, {}
+
+    class MoveFirst(RolloutCallback):
+        def on_rollouts_ready(self, trainer, module, rollouts, batch, stats):
+            module.policy_update(batch.reweighted(batch.attribution, kl_coef=0.0), prefix="first")
+            total, count, ratios = 0.0, 0, []
+            for row, ids in enumerate(batch.teacher_prompt_ids):
+                if ids is None:
+                    continue
+                mask = batch.response_mask[row]
+                response = batch.response_ids[row][mask]
+                said = chosen_logprobs(module.policy, batch.prompt_ids[row // 4], response)
+                ratio = (said - batch.old_logprobs[row][mask]).exp()
+                total += (ratio.clamp(max=cap) * divergences(module.policy, batch, row)).sum().item()
+                count += len(said)
+                ratios.append(ratio)
+            seen.update(loss=total / count, ratios=torch.cat(ratios))
+
+    record = toy.Record()
+    toy.fit(toy.module(sdpo(cap=cap), learning_rate=3e-2), [MoveFirst(), record], 1)
+    (metrics,), ratios = record.metrics, seen["ratios"]
+    assert 0 < (ratios > cap).float().mean() < 1
+    assert ratios.min() < 0.8
+    assert metrics["policy/loss"] == pytest.approx(seen["loss"], rel=1e-4)
+    assert metrics["policy/loss"] != pytest.approx(metrics["policy/divergence"], rel=1e-2)
+
+
+def test_the_ratio_of_the_released_loss_carries_no_gradient_and_is_1_on_policy():
+    """Before any step the capped loss is the plain one, and so is its gradient."""
+    plain, capped = toy.Record(), toy.Record()
+    toy.fit(toy.module(sdpo()), [plain], 1)
+    toy.fit(toy.module(sdpo(cap=2.0)), [capped], 1)
+    for name in ("policy/loss", "policy/grad_norm", "policy/divergence"):
+        assert capped.metrics[0][name] == pytest.approx(plain.metrics[0][name], rel=1e-5)
+
+
+def test_a_samplers_distance_weighs_the_distillation_loss_too():
+    """In bfloat16 the two differ; each token counts min(trainer / sampler, cap) times."""
+    sampled, options = [], {"compute_dtype": torch.bfloat16, "learning_rate": 1e-4}
+
+    class Keep(RolloutCallback):
+        def on_rollouts_ready(self, trainer, module, rollouts, batch, stats):
+            sampled.append(rollouts.completions.logprobs)
+
+    record, correction = toy.Record(), ImportanceCorrection(level="token", cap=1.005)
+    toy.fit(toy.module(sdpo(), importance=correction, **options), [Keep(), record], 1)
+    batch, mask = record.batches[0], record.batches[0].response_mask
+    expected = (batch.old_logprobs - sampled[0]).exp().clamp(max=1.005) * mask
+    torch.testing.assert_close(batch.importance, expected)
+    assert (batch.importance[mask] == 1.005).any()
+    assert (batch.importance[mask] < 1).any()
+    assert batch.reweighted(batch.attribution, kl_coef=0.0).importance is None
+
+    uncorrected = toy.Record()
+    toy.fit(toy.module(sdpo(), **options), [uncorrected], 1)
+    assert uncorrected.batches[0].importance is None
+    difference, count = 0.0, 0
+    for row, ids in enumerate(batch.teacher_prompt_ids):
+        if ids is not None:
+            weight = batch.importance[row][mask[row]]
+            difference += ((weight - 1) * divergences(toy.make_policy(), batch, row)).sum().item()
+            count += len(weight)
+    # The divergences here are float32's, the run's bfloat16's.
+    moved = record.metrics[0]["policy/loss"] - uncorrected.metrics[0]["policy/loss"]
+    assert moved == pytest.approx(difference / count, rel=0.05)
+
+
+def test_the_two_updates_have_two_denominators():
+    """The base loss is defined on taught responses alone; policy improvement counts all, like everywhere."""
+    record = toy.Record()
+    toy.fit(toy.module(sdpo()), [record], 1)
+    (batch,) = record.batches
+    taught = torch.tensor([ids is not None for ids in batch.teacher_prompt_ids])
+    assert 0 < taught.sum() < len(taught)
+    lengths, again = batch.response_mask.sum(1), batch.reweighted(batch.attribution, kl_coef=0.0)
+    assert sdpo().denominator(batch.loss_mask()) == lengths[taught].sum()
+    assert sdpo().denominator(again.loss_mask()) == lengths.sum()
+    # What is not taught carries no attribution, so it costs nothing either way.
+    assert not again.contributing_rows()[~taught].any()
 
 
 def test_attribution_is_log_teacher_minus_log_student_of_the_sampled_token():

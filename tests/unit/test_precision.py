@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from pipo.callbacks.base import RolloutCallback
+from pipo.modules.annotator import Annotator
 from pipo.modules.critic import Critic
 from pipo.modules.functional.divergence import DistillationForm
+from pipo.modules.objectives.gspo import GSPO
+from pipo.modules.policy import Policy
 from pipo.rollout.local import LocalEngine
 from tests import toy
-from tests.conftest import packed
+from tests.conftest import make_policy, packed
 
 IDS = torch.randint(2, 48, (3, 12), generator=torch.Generator().manual_seed(1))
 MASK = torch.arange(12).expand(3, -1) >= 4
@@ -100,3 +103,82 @@ def test_the_second_update_of_an_iteration_sees_what_the_first_did():
     (metrics,) = record.metrics
     assert metrics["second/kl_old"] > 10 * metrics["first/kl_old"]
     assert metrics["second/kl_old"] > 1e-3
+
+
+def gspo() -> GSPO:
+    """A trust region of a few ten-thousandths, which the rounding of bfloat16 leaves by far."""
+    return GSPO(
+        clip_low=3e-4,
+        clip_high=4e-4,
+        dual_clip=None,
+        aggregation="seq-mean-token-mean",
+        kl_coef=0.0,
+        advantage_eps=1e-6,
+    )
+
+
+def first_iteration(monkeypatch, seed=0, tokens=64, **options):
+    """Metrics, batch, sampled log-probabilities and scoring passes of an iteration with one step."""
+    scored, sampled = [], []
+
+    class Keep(RolloutCallback):
+        def on_rollouts_ready(self, trainer, module, rollouts, batch, stats) -> None:
+            sampled.append(rollouts.completions.logprobs)
+
+    score = Annotator._score
+    monkeypatch.setattr(Annotator, "_score", lambda *a, **k: scored.append(a[1]) or score(*a, **k))
+    monkeypatch.setattr(toy, "make_policy", lambda: make_policy(seed))
+    record = toy.Record()
+    toy.fit(toy.module(gspo(), tokens=tokens, **options), [Keep(), record], 1)
+    return record.metrics[0], record.batches[0], sampled[0], scored
+
+
+@pytest.mark.parametrize(("seed", "tokens"), [(0, 64), (0, 23), (1, 4096), (2, 64)])
+def test_what_was_sampled_in_bfloat16_is_scored_again_and_on_policy_nothing_is_clipped(
+    monkeypatch, seed, tokens
+):
+    """However the rows are put together: at 23 tokens the groups of the update round otherwise."""
+    metrics, batch, sampled, scored = first_iteration(monkeypatch, seed, tokens, compute_dtype=torch.bfloat16)
+    assert len(scored) == 1
+    assert isinstance(scored[0], Policy)
+    gap = (batch.old_logprobs - sampled)[batch.response_mask].abs()
+    assert metrics["rollout/logprob_diff"] == pytest.approx(gap.mean().item(), rel=1e-5)
+    assert metrics["rollout/logprob_diff_max"] == pytest.approx(gap.max().item(), rel=1e-5)
+    assert metrics["rollout/logprob_diff"] > 1e-3
+    assert metrics["policy/grad_norm"] > 0
+    assert metrics["policy/clip_fraction"] == 0
+    assert metrics["policy/kl_old"] == 0
+
+
+def test_what_was_sampled_in_float32_is_not_scored_again(monkeypatch):
+    metrics, batch, sampled, scored = first_iteration(monkeypatch)
+    assert scored == []
+    assert batch.old_logprobs is sampled
+    assert metrics["rollout/logprob_diff"] == 0
+    assert metrics["policy/clip_fraction"] == 0
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_shortened_products_of_float32_are_scored_again_too(monkeypatch, precision):
+    torch.set_float32_matmul_precision(precision)
+    try:
+        scored = first_iteration(monkeypatch)[-1]
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert len(scored) == 1
+
+
+class MoveFirst(RolloutCallback):
+    """As policy improvement does: an update before the base update."""
+
+    def on_rollouts_ready(self, trainer, module, rollouts, batch, stats) -> None:
+        module.policy_update(batch.reweighted(batch.attribution, kl_coef=0.0), prefix="first")
+
+
+def test_once_the_policy_has_moved_its_ratio_is_measured():
+    record = toy.Record()
+    toy.fit(toy.module(gspo(), compute_dtype=torch.bfloat16), [MoveFirst(), record], 1)
+    (metrics,) = record.metrics
+    assert metrics["first/kl_old"] == 0
+    assert metrics["policy/kl_old"] > 1e-4
+    assert metrics["policy/clip_fraction"] > 0

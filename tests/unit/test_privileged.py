@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 import torch
 
 from pipo.records import Completions, PromptBatch, Rollouts
@@ -46,7 +49,13 @@ def rollouts(feedback: tuple[str | None, ...] = (None,) * 6) -> Rollouts:
 
 
 def prompts(
-    made: Rollouts, *, siblings: bool = True, feedback: bool = False, threshold: float = 0.5, positions=None
+    made: Rollouts,
+    *,
+    siblings: bool = True,
+    feedback: bool = False,
+    threshold: float = 0.5,
+    positions=None,
+    **released: bool,
 ):
     task = Shown()
     result = teacher_prompts(
@@ -57,6 +66,7 @@ def prompts(
         from_feedback=feedback,
         success_threshold=threshold,
         positions=positions,
+        **released,
     )
     return result, task.asked
 
@@ -115,3 +125,47 @@ def test_feedback_is_ignored_when_not_asked_for():
     result, asked = prompts(rollouts(said), siblings=True, feedback=False)
     assert result[3:] == (None, None, None)
     assert all(feedback is None for *_, feedback in asked)
+
+
+@pytest.mark.parametrize(
+    ("response", "shown"),
+    [
+        ("<think>\nsix times seven\n</think>\n\nIt is 42.", "It is 42."),
+        ("<think>6 x 7</think>  <think>is 42?</think> 42", "42"),
+        ("It is 42.", "It is 42."),
+        ("\n42\n", "42\n"),
+        ("It is 42. <think>or is it", "It is 42. "),
+        ("[THINK]6 x 7[/THINK]42", "42"),
+        (
+            "<reasoning>6 x 7</reasoning><answer>42</answer>",
+            "<reasoning>6 x 7</reasoning><answer>42</answer>",
+        ),
+    ],
+)
+def test_a_demonstration_may_be_shown_without_its_thought(response, shown):
+    made = rollouts()
+    made = replace(made, texts=(made.texts[0], response, *made.texts[2:]))
+    assert prompts(made, drop_thoughts=True)[1][0] == ("toy/train/0", shown, None)
+    assert prompts(made)[1][0] == ("toy/train/0", response, None)
+
+
+def test_a_success_that_says_nothing_after_its_thought_is_no_demonstration():
+    made = rollouts()
+    made = replace(made, texts=(made.texts[0], "<think>42</think>\n", *made.texts[2:]))
+    # The first response is shown the next success, and the third, whose only other success it was, none.
+    made_prompts, asked = prompts(made, drop_thoughts=True)
+    assert asked == [("toy/train/0", "response 2", None), ("toy/train/0", "response 2", None)]
+    assert [ids is None for ids in made_prompts] == [False, False, True, True, True, True]
+
+
+def test_feedback_may_be_kept_for_those_without_a_demonstration():
+    said = tuple(f"feedback {i}" for i in range(6))
+    _, asked = prompts(rollouts(said), feedback=True, feedback_beside_solution=False)
+    assert [(solution, feedback) for _, solution, feedback in asked] == [
+        ("response 1", None),
+        ("response 2", None),
+        ("response 1", None),
+        (None, "feedback 3"),
+        (None, "feedback 4"),
+        (None, "feedback 5"),
+    ]

@@ -54,4 +54,16 @@ def importance_weights(
         gap = torch.zeros_like(gap)
     if correction.level == "sequence":
         gap = gap.sum(dim=1, keepdim=True).expand_as(gap)
-    return gap.clamp(-20.0, 20.0).exp().clamp(max=correction.cap) * mask
+    return truncated_ratio(gap, torch.zeros_like(gap), correction.cap) * mask
+
+
+@torch.no_grad()
+def truncated_ratio(logprobs: Tensor, old_logprobs: Tensor, cap: float) -> Tensor:
+    """min(pi / pi_old, cap) of every token, without gradient; the exponent is kept within +-20.
+
+    Args:
+        logprobs: any shape.
+        old_logprobs: the same shape.
+        cap: no ratio is larger.
+    """
+    return (logprobs - old_logprobs).clamp(-20.0, 20.0).exp().clamp(max=cap)

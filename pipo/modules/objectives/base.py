@@ -34,6 +34,7 @@ class MicroBatch(Movable):
         kl_coef: weight of the k3 penalty.
         teacher_rows: teacher prompts and the same responses; None without distillation.
         value_targets: [n, r] each; None without a critic.
+        weight: float32 [n, r], factor on each token's divergence; None for 1.
     """
 
     rows: PackedRows
@@ -44,6 +45,7 @@ class MicroBatch(Movable):
     kl_coef: float
     teacher_rows: PackedRows | None
     value_targets: ValueTargets | None
+    weight: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +95,9 @@ class Distillation:
         success_threshold: a response with at least this verifier reward is successful.
         teacher_average: weight of the new weights in the teacher's moving average after each iteration;
             1 takes the current policy as the teacher.
+        ratio_cap: each token's divergence counts min(pi / pi_old, ratio_cap) times; None for once.
+        drop_thoughts: show of a successful response only what it says after its thought.
+        feedback_beside_solution: show the feedback also where there is a successful response to show.
     """
 
     form: DistillationForm
@@ -100,6 +105,9 @@ class Distillation:
     from_feedback: bool
     success_threshold: float
     teacher_average: float
+    ratio_cap: float | None = None
+    drop_thoughts: bool = False
+    feedback_beside_solution: bool = True
 
     def __post_init__(self) -> None:
         if not (self.from_siblings or self.from_feedback):
@@ -108,6 +116,8 @@ class Distillation:
             raise ValueError(f"success_threshold must lie in (0, 1], got {self.success_threshold}")
         if not 0 < self.teacher_average <= 1:
             raise ValueError(f"teacher_average must lie in (0, 1], got {self.teacher_average}")
+        if self.ratio_cap is not None and not 1 <= self.ratio_cap < float("inf"):
+            raise ValueError(f"ratio_cap must be >= 1 and finite, or null, got {self.ratio_cap}")
 
 
 class Objective(ABC):
@@ -194,7 +204,8 @@ class Objective(ABC):
         mask = micro.response_mask
         if micro.teacher_rows is not None:
             divergence = (values.detach() * mask).sum(), mask.sum()
-            return Loss(value=self.aggregate(values, mask, total), metrics={"divergence": divergence})
+            weighted = values if micro.weight is None else values * micro.weight
+            return Loss(value=self.aggregate(weighted, mask, total), metrics={"divergence": divergence})
         logprobs = values
         ratio = self.ratio(logprobs, micro)
         value = self.aggregate(self.surrogate(ratio, logprobs, micro), mask, total)
@@ -227,7 +238,7 @@ def policy_batch(
     """Put a batch together from its parts.
 
     The surrogate is linear in the size of its advantages, so importance weights of the sampler multiply
-    these, and the attribution for the same reason.
+    these, and the attribution for the same reason; a distillation loss has them beside it.
 
     Args:
         rollouts: the responses.
@@ -256,4 +267,5 @@ def policy_batch(
         kl_coef=kl_coef,
         teacher_prompt_ids=teacher_prompt_ids,
         value_targets=value_targets,
+        importance=None if teacher_prompt_ids is None else annotations.importance,
     )
