@@ -6,8 +6,9 @@ resuming needs only the number of iterations that were handed out.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -75,6 +76,14 @@ class IterationDataset(Dataset[IterationPrompts]):
         """Problems that every epoch leaves out, others each time, because they do not fill an iteration."""
         return len(self.examples) % self.prompts_per_iteration
 
+    @cached_property
+    def identity(self) -> str:
+        """Sixteen digits that differ as soon as a problem, its answer or a token of its prompt does."""
+        digest = hashlib.sha256()
+        for example, ids in zip(self.examples, self.prompt_ids, strict=True):
+            digest.update(repr((example.uid, example.answer, tuple(ids))).encode(errors="backslashreplace"))
+        return digest.hexdigest()[:16]
+
     def __getitem__(self, iteration: int) -> IterationPrompts:
         return IterationPrompts(first=self._first(iteration), refill=partial(self._refill, iteration))
 
@@ -106,6 +115,7 @@ class IterationLoader(DataLoader[IterationPrompts]):
         # Its own generator: making an iterator draws a number, which must not come from the global one.
         super().__init__(dataset, batch_size=None, generator=torch.Generator().manual_seed(0))
         self.handed_out = 0
+        self.prompts = dataset.identity
 
     def __iter__(self) -> Iterator[IterationPrompts]:  # type: ignore[override]
         for iteration in range(self.handed_out, len(self.dataset)):  # type: ignore[arg-type]
@@ -114,10 +124,21 @@ class IterationLoader(DataLoader[IterationPrompts]):
 
     def state_dict(self) -> dict[str, Any]:
         """Called by Lightning when it saves a checkpoint."""
-        return {"handed_out": self.handed_out}
+        return {"handed_out": self.handed_out, "prompts": self.prompts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Called by Lightning when it resumes."""
+        """Called by Lightning when it resumes.
+
+        Raises:
+            TaskError: the prompts are not those of the run that is resumed.
+        """
+        before = state.get("prompts", "not recorded")
+        if before != self.prompts:
+            raise TaskError(
+                f"resume: the training problems were {before} when the run began and are {self.prompts} now "
+                "(hash): its data, its template, the tokenizer or the model's chat template has changed; put "
+                "it back, or start another run"
+            )
         self.handed_out = int(state["handed_out"])
 
 

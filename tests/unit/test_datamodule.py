@@ -95,6 +95,17 @@ def test_the_loader_goes_on_where_it_was():
     assert seen + rest == [prompts.first for prompts in IterationLoader(dataset())]
 
 
+def test_the_loader_does_not_go_on_with_other_prompts():
+    state = IterationLoader(dataset()).state_dict()
+    other = IterationDataset(EXAMPLES, [*PROMPTS[:-1], (9, 9)], prompts_per_iteration=3, iterations=9, seed=5)
+    for loader, before in ((IterationLoader(other), state), (IterationLoader(dataset()), {"handed_out": 2})):
+        with pytest.raises(
+            ConfigError, match=r"^resume: the training problems were [\w ]+ when the run began"
+        ):
+            loader.load_state_dict(before)
+    IterationLoader(dataset(iterations=12)).load_state_dict(state)  # a larger budget is no other run
+
+
 def test_refill_rounds_differ_and_can_be_drawn_again():
     prompts = dataset()[4]
     assert prompts.refill(1) == dataset()[4].refill(1)
