@@ -36,7 +36,7 @@ class BoxedSumsTask(BoxedTask):
     """
 
     name = "boxed_sums"
-    version = "1"
+    version = "2"
     template = "boxed_sums/1"
 
     def __init__(

@@ -60,7 +60,7 @@ class MathTask(RowTask[Example], BoxedTask):
             split cannot be read.
     """
 
-    version = "1"
+    version = "2"
 
     def __init__(
         self,

@@ -90,9 +90,9 @@ def test_score() -> None:
         "\\boxed{2,400}",
         "\\boxed{\\$2,400.00}",
         "\\boxed{2400\\text{ dollars}}",
-        "\\boxed{24 \\cdot 100}",
+        "\\boxed{24 \\cdot 100 = 2400}",
     ]
-    bad = ["\\boxed{240}", "2400", "\\boxed{2400} no, \\boxed{2401}", "\\boxed{2,40}"]
+    bad = ["\\boxed{24 \\cdot 100}", "2400", "\\boxed{2400} no, \\boxed{2401}", "\\boxed{2,40}"]
     rewards = task.score_batch([example] * 9, good + bad)
     assert [r.score for r in rewards] == [1.0] * 5 + [0.0] * 4
     assert [r.error for r in rewards] == [None] * 9

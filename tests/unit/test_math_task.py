@@ -93,8 +93,8 @@ def test_answers_of_every_type() -> None:
         "field 'answer' is an empty list",
         "field 'answer' is blank",
     ]
-    right = ["2 \\cdot 60 \\text{ minutes}", "0.006", "1 \\text{ and } 0", "4.0", "16, 32, \\ldots"]
-    wrong = ["12", "0.0006", "1", "3 \\text{ or } 4", "16, 32"]
+    right = ["2 \\cdot 60 = 120 \\text{ minutes}", "0.006", "1 \\text{ and } 0", "4.0", "16, 32, \\ldots"]
+    wrong = ["2 \\cdot 60 \\text{ minutes}", "0.0006", "1", "3 \\text{ or } 4", "16, 32"]
     rewards = task.score_batch([*examples, *examples], [f"\\boxed{{{a}}}" for a in right + wrong])
     doubtful = task.doubtful("test")
     task.close()

@@ -25,6 +25,7 @@ from pipo.tasks.graders.answer_text import (
     same_word,
     word,
 )
+from pipo.tasks.graders.final_form import unfinished
 from pipo.tasks.graders.quantities import is_text_only, without_units
 from pipo.tasks.graders.typesetting import repaired, tidy
 from pipo.tasks.graders.units import units_differ
@@ -184,8 +185,10 @@ class MathGrader:
             if len(answer) > MAX_ANSWER_CHARS:
                 error = f"answer of {len(answer)} characters, more than {MAX_ANSWER_CHARS}"
                 verdicts[key] = Reward(score=0.0, answer=answer[:100], error=error)
-            elif (equal := quick_verdict(answer, reference)) is not None:
-                verdicts[key] = Reward(score=float(equal), answer=answer)
+            elif (equal := quick_verdict(answer, reference)) is False or not _is_final(*key):
+                verdicts[key] = Reward(score=0.0, answer=answer)
+            elif equal:
+                verdicts[key] = Reward(score=1.0, answer=answer)
             else:
                 hard.append(key)
         replies = self._ask([(answer, reference) for answer, reference, _ in hard])
@@ -209,6 +212,13 @@ class MathGrader:
 
     def __setstate__(self, options: dict[str, Any]) -> None:
         self.__init__(**options)
+
+
+def _is_final(answer: str, reference: str, question: str | None) -> bool:
+    """Whether the form of an answer lets it count; what is written as the reference always does."""
+    if question is None or same_text(tidy(answer), tidy(reference)):
+        return True
+    return unfinished(answer, reference, question) is None
 
 
 def _request(answer: str, reference: str) -> bytes:
