@@ -16,9 +16,12 @@ from typing import Any
 import pytest
 
 from pipo.tasks.base import TaskError
+from pipo.tasks.graders import code
 from pipo.tasks.graders.answers import same_output
 from pipo.tasks.graders.code import CodeGrader, weakness
+from pipo.tasks.graders.code_progress import Run
 from pipo.tasks.graders.code_tests import AssertTests, CallTests, ProgramJob, StdinTests
+from pipo.tasks.graders.sandbox.client import SandboxError
 from pipo.tasks.graders.sandbox.settings import PROTECTIONS
 
 OPTIONS: dict[str, Any] = {
@@ -28,6 +31,7 @@ OPTIONS: dict[str, Any] = {
     "total_s": 60.0,
     "max_timeouts": 1,
     "cpu_s": 5,
+    "wall_factor": 100.0,  # the tests may run on a busy machine
     "memory_mb": 513,
     "output_kb": 64,
     "float_tolerance": 1e-6,
@@ -235,6 +239,68 @@ def test_a_program_that_is_late_ends_its_tests(grader: CodeGrader) -> None:
     patient.close()
 
 
+WAITS = "import time\ndef f(n):\n    if n == 2: time.sleep(1000)\n    return n\n"
+LOOPS = "def f(n):\n    while n == 2: pass\n    return n\n"
+
+
+@pytest.mark.parametrize("program", [WAITS, LOOPS])
+def test_a_program_that_sleeps_is_as_late_as_one_that_works(program: str) -> None:
+    quick = CodeGrader(**{**OPTIONS, "timeout_s": 1.0, "cpu_s": 3600, "max_timeouts": 2})
+    numbers = range(1, 4)
+    rewards = quick.grade_batch(
+        [
+            prints(f"{program}print(f(int(input())))", *((str(n), str(n)) for n in numbers)),
+            calls(program, *(((n,), n) for n in numbers)),
+            asserts(program, *(f"assert f({n}) == {n}" for n in numbers)),
+        ]
+    )
+    quick.close()
+    late = "Test 2 of 3 failed: no answer within 1 s"
+    assert [(r.score, (r.feedback or "")[: len(late)], r.error) for r in rewards] == [(2 / 3, late, None)] * 3
+
+
+def test_the_time_of_all_tests_is_limited_too() -> None:
+    work = "import time\ndef f(n):\n    while time.process_time() < {}: pass\n    return n\n"
+    quick = CodeGrader(**{**OPTIONS, "timeout_s": 0.5, "total_s": 1.0, "cpu_s": 3600})
+    # Each test of a program that reads is a process; what is called or asserted about shares one.
+    each, shared = work.format("0.3"), work.format("0.3 * n")
+    rewards = quick.grade_batch(
+        [
+            prints(f"{each}print(f(int(input())))", *[("1", "1")] * 9),
+            calls(shared, *(((n,), n) for n in range(9))),
+            asserts(shared, *(f"assert f({n}) == {n}" for n in range(9))),
+        ]
+    )
+    quick.close()
+    # 0.3, 0.6, 0.9 and 1.2 s, and what starting costs.
+    assert all(1 / 9 <= r.score <= 4 / 9 for r in rewards)
+
+
+def test_what_the_machine_cannot_do_is_tried_twice_and_then_told_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    grader = CodeGrader(**OPTIONS)
+    tried: list[str] = []
+
+    def fail(launcher: object, program: str, *_: object) -> Run:
+        tried.append(program)
+        if program == "x" or tried.count(program) == 2:
+            return Run(1, grader._rules)
+        raise SandboxError("no processor to be had")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(code, "run_job", fail)
+        assert grader.grade(prints("x")).error is None
+        assert grader.grade(prints("y")).error is None
+        tried.append("z")
+        tried.append("z")
+        reward = grader.grade(prints("z"))
+    grader.close()
+    assert tried == ["x", "y", "y", "z", "z", "z", "z"]
+    assert (reward.score, reward.infrastructure, reward.error) == (0.0, True, "no processor to be had")
+    assert reward.feedback is None
+
+
 @pytest.mark.parametrize(
     ("program", "arguments", "expected", "score"),
     [
@@ -425,6 +491,7 @@ def test_many_programs_leave_nothing_behind() -> None:
         calls("import os\ndef f(n): os._exit(0)", ((1,), 1)),
     ]
     grader.grade_batch(kinds)
+    wait_until(lambda: left_running(515) == 1)  # the launcher
     before = resources()
     rewards = grader.grade_batch(kinds * 40)
     assert [r.score for r in rewards] == [1.0, 1.0, 1.0, 0.0, 0.0] * 40
@@ -496,7 +563,8 @@ def test_a_copy_starts_its_own_processes(grader: CodeGrader) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [("reward", "half"), ("workers", 0), ("timeout_s", 0), ("total_s", 1), ("cpu_s", 0), ("memory_mb", 1),
-     ("output_kb", 0), ("max_timeouts", 0), ("float_tolerance", -1.0), ("timeout_s", float("nan"))],
+     ("wall_factor", 1), ("output_kb", 0), ("max_timeouts", 0), ("float_tolerance", -1.0),
+     ("timeout_s", float("nan"))],
 )  # fmt: skip
 def test_an_option_out_of_range_is_named(name: str, value: Any) -> None:
     with pytest.raises(TaskError, match=f"grader {name} must"):

@@ -41,6 +41,7 @@ def grader() -> Iterator[CodeGrader]:
         timeout_s=30.0,
         total_s=60.0,
         max_timeouts=1,
+        wall_factor=100.0,
         cpu_s=30,
         memory_mb=1024,
         output_kb=1024,

@@ -28,6 +28,7 @@ def grader() -> Iterator[CodeGrader]:
         timeout_s=30.0,  # the machine may be busy; what is graded here ends by itself
         total_s=300.0,
         max_timeouts=1,
+        wall_factor=100.0,
         cpu_s=20,
         memory_mb=1024,
         output_kb=4096,

@@ -53,6 +53,7 @@ def make_grader() -> CodeGrader:
         total_s=6.0,
         max_timeouts=1,
         cpu_s=2,
+        wall_factor=100.0,  # on a busy machine too
         memory_mb=MEMORY_MB,
         output_kb=256,
         float_tolerance=0.0,

@@ -23,9 +23,10 @@ prints for the system at hand:
 * Other systems: resource limits, a process group and the clock. Programs can then read and write what
   the user can, and reach the network; a warning says so when the grader starts.
 
-Everywhere: limits on CPU time, memory, file size, output and open files; a clock on each test; an empty
-environment. Not covered: holes in the kernel or the processor, side channels, a program that
-learns from its inputs alone what is expected, and programs that are slow because others are busy.
+Everywhere: limits on processor time, memory, file size, output and open files; an empty environment; and
+on each test a clock that stops while others keep the program from running (``sandbox.stopwatch``). Not
+covered: holes in the kernel or the processor, side channels, and a program that learns from its inputs alone
+what is expected.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 from pipo.tasks.base import Reward, TaskError
-from pipo.tasks.graders.code_runs import Rules, run_job
-from pipo.tasks.graders.code_tests import ProgramJob
+from pipo.tasks.graders.code_progress import Rules, Run
+from pipo.tasks.graders.code_runs import UnusableTest, run_job
+from pipo.tasks.graders.code_tests import ProgramJob, ProgramTests
 from pipo.tasks.graders.sandbox.client import Launcher, SandboxError
 from pipo.tasks.graders.sandbox.settings import Limits
 
@@ -53,10 +55,13 @@ class CodeGrader:
     Args:
         reward: ``fraction`` is the share of tests passed; ``all_pass`` is 1 for all of them, else 0.
         workers: programs that run at one time.
-        timeout_s: seconds of wall-clock time for one test; the start of the program counts as one.
-        total_s: seconds of wall-clock time for all tests of one program; those not reached count as failed.
+        timeout_s: seconds that a program may take for one test: processor time, and time that it sleeps. The
+            start of the program counts as one test.
+        total_s: the same for all tests of one program; those not reached count as failed.
+        wall_factor: how many times ``timeout_s`` a test may take by the clock. Beyond that the machine is
+            too busy to judge the program, which is tried once more and then counted apart.
         max_timeouts: tests of one program that may run out of time before the rest count as failed.
-        cpu_s: seconds of CPU time for one test.
+        cpu_s: seconds of processor time for one test after which the system itself ends a process.
         memory_mb: address space of the program, with the interpreter's.
         output_kb: what one test may print or return; twice as much as is expected where that is more.
         float_tolerance: absolute or relative error allowed in printed decimal fractions; 0 for none.
@@ -77,6 +82,7 @@ class CodeGrader:
         memory_mb: int,
         output_kb: int,
         float_tolerance: float,
+        wall_factor: float = 10.0,
     ) -> None:
         if reward not in ("fraction", "all_pass"):
             raise TaskError(f"grader reward must be 'fraction' or 'all_pass', got {reward!r}")
@@ -84,6 +90,7 @@ class CodeGrader:
         _check_range("workers", workers, 1, 100)
         _check_range("timeout_s", timeout_s, 0.01, 3600)
         _check_range("total_s", total_s, timeout_s, 86400)
+        _check_range("wall_factor", wall_factor, 2, 1000)
         _check_range("max_timeouts", max_timeouts, 1, 1_000_000)
         _check_range("cpu_s", cpu_s, 1, 3600)
         _check_range("memory_mb", memory_mb, 64, 1 << 20)
@@ -96,6 +103,7 @@ class CodeGrader:
             stop_at_failure=reward == "all_pass",
             timeout_s=timeout_s,
             total_s=total_s,
+            wall_factor=wall_factor,
             max_timeouts=max_timeouts,
             output_bytes=output_kb << 10,
             float_tolerance=float_tolerance,
@@ -110,6 +118,8 @@ class CodeGrader:
 
     def grade_batch(self, jobs: Sequence[ProgramJob]) -> list[Reward]:
         """One verdict per program, in order. No failure of a program raises, or shows as an error.
+
+        What the machine could not do, tried twice, is marked ``infrastructure``.
 
         Raises:
             SandboxError: no sandbox can be started on this system at all.
@@ -151,12 +161,21 @@ class CodeGrader:
         if job.program is None:
             return Reward(score=0.0)
         try:
-            run = run_job(launcher, job.program, job.tests, self._rules)
-        except SandboxError as error:
+            run = self._run(launcher, job.program, job.tests)
+        except UnusableTest as error:
             return Reward(score=0.0, answer=job.program, error=str(error))
+        except SandboxError as error:
+            return Reward(score=0.0, answer=job.program, error=str(error), infrastructure=True)
         passed, total = run.passed, run.total
         score = float(passed == total) if self._rules.stop_at_failure else passed / total
         return Reward(score=score, answer=job.program, feedback=run.feedback)
+
+    def _run(self, launcher: Launcher, program: str, tests: ProgramTests) -> Run:
+        """The tests of a program, from the beginning again if the machine fails once."""
+        try:
+            return run_job(launcher, program, tests, self._rules)
+        except SandboxError:
+            return run_job(launcher, program, tests, self._rules)
 
     def __getstate__(self) -> dict[str, Any]:
         return self._options  # processes cannot be pickled; the copy starts its own

@@ -9,82 +9,21 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from pipo.tasks.graders.answers import same_output
+from pipo.tasks.graders.code_progress import Rules, Run
 from pipo.tasks.graders.code_tests import AssertTests, CallTests, ProgramTests, StdinTests
 from pipo.tasks.graders.sandbox import wire
 from pipo.tasks.graders.sandbox.client import Launcher, SandboxError, Service
+from pipo.tasks.graders.sandbox.stopwatch import RemoteMeter, Starved, Stopwatch, patience, read_all
 
-# Beyond a test's own time: the sandbox kills a late program itself and then says so.
-_GRACE_S = 5.0
+# Beyond the clock of a test: the sandbox ends a late program itself and then says so.
+_GRACE_S = 30.0
 _START_TIMEOUT_S = 60.0
 _FRAME_SLACK = 1 << 16
 _SHOWN = 200
 _PLACE = re.compile(r'  File "program\.py", line ([0-9]+)')
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rules:
-    """How the tests of a program are run; see ``CodeGrader`` for the numbers."""
-
-    stop_at_failure: bool
-    timeout_s: float
-    total_s: float
-    max_timeouts: int
-    output_bytes: int
-    float_tolerance: float
-
-
-class Run:
-    """What has become of the tests of one program so far.
-
-    Attributes:
-        total: number of tests.
-        done: number of tests with a verdict.
-        passed: of these, how many passed.
-        feedback: about the first test that failed; None while none has.
-    """
-
-    def __init__(self, total: int, rules: Rules) -> None:
-        self.total, self._rules = total, rules
-        self.done = self.passed = self._timeouts = 0
-        self.feedback: str | None = None
-        self._end = time.monotonic() + rules.total_s
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether there is a test left that is to be run."""
-        if self.done >= self.total or (self._rules.stop_at_failure and self.feedback is not None):
-            return False
-        return self._timeouts < self._rules.max_timeouts and time.monotonic() < self._end
-
-    @property
-    def seconds_for_next(self) -> float:
-        """Time that the next test may take."""
-        return max(0.001, min(self._rules.timeout_s, self._end - time.monotonic()))
-
-    def passes(self) -> None:
-        """The next test has passed."""
-        self.done += 1
-        self.passed += 1
-
-    def fails(self, how: str, *details: str) -> None:
-        """The next test has failed."""
-        self.done += 1
-        if self.feedback is None:
-            self.feedback = "\n".join([f"Test {self.done} of {self.total} failed: {how}", *details])
-
-    def times_out(self, *details: str) -> None:
-        """The next test has run out of time."""
-        self._timeouts += 1
-        self.fails(f"no answer within {self._rules.timeout_s:g} s", *details)
-
-    def all_fail(self, how: str) -> None:
-        """No test can be run."""
-        self.done = self.total
-        self.feedback = self.feedback or how
 
 
 def run_job(launcher: Launcher, program: str, tests: ProgramTests, rules: Rules) -> Run:
@@ -102,6 +41,35 @@ def run_job(launcher: Launcher, program: str, tests: ProgramTests, rules: Rules)
             return _run_asserts(launcher, program, tests, rules)
 
 
+class UnusableTest(Exception):
+    """A test cannot be run, whatever the program. The message says why."""
+
+
+class _Timer:
+    """Gives each step of a program in sandboxes the time that the rules allow.
+
+    Args:
+        meters: ends of sockets on which the services of the sandboxes say what their programs use.
+        run: is told what is taken.
+        rules: of the run.
+    """
+
+    def __init__(self, meters: list[socket.socket], run: Run, rules: Rules) -> None:
+        self._meters = [RemoteMeter(meter) for meter in meters]
+        self._run, self._rules = run, rules
+        self._before_s = run.taken_s
+
+    def step(self, channel: socket.socket) -> wire.Patience:
+        """Patience with a program that is to send something on this channel."""
+        first = read_all(self._meters)
+        self._run.taken_s = self._before_s + first.used_s
+        seconds = self._run.seconds_for_next
+        stopwatch = Stopwatch(
+            lambda: read_all(self._meters), first, seconds=seconds, wall_s=self._rules.wall_s
+        )
+        return patience(stopwatch, channel)
+
+
 @contextmanager
 def _sandbox(launcher: Launcher, service: Service, *extra: socket.socket) -> Iterator[socket.socket]:
     """A sandbox, as the socket to its service. What else the service talks on is ``extra``."""
@@ -112,7 +80,10 @@ def _sandbox(launcher: Launcher, service: Service, *extra: socket.socket) -> Ite
             _await_ready(channel)
             yield channel
         except SandboxError as error:
-            raise SandboxError(f"{error}: {sandbox.end()}") from None
+            reason = sandbox.end()
+            raise SandboxError(f"{error}: {reason}" if reason else str(error)) from None
+        except Starved as problem:
+            raise SandboxError(str(problem)) from None
         finally:
             problem = sandbox.end()
         if problem or not launcher.alive:
@@ -124,10 +95,12 @@ def _run_stdin(launcher: Launcher, program: str, tests: StdinTests, rules: Rules
     while run.goes_on:  # once, unless a program manages to stop or end its sandbox
         with _sandbox(launcher, "s") as channel:
             try:
-                deadline = _deadline(rules.timeout_s)
-                wire.send(channel, program.encode("utf-8", "surrogatepass"), deadline)
-                problem = wire.receive(channel, _FRAME_SLACK, deadline)
-            except (wire.Closed, wire.Late):
+                wall = _wall(rules)
+                wire.send(channel, program.encode("utf-8", "surrogatepass"), wall)
+                problem = wire.receive(channel, _FRAME_SLACK, wall)
+            except wire.Late:
+                raise SandboxError(f"the program is not compiled within {rules.wall_s:g} s") from None
+            except wire.Closed:
                 run.all_fail("The program cannot be compiled: the compiler ended on it")
                 continue
             if problem:
@@ -136,7 +109,7 @@ def _run_stdin(launcher: Launcher, program: str, tests: StdinTests, rules: Rules
                 while run.goes_on:
                     _one_stdin_test(channel, run, tests, rules)
             except wire.Late:
-                run.times_out()
+                raise SandboxError(f"the sandbox has not answered for {rules.wall_s:g} s") from None
             except (wire.Closed, wire.WireError) as error:
                 run.fails(f"the program's process was lost ({error})")
     return run
@@ -144,19 +117,20 @@ def _run_stdin(launcher: Launcher, program: str, tests: StdinTests, rules: Rules
 
 def _one_stdin_test(channel: socket.socket, run: Run, tests: StdinTests, rules: Rules) -> None:
     text, expected = tests.inputs[run.done], tests.outputs[run.done]
-    seconds = run.seconds_for_next
-    deadline = _deadline(seconds + _GRACE_S)
     allowed = _allowed(len(expected.encode("utf-8", "surrogatepass")), rules)
-    wire.send(channel, json.dumps({"timeout_s": seconds, "output_bytes": allowed}).encode(), deadline)
-    wire.send(channel, text.encode("utf-8", "surrogatepass"), deadline)
-    status = _status(wire.receive(channel, _FRAME_SLACK, deadline))
-    printed = wire.receive(channel, allowed + _FRAME_SLACK, deadline)
-    complaint = wire.receive(channel, _FRAME_SLACK, deadline).decode("utf-8", "replace")
+    order = {"seconds": run.seconds_for_next, "wall_s": rules.wall_s, "output_bytes": allowed}
+    wall = _wall(rules)
+    wire.send(channel, json.dumps(order).encode(), wall)
+    wire.send(channel, text.encode("utf-8", "surrogatepass"), wall)
+    status, taken_s = _status(wire.receive(channel, _FRAME_SLACK, wall))
+    printed = wire.receive(channel, allowed + _FRAME_SLACK, wall)
+    complaint = wire.receive(channel, _FRAME_SLACK, wall).decode("utf-8", "replace")
+    run.taken_s += taken_s
     details = (
         f"Input: {_short(text)}",
         f"Output: {_short(printed[: 4 * _SHOWN].decode('utf-8', 'replace'))}",
     )
-    if status is None:
+    if status in (None, -signal.SIGXCPU):
         run.times_out(*details[:1])
     elif len(printed) >= allowed:
         run.fails(f"more than {allowed >> 10} kB of output", *details[:1])
@@ -168,17 +142,19 @@ def _one_stdin_test(channel: socket.socket, run: Run, tests: StdinTests, rules: 
         run.fails("wrong output", *details)
 
 
-def _status(report: bytes) -> int | None:
-    """How the program ended; None when it was stopped by the clock."""
+def _status(report: bytes) -> tuple[int | None, float]:
+    """How the program ended, None when its time was up, and what it has taken of its time."""
     match wire.load(report):
-        case ["ended", None | int() as status]:
-            return status
+        case ["ended", None | int() as status, float(taken_s)]:
+            return status, taken_s
+        case ["starved", str(problem)]:
+            raise Starved(problem)
     raise wire.WireError("a malformed report")
 
 
 def _how_it_ended(status: int, complaint: str) -> str:
     if status < 0:
-        if -status in (signal.SIGXCPU, signal.SIGKILL):
+        if -status == signal.SIGKILL:
             return "killed, as a program is that uses too much CPU time"
         return f"ended by {signal.strsignal(-status) or f'signal {-status}'}"
     # The last line of a traceback is the error; the last one that names the program is where it came from.
@@ -194,16 +170,18 @@ def _run_calls(launcher: Launcher, program: str, tests: CallTests, rules: Rules)
         calls = [wire.encode(arguments) for arguments in tests.arguments]
         longest = max(len(wire.dump(wire.encode(expected))) for expected in tests.expected)
     except wire.WireError as error:
-        raise SandboxError(f"a test cannot be sent to a program: {error}") from None
+        raise UnusableTest(f"a test cannot be sent to a program: {error}") from None
     allowed = _allowed(longest, rules)
     while run.goes_on:  # once, and again after each call that has ended the program
-        with _sandbox(launcher, "c") as channel:
+        meter, questions = socket.socketpair()
+        with meter, _sandbox(launcher, "c", questions) as channel:
+            timer = _Timer([meter], run, rules)
             try:
                 wire.send(channel, _terms(run, allowed))
-                _load_for_calls(channel, run, program, tests.function, rules)
+                _load_for_calls(channel, run, timer, program, tests.function, rules)
                 while run.goes_on:
                     order = ["call", ["h", 0], calls[run.done], ["d"]]
-                    answer = _ask(channel, order, run.seconds_for_next, allowed)
+                    answer = _ask(channel, order, timer, allowed)
                     _judge_call(run, answer, _right_results(tests, run.done), calls[run.done])
             except wire.Late:
                 run.times_out()
@@ -214,11 +192,13 @@ def _run_calls(launcher: Launcher, program: str, tests: CallTests, rules: Rules)
     return run
 
 
-def _load_for_calls(channel: socket.socket, run: Run, program: str, function: str, rules: Rules) -> None:
+def _load_for_calls(
+    channel: socket.socket, run: Run, timer: _Timer, program: str, function: str, rules: Rules
+) -> None:
     """Load the program; its first object is the function. If that fails, all tests do."""
     try:
         for order in (["load", wire.encode(program)], ["function", function]):
-            answer = _ask(channel, order, rules.timeout_s, rules.output_bytes)
+            answer = _ask(channel, order, timer, rules.output_bytes)
             match answer:
                 case ["raise", _, str(text)]:
                     run.all_fail(f"The program cannot be used: {_short(text)}")
@@ -232,10 +212,10 @@ def _load_for_calls(channel: socket.socket, run: Run, program: str, function: st
         run.all_fail("The program ended when it was loaded")
 
 
-def _ask(channel: socket.socket, order: wire.Node, seconds: float, allowed: int) -> wire.Node:
-    deadline = _deadline(seconds)
-    wire.send(channel, wire.dump(order), deadline)
-    return wire.load(wire.receive(channel, allowed + _FRAME_SLACK, deadline))
+def _ask(channel: socket.socket, order: wire.Node, timer: _Timer, allowed: int) -> wire.Node:
+    step = timer.step(channel)
+    wire.send(channel, wire.dump(order), step)
+    return wire.load(wire.receive(channel, allowed + _FRAME_SLACK, step))
 
 
 def _right_results(tests: CallTests, number: int) -> list[Any]:
@@ -273,10 +253,14 @@ def _run_asserts(launcher: Launcher, program: str, tests: AssertTests, rules: Ru
     allowed = _allowed(len(tests.setup) + max(map(len, tests.statements)), rules)
     while run.goes_on:  # once, and again after each statement that has ended one of the two
         with ExitStack() as stack:
-            to_program, theirs = socket.socketpair()
-            stack.enter_context(launcher.start("c", [theirs]))
+            pairs = [socket.socketpair() for _ in range(3)]
+            (to_program, program_end), (meter, questions), (judge_meter, judge_questions) = pairs
+            for own in (meter, judge_meter):
+                stack.enter_context(own)
+            stack.enter_context(launcher.start("c", [program_end, questions]))
             wire.send(to_program, _terms(run, allowed))
-            channel = stack.enter_context(_sandbox(launcher, "j", to_program))
+            channel = stack.enter_context(_sandbox(launcher, "j", to_program, judge_questions))
+            timer = _Timer([meter, judge_meter], run, rules)
             order = {
                 "setup": tests.setup,
                 "statements": tests.statements[run.done :],
@@ -285,12 +269,12 @@ def _run_asserts(launcher: Launcher, program: str, tests: AssertTests, rules: Ru
                 "answer_bytes": allowed,
             }
             try:
-                wire.send(channel, json.dumps(order).encode(), _deadline(_START_TIMEOUT_S))
-                ready, text, alive = _verdict(channel, rules.timeout_s)
+                wire.send(channel, json.dumps(order).encode(), _wall(rules))
+                ready, text, alive = _verdict(channel, timer.step(channel))
                 if not ready:
                     run.all_fail(f"The program cannot be used: {text}")
                 while run.goes_on and alive:
-                    passed, text, alive = _verdict(channel, run.seconds_for_next)
+                    passed, text, alive = _verdict(channel, timer.step(channel))
                     run.passes() if passed else run.fails(text)
             except wire.Late:
                 run.times_out()
@@ -299,9 +283,9 @@ def _run_asserts(launcher: Launcher, program: str, tests: AssertTests, rules: Ru
     return run
 
 
-def _verdict(channel: socket.socket, seconds: float) -> tuple[bool, str, bool]:
+def _verdict(channel: socket.socket, step: wire.Patience) -> tuple[bool, str, bool]:
     """The judge on the next step: whether it passed, what happened, whether the program lives on."""
-    match wire.load(wire.receive(channel, _FRAME_SLACK, _deadline(seconds))):
+    match wire.load(wire.receive(channel, _FRAME_SLACK, step)):
         case [bool(passed), str(text), bool(alive)]:
             return passed, _short(text), alive
     raise SandboxError("the judge gave a malformed verdict")
@@ -318,13 +302,14 @@ def _terms(run: Run, allowed: int) -> bytes:
 
 def _await_ready(channel: socket.socket) -> None:
     try:
-        wire.receive(channel, 16, _deadline(_START_TIMEOUT_S))
+        wire.receive(channel, 16, wire.until(time.monotonic() + _START_TIMEOUT_S))
     except (wire.Closed, wire.Late) as error:
         raise SandboxError(f"a sandbox does not start ({type(error).__name__})") from None
 
 
-def _deadline(seconds: float) -> float:
-    return time.monotonic() + seconds
+def _wall(rules: Rules) -> wire.Patience:
+    """Patience with the sandbox itself, which watches the time of its program."""
+    return wire.until(time.monotonic() + rules.wall_s + _GRACE_S)
 
 
 def _short(text: str) -> str:

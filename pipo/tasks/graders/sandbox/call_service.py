@@ -24,7 +24,8 @@ from typing import Any
 
 from . import wire
 from .confinement import Confinement, compile_program, fresh_module, one_line
-from .processes import ChildWatch, end_all
+from .processes import end_all
+from .stopwatch import serve_meter
 
 _MODULE = "program"
 _MAX_ORDER = 1 << 30
@@ -32,8 +33,8 @@ _MAX_TERMS = 1 << 10
 
 
 def serve(sockets: list[socket.socket], confinement: Confinement) -> None:
-    """Serve one program until it ends or the other side has gone."""
-    (channel,) = sockets
+    """Serve one program until it ends or the other side has gone; the second socket asks what it uses."""
+    channel, questions = sockets
     wire.send(channel, b"ready")
     terms = json.loads(wire.receive(channel, _MAX_TERMS))
 
@@ -42,8 +43,7 @@ def serve(sockets: list[socket.socket], confinement: Confinement) -> None:
 
     pid = confinement.fork(work, keep=(channel.fileno(),), runs=terms["runs"])
     channel.close()
-    with ChildWatch() as watch:
-        watch.wait(pid, None)
+    serve_meter(questions, pid, alone=confinement.alone)
     end_all(confinement.scope)
 
 

@@ -142,7 +142,7 @@ class Launcher:
                 start_new_session=True,
             )
         try:
-            hello = wire.receive(self._control, 1 << 20, time.monotonic() + _START_TIMEOUT_S)
+            hello = wire.receive(self._control, 1 << 20, wire.until(time.monotonic() + _START_TIMEOUT_S))
         except (wire.Closed, wire.Late):
             self.close()
             raise SandboxError(f"the sandbox launcher does not start: {self._last_words()}") from None

@@ -48,6 +48,11 @@ class Confinement:
     linux: bool
     private: Mapping[str, frozenset[str]]
 
+    @property
+    def alone(self) -> bool:
+        """Whether a program cannot start processes."""
+        return self.instructions is not None
+
     def clear(self) -> None:
         """Remove every file that the program has written.
 

@@ -22,7 +22,8 @@ from typing import Any
 
 from . import wire
 from .confinement import Confinement, fresh_module
-from .processes import ChildWatch, end_all
+from .processes import end_all
+from .stopwatch import serve_meter
 
 _MAX_ORDER = 1 << 30
 _MAX_ANSWER_SLACK = 1 << 10
@@ -127,7 +128,7 @@ def _exception(name: str, text: str) -> Exception:
 
 def serve(sockets: list[socket.socket], confinement: Confinement) -> None:
     """Judge one program."""
-    verdicts, program = sockets
+    verdicts, program, questions = sockets
     wire.receive(program, _MAX_READY)
     wire.send(verdicts, b"ready")
     order = json.loads(wire.receive(verdicts, _MAX_ORDER))
@@ -139,8 +140,7 @@ def serve(sockets: list[socket.socket], confinement: Confinement) -> None:
     pid = confinement.fork(work, keep=(verdicts.fileno(), program.fileno()), runs=runs)
     verdicts.close()
     program.close()
-    with ChildWatch() as watch:
-        watch.wait(pid, None)
+    serve_meter(questions, pid, alone=confinement.alone)
     end_all(confinement.scope)
 
 

@@ -3,7 +3,7 @@
 It receives only sockets, never a program, an input or an expected output, and every sandbox is a
 fork of the same state, so that nothing passes from one program to the next.
 
-Each order is two bytes (service and slot) with two or three sockets: the lifeline first. The
+Each order is two bytes (service and slot) with two to four sockets: the lifeline first. The
 lifeline is the sandbox's term: when its other end is shut down, the keeper kills everything in
 the sandbox, cleans up and closes its own end, after one last message if the sandbox could not
 be set up.
@@ -61,7 +61,7 @@ def main(control_fd: int, settings_text: str) -> None:
     while os.getppid() == parent:
         if not select.select([control], [], [], _PARENT_CHECK_S)[0]:
             continue
-        order, descriptors, _, _ = socket.recv_fds(control, 2, 3)
+        order, descriptors, _, _ = socket.recv_fds(control, 2, 4)
         if len(order) < 2:
             with suppress(ChildProcessError):
                 os.waitpid(-1, 0)  # with SIGCHLD ignored it returns when the last keeper has cleaned up

@@ -67,7 +67,7 @@ def end_all(scope: Scope) -> None:
     """Kill every other process of this sandbox and wait until none is left."""
     while True:
         if scope == "family":
-            for pid in _descendants(os.getpid()):
+            for pid in _stopped(os.getpid()):
                 _kill(pid)
         else:
             _kill(-1)  # every process that this one may signal, and not itself
@@ -102,8 +102,8 @@ def _reap_one() -> bool:
     return True
 
 
-def _descendants(root: int) -> list[int]:
-    """Processes below ``root``, from /proc; stopped on sight so that they cannot multiply."""
+def descendants(root: int) -> list[int]:
+    """Processes below ``root``, from /proc."""
     if not os.path.isdir("/proc/self"):
         return []
     parents: dict[int, int] = {}
@@ -116,7 +116,15 @@ def _descendants(root: int) -> list[int]:
     while new := [pid for pid, parent in parents.items() if parent in below and pid not in below]:
         below.update(new)
         found.extend(new)
+    return found
+
+
+def _stopped(root: int) -> list[int]:
+    """Processes below ``root``, all of them stopped so that they cannot multiply."""
+    stopped: set[int] = set()
+    while new := set(descendants(root)) - stopped:
         for pid in new:
             with suppress(OSError):
                 os.kill(pid, signal.SIGSTOP)
-    return found
+        stopped |= new
+    return list(stopped)

@@ -2,8 +2,8 @@
 
 It says that it is ready. The program comes in the first frame; the answer is an empty frame, or
 one with what is wrong with its syntax. Then each test is two frames, the order (JSON) and the
-input, answered by three: how it ended, what it printed, and the end of what it wrote to the
-standard error stream.
+input, answered by three: how it ended and what it has taken of its time, what it printed, and the
+end of what it wrote to the standard error stream.
 
 Input and output are memory files, so that nothing has to be drained while the program
 runs, its size is limited by the kernel, and the interpreter is started and the program compiled once
@@ -23,6 +23,7 @@ from typing import Any
 from . import wire
 from .confinement import Confinement, compile_program, fresh_module, open_streams, run_and_exit
 from .processes import ChildWatch, end_all
+from .stopwatch import Meter, Starved, Stopwatch, wait_for
 
 _STDERR_TAIL = 4096
 _MAX_MESSAGE = 1 << 30
@@ -67,11 +68,20 @@ def _run_once(
             open_streams()
             run_and_exit(code, fresh_module("__main__"))
 
+        meter = Meter(alone=confinement.alone)
+        before = meter.read(None)
         pid = confinement.fork(work, streams=files, runs=1, file_bytes=order["output_bytes"])
-        status = watch.wait(pid, order["timeout_s"], also=(channel.fileno(),))
+        limits = {"seconds": order["seconds"], "wall_s": order["wall_s"]}
+        stopwatch = Stopwatch(lambda: meter.read(pid), before, **limits)
+        try:
+            status = wait_for(pid, watch, stopwatch, channel)
+        except Starved as problem:
+            wire.send(channel, wire.dump(["starved", str(problem)]))
+            return
         end_all(confinement.scope)
         confinement.clear()
-        wire.send(channel, wire.dump(["ended", status]))
+        taken_s = stopwatch.taken_s if status is None else meter.read(None).used_s - before.used_s
+        wire.send(channel, wire.dump(["ended", status, taken_s]))
         for descriptor, limit in ((files[1], None), (files[2], _STDERR_TAIL)):
             size = os.fstat(descriptor).st_size
             start = 0 if limit is None else max(0, size - limit)

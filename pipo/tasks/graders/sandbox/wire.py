@@ -14,6 +14,7 @@ opaque: it stays where it is and a number, its handle, stands for it.
 from __future__ import annotations
 
 import json
+import select
 import socket
 import struct
 import time
@@ -44,59 +45,77 @@ class Late(Exception):
     """The other side has not answered in time."""
 
 
-def send(sock: socket.socket, data: bytes, deadline: float | None = None) -> None:
+Patience = Callable[[], float]
+"""Asked before each wait: how many seconds it may take, at least a little. It raises ``Late`` to give up."""
+
+
+def until(deadline: float) -> Patience:
+    """Patience that ends at a moment on the monotonic clock."""
+
+    def wait_s() -> float:
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            raise Late
+        return left_s
+
+    return wait_s
+
+
+def readable(sock: socket.socket) -> bool:
+    """Whether something has been received, or the other side has gone."""
+    return bool(select.select([sock], [], [], 0)[0])
+
+
+def send(sock: socket.socket, data: bytes, patience: Patience | None = None) -> None:
     """Send one frame.
 
     Args:
         sock: a connected stream socket.
         data: the content.
-        deadline: when to give up, on the monotonic clock; None to wait for ever.
+        patience: how long to wait for the other side to read; None to wait for ever.
 
     Raises:
         Closed: nobody is there to read it.
-        Late: the deadline has passed.
+        Late: the patience has ended.
     """
-    if deadline is not None:
-        sock.settimeout(max(0.001, deadline - time.monotonic()))
-    try:
-        sock.sendall(_HEADER.pack(len(data)) + data)
-    except TimeoutError:
-        raise Late from None
-    except OSError as error:
-        raise Closed(str(error)) from None
+    left = memoryview(_HEADER.pack(len(data)) + data)
+    while left:
+        sock.settimeout(None if patience is None else patience())
+        try:
+            left = left[sock.send(left) :]
+        except TimeoutError:
+            continue
+        except OSError as error:
+            raise Closed(str(error)) from None
 
 
-def receive(sock: socket.socket, limit: int, deadline: float | None = None) -> bytes:
+def receive(sock: socket.socket, limit: int, patience: Patience | None = None) -> bytes:
     """Receive one frame.
 
     Args:
         sock: a connected stream socket.
         limit: bytes at most.
-        deadline: when to give up, on the monotonic clock; None to wait for ever.
+        patience: how long to wait; None to wait for ever.
 
     Raises:
         Closed: the other side has gone.
-        Late: the deadline has passed.
+        Late: the patience has ended.
         WireError: the frame is longer than the limit.
     """
-    (size,) = _HEADER.unpack(_receive_exactly(sock, _HEADER.size, deadline))
+    (size,) = _HEADER.unpack(_receive_exactly(sock, _HEADER.size, patience))
     if size > limit:
         raise WireError(f"a message of {size} bytes, more than {limit}")
-    return _receive_exactly(sock, size, deadline)
+    return _receive_exactly(sock, size, patience)
 
 
-def _receive_exactly(sock: socket.socket, size: int, deadline: float | None) -> bytes:
+def _receive_exactly(sock: socket.socket, size: int, patience: Patience | None) -> bytes:
     parts = bytearray()
     while len(parts) < size:
-        if deadline is not None:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise Late
-            sock.settimeout(left)
+        sock.settimeout(None if patience is None else patience())
         try:
             part = sock.recv(min(size - len(parts), 1 << 20))
         except TimeoutError:
-            raise Late from None
+            continue
         except OSError as error:
             raise Closed(str(error)) from None
         if not part:

@@ -1,0 +1,74 @@
+"""How far the tests of one program have come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How the tests of a program are run; see ``CodeGrader`` for the numbers."""
+
+    stop_at_failure: bool
+    timeout_s: float
+    total_s: float
+    wall_factor: float
+    max_timeouts: int
+    output_bytes: int
+    float_tolerance: float
+
+    @property
+    def wall_s(self) -> float:
+        """Time by the clock after which a test cannot be judged on a machine as busy as this one."""
+        return self.wall_factor * self.timeout_s
+
+
+class Run:
+    """What has become of the tests of one program so far.
+
+    Attributes:
+        total: number of tests.
+        done: number of tests with a verdict.
+        passed: of these, how many passed.
+        feedback: about the first test that failed; None while none has.
+        taken_s: time that the program has taken for itself.
+    """
+
+    def __init__(self, total: int, rules: Rules) -> None:
+        self.total, self._rules = total, rules
+        self.done = self.passed = self._timeouts = 0
+        self.feedback: str | None = None
+        self.taken_s = 0.0
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is a test left that is to be run."""
+        if self.done >= self.total or (self._rules.stop_at_failure and self.feedback is not None):
+            return False
+        return self._timeouts < self._rules.max_timeouts and self.taken_s < self._rules.total_s
+
+    @property
+    def seconds_for_next(self) -> float:
+        """Time that the next test may take."""
+        return max(0.001, min(self._rules.timeout_s, self._rules.total_s - self.taken_s))
+
+    def passes(self) -> None:
+        """The next test has passed."""
+        self.done += 1
+        self.passed += 1
+
+    def fails(self, how: str, *details: str) -> None:
+        """The next test has failed."""
+        self.done += 1
+        if self.feedback is None:
+            self.feedback = "\n".join([f"Test {self.done} of {self.total} failed: {how}", *details])
+
+    def times_out(self, *details: str) -> None:
+        """The next test has run out of time."""
+        self._timeouts += 1
+        self.fails(f"no answer within {self._rules.timeout_s:g} s", *details)
+
+    def all_fail(self, how: str) -> None:
+        """No test can be run."""
+        self.done = self.total
+        self.feedback = self.feedback or how
