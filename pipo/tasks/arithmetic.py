@@ -196,7 +196,7 @@ class ArithmeticTask(Task):
     """
 
     name = "arithmetic"
-    version = "1"
+    version = "2"
     template = "arithmetic/1"
     votes = True
 

@@ -62,11 +62,11 @@ def generation_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
 def _forms(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
     """The conversation as it is, then without a system turn."""
     yield messages
-    system, *others = messages
+    others = [turn for turn in messages if turn.role != "system"]
     asked = next((i for i, turn in enumerate(others) if turn.role == "user"), None)
-    if system.role == "system" and asked is not None:
-        texts = (turn.content for turn in (system, others[asked]) if turn.content.strip())
-        others[asked] = replace(others[asked], content="\n\n".join(texts))
+    if asked is not None and len(others) < len(messages):
+        texts = [turn.content for turn in messages if turn.role == "system"] + [others[asked].content]
+        others[asked] = replace(others[asked], content="\n\n".join(t for t in texts if t.strip()))
         yield others
 
 

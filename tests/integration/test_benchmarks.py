@@ -77,7 +77,7 @@ def test_results_say_what_was_scored(whole: tuple[Path, str]) -> None:
     assert metadata["model"]["name"] == "tiny"
     assert {"config_hash", "git", "python", "versions"} <= set(metadata)
     easy, hard = metadata["parts"]["easy"], metadata["parts"]["hard"]
-    assert (easy["task"], easy["version"], easy["template"]) == ("arithmetic", "1", "arithmetic/1")
+    assert (easy["task"], easy["version"], easy["template"]) == ("arithmetic", "2", "arithmetic/1")
     assert easy["sampling"]["temperature"] == 1.0
     assert easy["sampling"]["max_response_tokens"] == 32
     assert (easy["samples"], easy["seed"], easy["problems"]) == (8, 1234, 24)

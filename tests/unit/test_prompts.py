@@ -113,6 +113,12 @@ def test_a_system_turn_that_arrives_stays(template: str) -> None:
     assert f"{system}\n\nWell?" not in text
 
 
+def test_the_first_user_turn_need_not_be_the_first_turn() -> None:
+    made = tokenizer(NO_SYSTEM + PLAIN_TURNS)
+    turns = (("system", "Be brief."), ("assistant", "Hello."), ("user", "2+3?"))
+    assert rendered(made, conversation(*turns)) == "assistant: Hello.\nuser: Be brief.\n\n2+3?\n"
+
+
 def test_a_blank_system_text_adds_nothing() -> None:
     made = tokenizer(NO_SYSTEM + PLAIN_TURNS)
     assert rendered(made, conversation(("system", " "), ("user", "Well?"))) == "user: Well?\n"
