@@ -59,4 +59,4 @@ def reason(error: BaseException) -> str:
     """An error in a few words, for a message that says what it was about."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -10,6 +10,7 @@ a forward pass without mask uses the fused causal kernel. Masks are None (causal
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,11 +19,15 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from pipo.errors import ModelError
+from pipo.modules.model_files import foreign
 from pipo.modules.packing import Gather, PackedRows, RowLayout, pack
 
 ATTENTION_NAME = "pipo"
-# Largest relative difference of packed hidden states from those of rows alone.
-PACKING_TOLERANCE = 0.05
+# Largest relative difference of hidden states from those of rows alone. Rounding is 1e-6 in float32 and a few
+# hundredths in bfloat16; what mixes rows or loses a token differs by a half and more.
+TOLERANCE = 0.05
+# What models are tried on.
+PROMPTS = ((1, 2, 3), (4,))
 
 
 def attention(
@@ -45,7 +50,7 @@ def attention(
         module: the attention layer that calls (unused, part of the interface).
         query: [n, heads, queries, head_dim].
         key: [n, kv_heads, keys, head_dim].
-        value: [n, kv_heads, keys, head_dim].
+        value: [n, kv_heads, keys, value_dim]; of another width than keys in latent attention.
         attention_mask: bool [n, 1, queries, keys] or None for causal attention.
         dropout: attention dropout probability.
         scaling: factor on the scores; None for 1 / sqrt(head_dim).
@@ -55,7 +60,7 @@ def attention(
         packed: where the rows are, when n is 1 and the queries are packed tokens of several.
 
     Returns:
-        [n, queries, heads, head_dim] and None for the weights.
+        [n, queries, heads, value_dim] and None for the weights.
     """
     if sliding_window is not None or softcap is not None or s_aux is not None:
         raise NotImplementedError("attention with a sliding window, soft-capping or sinks is not supported")
@@ -68,7 +73,7 @@ def attention(
         out = F.scaled_dot_product_attention(
             folded, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
         )
-        return out.reshape(rows, 1, heads, width), None
+        return out.reshape(rows, 1, heads, value.shape[-1]), None
     return _many_queries(query, key, value, attention_mask, dropout, scaling), None
 
 
@@ -102,7 +107,7 @@ class PackedAttention:
     def __call__(
         self, query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None
     ) -> Tensor:
-        """[1, heads, tokens, head_dim] each -> [1, tokens, heads, head_dim]."""
+        """[1, heads, tokens, width] each -> [1, tokens, heads, width of the values]."""
         self.calls += 1
         outs = [
             _many_queries(
@@ -150,26 +155,46 @@ def check_packing(backbone: PreTrainedModel) -> None:
     """Compare a few packed rows with each row alone, as the model reads it without any of this.
 
     Raises:
-        ModelError: when they differ: the model mixes tokens outside attention, or counts positions itself.
+        ModelError: when they differ: the model mixes tokens outside attention, or counts positions itself; or
+            when it cannot read packed rows at all.
     """
-    device = backbone.device
-    prompts, lengths = ((1, 2, 3), (4,)), torch.tensor([4, 2, 3, 4])
-    responses = torch.arange(5, 21).view(4, 4) % backbone.config.get_text_config().vocab_size
-    packed = packed_hidden(backbone, pack(prompts, 2, responses, lengths, range(4)).to(device))
-    alone = []
-    for i, length in enumerate(lengths.tolist()):
-        row = torch.tensor([*prompts[i // 2], *responses[i, : length - 1].tolist()], device=device)[None]
-        hidden = backbone(input_ids=row, use_cache=False).last_hidden_state
-        alone.append(hidden[0, len(prompts[i // 2]) - 1 :])
-    expected = torch.cat(alone).float()
-    difference = ((packed.float() - expected).norm() / expected.norm()).item()
-    # Rounding is 1e-6 in float32 and a few hundredths in bfloat16; what mixes differs by a half and more.
-    if not difference < PACKING_TOLERANCE:
+    name, lengths = named(backbone), torch.tensor([4, 2, 3, 4])
+    responses = some_tokens(backbone).view(4, 4)
+    with foreign(f"{name}: models of this kind cannot be trained, they do not read packed rows"):
+        packed = packed_hidden(backbone, pack(PROMPTS, 2, responses, lengths, range(4)).to(backbone.device))
+        each = []
+        for i, length in enumerate(lengths.tolist()):
+            prompt = PROMPTS[i // 2]
+            hidden = alone(backbone, [*prompt, *responses[i, : length - 1].tolist()])
+            each.append(hidden[len(prompt) - 1 :])
+    difference = relative_difference(packed, torch.cat(each))
+    if not difference < TOLERANCE:
         raise ModelError(
-            f"{type(backbone).__name__}: responses in one forward pass change each other's hidden states (by "
-            f"{difference:.0%}); models that mix tokens outside attention, or that number positions "
-            "themselves, are not supported"
+            f"{name}: responses in one forward pass change each other's hidden states (by {difference:.0%}); "
+            "models that mix tokens outside attention, or that number positions themselves, are not supported"
         )
+
+
+def named(backbone: PreTrainedModel) -> str:
+    """A model in a message: its class and what its ``config.json`` calls it."""
+    return f"{type(backbone).__name__} (model_type {backbone.config.model_type})"
+
+
+def some_tokens(backbone: PreTrainedModel) -> Tensor:
+    """Sixteen tokens that the model knows."""
+    return torch.arange(5, 21) % backbone.config.get_text_config().vocab_size
+
+
+def alone(backbone: PreTrainedModel, row: Sequence[int]) -> Tensor:
+    """[tokens, width], the final hidden states of one row by the model itself."""
+    ids = torch.tensor([list(row)], device=backbone.device)
+    return backbone(input_ids=ids, use_cache=False).last_hidden_state[0]
+
+
+def relative_difference(got: Tensor, expected: Tensor) -> float:
+    """Norm of the difference over that of what is expected; nan where a value is."""
+    got, expected = got.float().cpu(), expected.float().cpu()
+    return ((got - expected).norm() / expected.norm()).item()
 
 
 AttentionInterface.register(ATTENTION_NAME, attention)

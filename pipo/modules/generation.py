@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from transformers import GenerationConfig
 from transformers.utils.hub import cached_file
 
 from pipo.errors import ModelError
+from pipo.modules.model_files import read_object
 
 GENERATION_FILE, CONFIG_FILE = "generation_config.json", "config.json"
 # First, so that what contradicts them goes and they stay.
@@ -112,10 +112,4 @@ def _fields(path: str, name: str) -> dict[str, Any] | None:
         if found is None:
             return None
         file = Path(found)
-    try:
-        fields = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"model.path={path}: {name} cannot be read, it is not JSON ({error})") from error
-    if not isinstance(fields, dict):
-        raise ModelError(f"model.path={path}: {name} must hold a JSON object")
-    return fields
+    return read_object(path, file)

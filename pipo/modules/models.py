@@ -12,7 +12,6 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from pipo.modules.attention import check_packing
 from pipo.modules.critic import Critic
 from pipo.modules.distributed import Number, all_reduce_max, all_reduce_sum
 from pipo.modules.objectives.base import Objective
@@ -79,10 +78,7 @@ class ModelHolder(pl.LightningModule):
 
     def _make_models(self) -> None:
         """Fill the attributes of this class."""
-        policy = self._load()
-        # Before anything is sampled, and before the weights are in shards.
-        check_packing(policy.backbone)
-        self.policy = self._placed(policy)
+        self.policy = self._placed(self._load())
         self.engine = self._make_engine(self.policy)
         # Each model is loaded anew and placed before the next, so that one whole model is held at a time.
         if self.objective.critic is not None:

@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.cache_utils import Cache
 
-from pipo.errors import ModelError
-from pipo.modules.attention import ATTENTION_NAME, packed_hidden
+from pipo.errors import ModelError, reason
+from pipo.modules.attention import ATTENTION_NAME, check_packing, named, packed_hidden
+from pipo.modules.capabilities import check_decoding
 from pipo.modules.distillation import blockwise_divergence
 from pipo.modules.functional.divergence import DistillationForm
 from pipo.modules.generation import declared_generation, declared_stops
 from pipo.modules.logprobs import token_logprobs
+from pipo.modules.model_files import (
+    check_finite,
+    check_tensors,
+    check_weight_files,
+    foreign,
+    read_config,
+    read_tokenizer,
+)
 from pipo.modules.packing import PackedRows
 
 
@@ -65,7 +73,9 @@ class Policy(nn.Module):
         self.compute_dtype: torch.dtype | None = None
         config = model.config.get_text_config()
         head = model.get_output_embeddings()
-        name = type(model).__name__
+        name = named(model)
+        if model.base_model is model:
+            raise ModelError(f"{name}: a model whose layers can be called without its head is required")
         if not isinstance(head, nn.Linear) or head.bias is not None:
             raise ModelError(f"{name}: an output head that is a linear layer without bias is required")
         # What a model does beyond a plain head and full attention, this class would silently undo.
@@ -182,12 +192,13 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.Abst
 
 
 def load_tokenizer(path: str) -> Tokenizer:
-    """The tokenizer of a Hugging Face folder or hub id; it must name an end-of-sequence token."""
-    _check_source(path)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model.path={path}: no tokenizer can be read ({_first_line(error)})") from error
+    """The tokenizer of a Hugging Face folder or hub id; it must name an end-of-sequence token.
+
+    Raises:
+        ModelError: there is no model, no tokenizer, or one of them is damaged.
+    """
+    read_config(path)
+    tokenizer = read_tokenizer(path)
     if tokenizer.eos_token_id is None:
         raise ModelError(f"model.path={path}: the tokenizer names no end-of-sequence token")
     return tokenizer
@@ -195,7 +206,7 @@ def load_tokenizer(path: str) -> Tokenizer:
 
 def most_positions(path: str) -> int | None:
     """Tokens of a prompt and its response that a model can place; None where it does not say."""
-    config = AutoConfig.from_pretrained(path).get_text_config()
+    config = read_config(path).get_text_config()
     declared = getattr(config, "max_position_embeddings", None)
     rope = getattr(config, "rope_parameters", None) or {}
     kind, trained = rope.get("rope_type"), rope.get("original_max_position_embeddings") or declared
@@ -218,42 +229,72 @@ def load_policy(path: str, dtype: str, gradient_checkpointing: bool = False) -> 
     Raises:
         ModelError: when the model is of an unsupported kind.
     """
-    config = AutoConfig.from_pretrained(path)
+    config = read_config(path)
     for name, value in vars(config.get_text_config()).items():
         # Dropout would make the updated policy another one than the policy that sampled.
         if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
             setattr(config.get_text_config(), name, 0.0)
     generation = declared_generation(path)
-    try:
-        # The library takes whatever device is the default for an order to load to it, which needs accelerate.
-        with torch.device("cpu"):
-            model = AutoModelForCausalLM.from_pretrained(
-                path,
-                config=config,
-                dtype=getattr(torch, dtype),
-                attn_implementation=ATTENTION_NAME,
-                generation_config=GenerationConfig(),  # its own reader fails where fields contradict
-            )
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"model.path={path}: the weights cannot be read ({_first_line(error)})") from error
+    check_weight_files(path)
+    # The library takes whatever device is the default for an order to load to it, which needs accelerate.
+    with foreign(f"model.path={path}: the model cannot be loaded"), _own_attention(path), torch.device("cpu"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            dtype=getattr(torch, dtype),
+            attn_implementation=ATTENTION_NAME,
+            generation_config=GenerationConfig(),  # its own reader fails where fields contradict
+            ignore_mismatched_sizes=True,  # to be named below
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+    model, loading = loaded
+    check_tensors(path, loading)
+    check_finite(f"model.path={path}", model)
     if model.can_generate():
         model.generation_config = generation
     if gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    return Policy(model).train()
+    policy = Policy(model)
+    check_packing(policy.backbone)
+    check_decoding(policy.backbone)
+    return policy.train()
+
+
+@contextlib.contextmanager
+def _own_attention(path: str) -> Iterator[None]:
+    """Architectures that know their own kinds of attention only look ours up, and do not find it."""
+    try:
+        yield
+    except KeyError as error:
+        if error.args != (ATTENTION_NAME,):
+            raise
+        raise ModelError(
+            f"model.path={path}: models of its kind have an attention of their own that cannot be replaced; "
+            "they are not supported"
+        ) from error
 
 
 def load_weights(policy: Policy, path: Path) -> None:
-    """Replace a policy's weights by those in a training checkpoint: a file, or a folder of shards."""
-    prefix = "policy."
+    """Replace a policy's weights by those in a training checkpoint: a file, or a folder of shards.
+
+    Raises:
+        ModelError: the checkpoint is of another model, or its weights are no numbers.
+    """
+    prefix, other = "policy.", f"{path}: not the weights of the model that it is to be put into"
     if path.is_dir():
         # Reads into the given tensors, from the shards of however many processes, without any process group.
         wanted = {f"{prefix}{name}": tensor for name, tensor in policy.state_dict().items()}
-        load_shards({"state_dict": wanted}, checkpoint_id=path, no_dist=True)
-        return
-    # Plain data only: a file that would run code when it is unpickled is refused.
-    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"].items()
-    policy.load_state_dict({k.removeprefix(prefix): v for k, v in state if k.startswith(prefix)})
+        try:
+            load_shards({"state_dict": wanted}, checkpoint_id=path, no_dist=True)
+        except CheckpointException as error:
+            raise ModelError(f"{other} ({reason(next(iter(error.failures.values()))[0])})") from error
+    else:
+        # Plain data only: a file that would run code when it is unpickled is refused.
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"].items()
+        with foreign(other):
+            policy.load_state_dict({k.removeprefix(prefix): v for k, v in state if k.startswith(prefix)})
+    check_finite(str(path), policy)
 
 
 def stop_token_ids(path: str, tokenizer: Tokenizer) -> frozenset[int]:
@@ -261,31 +302,3 @@ def stop_token_ids(path: str, tokenizer: Tokenizer) -> frozenset[int]:
     end = tokenizer.eos_token_id
     assert isinstance(end, int)
     return frozenset({end} | declared_stops(path))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200]
-
-
-def _check_source(path: str) -> None:
-    """A path that looks local must hold a model; anything else is taken for a hub id."""
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"model.path={path}: this folder holds no model (config.json is missing)")
-        try:
-            AutoConfig.from_pretrained(path)
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"model.path={path}: config.json cannot be read ({_first_line(error)})"
-            ) from error
-        return
-    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
-    if looks_local:
-        raise ModelError(f"model.path={path}: no such folder")
-    try:
-        AutoConfig.from_pretrained(path)
-    except OSError as error:
-        raise ModelError(
-            f"model.path={path}: neither a local folder nor reachable on the hub ({error.__class__.__name__})"
-        ) from error
