@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pipo.tasks.base import Dropped, Example, Prompt, Split, TaskError
 from pipo.tasks.boxed import BoxedTask
 from pipo.tasks.graders.math import last_boxed
+from pipo.tasks.graders.typesetting import repaired
 from pipo.tasks.row_task import RowTask
 from pipo.tasks.rows import Row, Source, UnusableRow
 
@@ -152,16 +153,17 @@ def _one_answer(row: Row, fields: MathFields, value: Any) -> str:
         value = int(value)  # 27.0 in JSON is the integer 27
     text = str(value)
     if fields.answer_form == "boxed":
-        boxed = last_boxed(text)
+        boxed = last_boxed(text) or last_boxed(repaired(text))
         if not boxed:
             raise UnusableRow(
                 f"{row.place}: field {fields.answer!r} has no \\boxed{{...}} with an answer; is "
                 "answer_form=plain meant?"
             )
-        return boxed
-    if not text.strip():
+        return repaired(boxed)
+    text = repaired(text)
+    if not text:
         raise UnusableRow(f"{row.place}: field {fields.answer!r} is blank")
-    return text.strip()
+    return text
 
 
 def _level(row: Row, fields: MathFields) -> str:

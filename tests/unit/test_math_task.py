@@ -103,6 +103,28 @@ def test_answers_of_every_type() -> None:
     assert "compared as text" in doubtful[0].reason
 
 
+def test_spoiled_backslashes_of_references_are_repaired_as_they_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    spoiled = [
+        r"\\frac{3}{4}",
+        r"\\\\frac{3}{4}",
+        "\frac{3}{4}",
+        r"-3, 3",
+        r"\begin{pmatrix}x\\y\end{pmatrix}",
+    ]
+    solutions = [r"So \\boxed{\\frac{3}{4}}.", r"So \boxed{\\frac{3}{4}}.", "So \boxed{5}."]
+    for name, answers in (("answer", spoiled), ("solution", solutions)):
+        rows = [{"problem": "What is it?", name: answer} for answer in answers]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        form = "plain" if name == "answer" else "boxed"
+        task = make(path, fields(answer=name, answer_form=form, level=None))
+        read = [e.answer for e in task.examples("test")]
+        task.close()
+        right = r"\frac{3}{4}"
+        expected = [right] * 3 + spoiled[3:] if form == "plain" else [right, right, "5"]
+        assert read == expected
+
+
 def test_a_task_can_be_copied_and_pickled() -> None:
     task = make(DATA / "math_answers_small.jsonl", ANSWERS)
     places = [d.place for d in task.doubtful("test")]

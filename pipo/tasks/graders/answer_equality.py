@@ -19,6 +19,8 @@ from formulas import read
 from real_sets import looks_like_set, real_set, same_set
 
 _TEXT = re.compile(r"\\(?:text|textrm|textbf|textit|textnormal|mbox|mathrm|mathbf)\s*\{([^{}]*)\}")
+_CALL = re.compile(r"(?:[A-Za-z]|\\[A-Za-z]+)[_^'{}A-Za-z\d-]*\s*\(.*\)")  # P(X=2), f^{-1}(3)
+_POINT = re.compile(r"[A-Z]\s*(?=\()")
 _TIME = re.compile(r"\d{1,2}:\d\d")
 _ORDERED = ("()", "[]", "(]", "[)")
 
@@ -66,7 +68,7 @@ def equal(answer: str, reference: str) -> bool:
 
     Only the reference says which of an equation's sides is asked for: ``2x+3y=5`` is more than ``5``.
     """
-    answer, reference = peeled(answer), peeled(reference)
+    answer, reference = (_without_name(peeled(text)) for text in (answer, reference))
     if compact(answer) == compact(reference):
         return True
     words = label(answer), label(reference)
@@ -87,6 +89,12 @@ def equal(answer: str, reference: str) -> bool:
     if a.brackets or b.brackets:
         return equal(*a.elements, *b.elements)
     return _equal_formulas(answer, reference)
+
+
+def _without_name(text: str) -> str:
+    """``P(4,9)`` as the point that it names."""
+    point = _POINT.sub("", text, count=1) if _POINT.match(text) else text
+    return point if len(listing(point).elements) > 1 and listing(point).brackets == "()" else text
 
 
 def _equal_formulas(answer: str, reference: str) -> bool:
@@ -181,7 +189,7 @@ def _is_name(text: str) -> bool:
     try:
         tree = read(text)
     except UnreadableError:
-        return _TEXT.sub("", text).strip() == ""
+        return _TEXT.sub("", text).strip() == "" or _CALL.fullmatch(text) is not None
     return bool(names(tree)) and not numbers(tree)
 
 

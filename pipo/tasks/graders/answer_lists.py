@@ -10,8 +10,11 @@ import re
 from dataclasses import dataclass
 
 _GROUPED = re.compile(r"(?<![0-9])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])")
+_TEXT = re.compile(r"\\(?:text|textrm|textbf|mbox|mathrm|mathbf)\s*\{([^{}]*)\}")
 _RELATION = re.compile(r"[<>≤≥]|\\(?:le|leq|ge|geq|lt|gt|ne|neq|in|subset)(?![A-Za-z])")
-_NAMED = re.compile(r"\)\s*=|=\s*(?:\(|\[|\\\{)|\\(?:cup|cap|mathbb|setminus|backslash)(?![A-Za-z])")
+_NAMED = re.compile(
+    r"^[A-Z]\s*\(|\)\s*=|=\s*(?:\(|\[|\\\{)|\\(?:cup|cap|mathbb|setminus|backslash)(?![A-Za-z])"
+)
 _SIGN = re.compile(
     r"\\(?:leqslant|geqslant|leqq|geqq|leq?|geq?|lt|gt|neq?|approxeq|approx|simeq|sim|in)(?![A-Za-z])|[<>=≈]"
 )
@@ -166,11 +169,17 @@ def listings_differ(answer: str, reference: str) -> bool:
 
 def same_text(answer: str, reference: str) -> bool:
     r"""Whether two tidied answers are written alike: blanks and needless braces aside, sets in any order."""
-    if compact(answer) == compact(reference):
+    if compact(_unlabelled(answer)) == compact(_unlabelled(reference)):
         return True
     a, b = listing(answer), listing(reference)
     sets = {a.brackets, b.brackets} <= {"", "{}"}
     return sets and sorted(map(compact, a.elements)) == sorted(map(compact, b.elements))
+
+
+def _unlabelled(text: str) -> str:
+    r"""What stands in a ``\text{...}`` that is all of an answer."""
+    match = _TEXT.fullmatch(text)
+    return match[1] if match else text
 
 
 def compact(text: str) -> str:

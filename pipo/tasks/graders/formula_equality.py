@@ -112,6 +112,7 @@ def proportion(a: Tree, b: Tree) -> Value | None:
     if not variables - {IMAGINARY}:
         return None
     ratios: list[Value] = []
+    values: list[Value] = []
     with mpmath.workdps(60):
         for i, kind in enumerate(_KINDS):
             point = Point(f"{i}", kind, imaginary=IMAGINARY in variables)
@@ -120,9 +121,14 @@ def proportion(a: Tree, b: Tree) -> Value | None:
                 continue
             if _vanishes(first) or _vanishes(second):
                 return None
+            values.append(first)
             ratios.append(product(first, power(second, Fraction(-1), True)))
-        alike = len(ratios) >= 2 and all(
-            _vanishes(total(r, -ratios[0]), abs(as_mp(ratios[0]))) for r in ratios
+        # 0x-5 and 0x-7 are proportional, but say nothing of x.
+        varies = not all(_vanishes(total(v, -values[0]), abs(as_mp(v))) for v in values)
+        alike = (
+            len(ratios) >= 2
+            and varies
+            and all(_vanishes(total(r, -ratios[0]), abs(as_mp(ratios[0]))) for r in ratios)
         )
     return ratios[0] if alike else None
 

@@ -243,6 +243,10 @@ class _Reader:
 
     def _words(self, words: str) -> Tree:
         function = _SYNONYMS.get(words, words)
+        if function == "cis":
+            angle = self._operand()
+            sine = ("multiply", (("name", "i"), ("call", "sin", (angle,))))
+            return ("add", (("call", "cos", (angle,)), sine))
         if function in _FUNCTIONS or function in _SEVERAL:
             return self._function(function)
         return self._name(words) if words else ONE

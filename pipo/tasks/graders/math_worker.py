@@ -12,6 +12,7 @@ import json
 import resource
 import signal
 import sys
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ def main() -> None:
     sys.setrecursionlimit(5000)
     try:
         compare(["x+1"], ["1+x"])  # loads what it takes, at no answer's expense
+        if find_spec("latex2sympy2_extended") is None:  # loaded with the first sum or integral
+            raise ImportError("No module named latex2sympy2_extended")
     except ImportError as error:
         connection.send_bytes(f"{error}; install mpmath, sympy and math-verify".encode())
         return

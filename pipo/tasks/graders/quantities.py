@@ -46,6 +46,8 @@ wednesday thursday friday saturday sunday
 _NUMERALS, _FRACTIONS = frozenset(_NUMERAL_WORDS.split()), frozenset(_FRACTION_WORDS.split())
 _CHANGING = frozenset(f"{_OPERATION_WORDS} {_DOUBT_WORDS} {_COMPARISON_WORDS} {_DATE_WORDS}".split())
 
+_LARGE = re.compile(r"[a-z]+(?:illion|teen)(?:th)?s?|googol")
+_SQUARED_UNITS = re.compile(r"units?\s+(?:squared|cubed)")
 _ANY_WORD = re.compile(r"[A-Za-z]+(?:['-][A-Za-z]+)*")
 _PRIME = r"'|\^\s*\{?\s*\\prime\s*\}?"
 _DOUBLE_PRIME = rf"''|\"|(?:{_PRIME})\s*(?:{_PRIME})|\^\s*\{{?\s*\\prime\s*\\prime\s*\}}?"
@@ -59,21 +61,27 @@ _DIGIT_IN_WORDS = re.compile(r"(?<![a-z^_{\d-])\d")  # not the 2 of cm2 or m^2
 _BARE_UNIT = re.compile(r"(?P<value>.*?[\d})])\s*(?P<unit>[A-Za-z][A-Za-z\d ./^{}*-]*)")
 _MAY_HAVE_UNITS = re.compile(r"[A-Za-z'\"]|\\circ")
 _PLAIN = re.compile(r"(?<![A-Za-z\\])[A-Za-z]|\\(?!frac|sqrt|pi|circ|times|cdot|text|mathrm)[A-Za-z]")
-_COMPOUND = re.compile(r"(?:\s*[\d.]+\s*[A-Za-z]+\.?\s*(?:,|and)?)+")
+_COMPOUND = re.compile(r"(?:[\d.]++\s*+[A-Za-z]++\.?+\s*+(?:(?:,|and)\s*+)?+)++")  # never goes back
 _PAIR = re.compile(r"\s*([\d.]+)\s*([A-Za-z]+)\.?\s*(?:,|and)?")
 
 
 def changes_number(words: str) -> bool:
     """Whether words behind a number are more than the name of what is counted or measured."""
+    if _SQUARED_UNITS.fullmatch(words.strip()):
+        return False
     found = _ANY_WORD.findall(words.lower())
     for word, following in zip(found, [*found[1:], "of"], strict=False):
-        if word in _CHANGING or word.removesuffix("s") in _NUMERALS or word.removesuffix("es") in _NUMERALS:
+        numeral = word in _NUMERALS or (word.removesuffix("s") in _NUMERALS and word != "zeros")
+        if word in _CHANGING or numeral:
             return True
         if (word.endswith("s") and word[:-1] in _FRACTIONS) or (word in _FRACTIONS and following == "of"):
             return True
+        if _LARGE.fullmatch(word) or (word.startswith("quarter") and "of" in found):
+            return True
         parts = word.split("-")  # twenty-one is a number, five-dollar bills are not
         if len(parts) > 1 and (
-            parts[-1].removesuffix("s") in _NUMERALS | _FRACTIONS or not _CHANGING.isdisjoint(parts)
+            parts[-1].removesuffix("s") in _NUMERALS | _FRACTIONS | {"second"}
+            or not _CHANGING.isdisjoint(parts)
         ):
             return True
     return False

@@ -24,7 +24,7 @@ _REALS = re.compile(r"\\(?:mathbb|mathbf|Bbb)\s*(?:\{\s*R\s*\}|R)")
 _POSITIVE = re.compile(_REALS.pattern + r"\s*[_^]\s*\{?\s*(?P<sign>[+-]|>\s*0|<\s*0)\s*\}?")
 _EMPTY = re.compile(r"\\(?:emptyset|varnothing)|\\\{\s*\\\}")
 _BUILDER = re.compile(
-    r"\\\{\s*(?P<name>[A-Za-z])\s*(?:\\in\s*(?P<within>[^:|]+?))?\s*(?::|\||\\mid|\\colon)\s*(?P<rest>.+)\\\}"
+    r"(?:\\\{\s*)?(?P<name>[A-Za-z])\s*(?:\\in\s*(?P<within>[^:|]+?))?\s*(?::|\||\\mid|\\colon)\s*(?P<rest>[^|]+?)(?:\\\})?"
 )
 _INEQUALITY = re.compile(
     r"[<>]|\\(?:leqslant|geqslant|leqq|geqq|leq?|geq?|lt|gt|neq?)(?![A-Za-z])|"

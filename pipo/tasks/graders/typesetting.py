@@ -43,7 +43,7 @@ _EATEN = {
     "\a": "alpha angle approx",
     "\b": "begin beta bar binom bmod boxed boldsymbol bullet backslash",
     "\t": "text textbf textrm times theta tau tan tanh tfrac triangle tbinom tilde",
-    "\n": "neq nabla",
+    "\n": "neq notin nabla",
     "\v": "vec vert varepsilon varphi vartheta varnothing",
     "\f": "frac forall",
     "\r": "right rho rangle rceil rfloor rvert rightarrow",
@@ -54,19 +54,14 @@ _LOST = re.compile(
         for sign, words in _EATEN.items()
     )
 )
-_DOUBLED = re.compile(
-    r"\\{2,}(?=(?:[dtc]?frac|[dt]?binom|sqrt|pi|text|math|left|right|times|cdot|div|infty|"
-    r"pm|le|leq|ge|geq|ne|neq|lt|gt|in|cup|cap|circ|degree|%|\$|\{|\}|,|!|;|sin|cos|tan|sec|csc|cot|arc|log|ln|exp|"
-    r"operatorname|begin|end|boxed|alpha|beta|gamma|delta|epsilon|theta|lambda|mu|sigma|phi|varphi|omega|rho|tau|"
-    r"overline|angle|quad|displaystyle|approx|equiv|sum|int|prod|lim|vec|hat|lfloor|rfloor|lceil|rceil|emptyset|"
-    r"varnothing|setminus|mid|ldots|cdots|dots|to|sim|triangle|mbox|mathbb|hbar|ell|partial|nabla|\())"
-)
+_DOUBLED = re.compile(r"\\{2,}(?=[A-Za-z]{2}|[%${},!;:()])")
 _NO_LETTER = r"(?![A-Za-z])"
 
 _CLOSED_UP = re.compile(r"(\\\\)|\\!\s*|(?<=\d)\\,(?=\d{3}(?!\d))")
 _SPACING = re.compile(
-    r"(\\\\)|\\[,;:> ]|~|\\(?:q?quad|enspace|enskip|(?:neg)?(?:thin|med|thick)space|space|hfill|"
-    r"newline|nonumber|notag|noindent|(?:math)?strut|allowbreak|nobreak|(?:no)?limits)(?![A-Za-z])"
+    r"\\\\\[[\d.]+[a-z]{2}\]|(\\\\)|\\[,;:>/@ ]|~|(?<![A-Za-z}\]])\{\s*\}"
+    r"|\\(?:q?quad|enspace|enskip|(?:neg)?(?:thin|med|thick)space|space|hfill|newline|nonumber|notag|relax|null|"
+    r"noindent|(?:math)?strut|allowbreak|nobreak|(?:no)?limits)(?![A-Za-z])"
     r"|\\(?:[hvm]space\*?|[hv]?phantom|label|tag\*?)\s*\{[^{}]*\}|\\(?:hskip|kern|mskip)\s*-?[\d.]+\s*[a-z]{2}"
 )
 _WRAPPERS = re.compile(
@@ -76,6 +71,11 @@ _WRAPPERS = re.compile(
 _FRAMES = re.compile(
     r"\\(?:boxed|fbox|boldsymbol|bm|ensuremath|emph|underline|mathit|mathsf|mathtt|mathnormal|mathord|smash)\s*\{"
 )
+_MAX_FRAMES = 50  # more of them are noise that would only burn time
+_FUNCTIONS = "(?:arc)?(?:sin|cos|tan|cot)h?|ln|log|exp"
+_ALL_REALS = r"(?:all|any)\s+real(?:s|\s+numbers?|\s+values?(?:\s+of)?)?"
+_NO_SOLUTION = r"(?:no\s+(?:real\s+)?solutions?|(?:the\s+)?empty\s+set)"
+_REALS = r"\\mathbb{R}"
 _SPELLINGS = [
     (re.compile(r"\\[dtc]frac" + _NO_LETTER), r"\\frac"),
     (re.compile(r"\\[dt]binom" + _NO_LETTER), r"\\binom"),
@@ -101,17 +101,24 @@ _SPELLINGS = [
     (re.compile(r"\^\s*\{\s*\\circ\s*\}"), r"^\\circ"),
     (re.compile(r"\\(?:lvert|rvert|vert)" + _NO_LETTER), "|"),
     (re.compile(TEXT_COMMAND + r"\s*\{\s*(\\[A-Za-z]+)\s*\}"), r"\1 "),
-    (
-        re.compile(TEXT_COMMAND + r"\s*\{\s*all\s+reals?(?:\s+numbers?)?\s*\}|all real numbers"),
-        r"\\mathbb{R}",
-    ),
+    (re.compile(TEXT_COMMAND + r"\s*\{\s*degrees?\s*\}"), r"^\\circ"),
+    (re.compile(r"\^\\circ\s*([CFK])(?![A-Za-z])"), r"^\\circ \\text{\1}"),
+    (re.compile(TEXT_COMMAND + r"\s*\{\s*([:,;])\s*\}"), r"\1"),
+    (re.compile(TEXT_COMMAND.replace("|rm", "") + r"\s+([A-Za-z])(?![A-Za-z])"), r"\\mathrm{\1}"),
+    (re.compile(r"\\operatorname\*"), r"\\operatorname"),
+    (re.compile(rf"({TEXT_COMMAND}\s*\{{[^{{}}]*?)\s+(?:and|or)\s*\}}(?=\s*\S)"), r"\1}, "),
+    (re.compile(rf"(?:{TEXT_COMMAND}|\\operatorname)\s*\{{\s*({_FUNCTIONS})\s*\}}"), r"\\\1 "),
+    (re.compile(rf"{TEXT_COMMAND}\s*\{{\s*{_ALL_REALS}\s*[a-z]?\s*\}}(?:\s*[a-z]$)?|^{_ALL_REALS}$"), _REALS),
+    (re.compile(rf"{TEXT_COMMAND}\s*\{{\s*{_NO_SOLUTION}\s*\}}"), r"\\emptyset "),
+    (re.compile(r"\\(le|ge)(?:qslant|qq)" + _NO_LETTER), r"\\\1"),
 ]
+_BARE_FUNCTION = re.compile(
+    rf"(?P<text>{TEXT_COMMAND}\s*\{{[^{{}}]*\}})|(?<![A-Za-z\\_])(?:{_FUNCTIONS}|sqrt|pi|infty)(?![a-z])"
+)
 _UPRIGHT = re.compile(r"(?:" + TEXT_COMMAND + r"|\\operatorname)\s*\{\s*([ei])\s*\}")
 _TEXT_SUBSCRIPT = re.compile(r"_\s*\{\s*" + TEXT_COMMAND + r"\s*\{([^{}]*)\}\s*\}")
 _TEXT_NUMBER = re.compile(TEXT_COMMAND + r"\s*\{(\s*[+-]?[.0-9][^{}]*)\}")
-_TEXT_LIST = re.compile(
-    TEXT_COMMAND + r"\s*\{\s*([A-Za-z][A-Za-z .'-]*(?:(?:,|;|\band\b|\bor\b)\s*[A-Za-z][A-Za-z .'-]*)+)\}"
-)
+_LIST_SIGN = re.compile(r"\s*(?:[,;]|\band\b|\bor\b)\s*")
 _JOINING_WORD = re.compile(
     r"(?:,?\s*" + TEXT_COMMAND + r"\s*\{\s*(?:and|or)\s*\}|(?:,|(?<=[\w)\]}]))\s+(?:and|or)(?=[\s\\]))\s*"
 )
@@ -156,14 +163,15 @@ def tidy(text: str) -> str:
     text = _unframed(text).rstrip("\\ ") if not text.endswith(("\\{", "\\}")) else _unframed(text)
     for pattern, spelling in _SPELLINGS:
         text = pattern.sub(spelling, text)
-    text = text.replace("{,}", ",")
+    text = _NUMPY.sub(r"\\", text)
+    text = _BARE_FUNCTION.sub(lambda m: m["text"] or f"\\{m[0]} ", text)
+    text = re.sub(r"\{\s*([,;:])\s*\}", r"\1", text)
     if "\\begin" not in text:
         text = text.replace("&", " ")
     if (whole := _TEXT_NUMBER.fullmatch(text.strip())) is not None:
         text = whole[1]
-    if (whole := _TEXT_LIST.fullmatch(text.strip())) is not None:
-        items = re.split(r"\s*(?:[,;]|\band\b|\bor\b)\s*", whole[1])
-        text = ", ".join(f"\\text{{{item.strip()}}}" for item in items if item.strip())
+    if (whole := TEXT.fullmatch(text.strip())) is not None:
+        text = _listed(whole[1], text)
     if _UPRIGHT.fullmatch(text.strip()) is None:
         text = _UPRIGHT.sub(r"{\1}", text)
     text = _TEXT_SUBSCRIPT.sub(lambda m: f"_{{{m[1].strip()}}}", text)
@@ -171,12 +179,19 @@ def tidy(text: str) -> str:
     text = _PERCENT.sub(r"\\%", text)
     text = _MULTIPLE.sub(lambda m: f" \\times {_multiple(m['word'])} {m['text'] or ''}", text)
     text = _EMPTY_TEXT.sub("", text)
-    text = _NUMPY.sub(r"\\", text)
     text = _REPEATING.sub(_as_fraction, text)
     text = peeled(" ".join(text.split()))
     if not ELLIPSIS.search(text):
         text = _BARE_POINT.sub("", text.rstrip(".,; "))
     return _MEMBER.sub("", text, count=1) if _MEMBER.match(text) else text
+
+
+def _listed(words: str, text: str) -> str:
+    r"""``\text{B, D and E}`` as a list of words; any other text as it is."""
+    items = [item for item in _LIST_SIGN.split(words.strip()) if item]
+    if len(items) < 2 or not all(re.fullmatch(r"[A-Za-z][A-Za-z .'-]*", item) for item in items):
+        return text
+    return ", ".join(f"\\text{{{item}}}" for item in items)
 
 
 def _multiple(word: str) -> str:
@@ -193,7 +208,9 @@ def _as_fraction(match: re.Match[str]) -> str:
 
 def _unframed(text: str) -> str:
     r"""What ``\boxed{...}`` and other commands that only change the looks hold."""
-    while (match := _FRAMES.search(text)) is not None:
+    for _ in range(_MAX_FRAMES):
+        if (match := _FRAMES.search(text)) is None:
+            break
         depth, end = 1, match.end()
         while depth and end < len(text):
             depth += {"{": 1, "}": -1}.get(text[end], 0) if text[end - 1] != "\\" else 0

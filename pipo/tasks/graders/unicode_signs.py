@@ -48,6 +48,7 @@ _RAISED_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱˣ]+"
 _LOWERED_RUN = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₙₖₓ]+")
 _FRACTION = re.compile("[¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]")
 _ROOT = re.compile(r"[√∛∜]\s*(\d+(?:\.\d+)?|[^\W\d_]|\\[A-Za-z]+|\{|\()?")
+_MAX_ROOTS = 50  # more of them are noise that would only burn time
 _ROOTS = {"√": "\\sqrt", "∛": "\\sqrt[3]", "∜": "\\sqrt[4]"}
 
 
@@ -69,7 +70,9 @@ def _as_fraction(match: re.Match[str]) -> str:
 
 def _roots(text: str) -> str:
     """Each root sign as a command, over the number, letter or brackets behind it."""
-    while (match := _ROOT.search(text)) is not None:
+    for _ in range(_MAX_ROOTS):
+        if (match := _ROOT.search(text)) is None:
+            break
         root, under, end = _ROOTS[match[0][0]], match[1] or "", match.end()
         if under in ("{", "("):
             depth = 1
