@@ -1,8 +1,9 @@
-r"""How many problems are solved by copying a formula of the question into the box, without any mathematics.
+r"""How many problems are solved by copying a formula of the question into the box.
 
-Every formula of a question, every line of it and every side of a relation is boxed as it stands
-and graded: once by value alone, once with the question, so that an answer must be in final form. Reads
-``math500.jsonl`` (field ``answer``) and ``math_train.jsonl`` (the last box of ``solution``). Usage::
+Every formula of a question, every line of it and every side of a relation is boxed as it stands and graded:
+once by value alone, once with the question, so that an answer must be in final form. Problems whose reference
+itself stands in the question are counted apart. Reads ``math500.jsonl`` (field ``answer``) and
+``math_train.jsonl`` (the last box of ``solution``). Usage::
 
     python bench/copy_questions.py <folder with the two files> [--workers 2] [--json copies.json]
 """
@@ -15,7 +16,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from pipo.tasks.graders.answer_lists import same_text
 from pipo.tasks.graders.math import MathGrader, last_boxed
+from pipo.tasks.graders.typesetting import tidy
 
 CPU_S, WALL_S = 10.0, 120.0
 FILES = ("math500", "math_train")
@@ -49,28 +52,24 @@ def experiment(file: Path, grader: MathGrader) -> dict[str, Any]:
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     tried: list[tuple[int, str, str, str]] = []
     for number, row in enumerate(rows):
-        reference = row["answer"] if "answer" in row else last_boxed(row["solution"]) or ""
+        reference: str = row["answer"] if "answer" in row else last_boxed(row["solution"]) or ""
         tried += [(number, copy, reference, row["problem"]) for copy in copies(row["problem"])]
     pairs = [(f"\\boxed{{{copy}}}", reference) for _, copy, reference, _ in tried]
-    by_value = grader.grade_batch(pairs)
-    by_form = grader.grade_batch(pairs, [question for *_, question in tried])
-    remaining = [
-        {"row": number, "copy": copy, "reference": reference, "question": question}
-        for (number, copy, reference, question), reward in zip(tried, by_form, strict=True)
-        if reward.score == 1.0
-    ]
-    solved = [
-        {t[0] for t, r in zip(tried, rewards, strict=True) if r.score} for rewards in (by_value, by_form)
-    ]
+    rewards = zip(grader.grade_batch(pairs), grader.grade_batch(pairs, [q for *_, q in tried]), strict=True)
+    graded = list(zip(tried, rewards, strict=True))
+    # Whoever writes the reference itself is right, wherever it stands.
+    coincidences = {t[0] for t, (_, form) in graded if form.score and same_text(tidy(t[1]), tidy(t[2]))}
+    copied = [(t, rewards) for t, rewards in graded if not same_text(tidy(t[1]), tidy(t[2]))]
     return {
         "file": file.name,
         "problems": len(rows),
         "copies": len(tried),
-        "solved_by_value_alone": sorted(solved[0]),
-        "solved_in_final_form": sorted(solved[1]),
-        "errors": sum(r.error is not None for r in by_value + by_form),
-        "remaining": remaining,
-        "by_value": [t[:3] for t, r in zip(tried, by_value, strict=True) if r.score],
+        "errors": sum(reward.error is not None for _, both in graded for reward in both),
+        "solved_by_value_alone": sorted({t[0] for t, (value, _) in copied if value.score}),
+        "solved_in_final_form": sorted({t[0] for t, (_, form) in copied if form.score}),
+        "the_reference_itself": sorted(coincidences),
+        "by_value": [list(t[:3]) for t, (value, _) in copied if value.score],
+        "remaining": [list(t[:3]) for t, (_, form) in copied if form.score],
     }
 
 
@@ -94,8 +93,9 @@ def main() -> None:
         print(f"{one['file']}: {one['copies']} copies of {one['problems']} problems, errors {one['errors']}")
         print(f"  solved, value alone        {before} ({100 * before / one['problems']:.1f} %)")
         print(f"  solved, in final form      {after} ({100 * after / one['problems']:.1f} %)")
-        for case in one["remaining"]:
-            print(f"    row {case['row']}: {case['copy']}    for    {case['reference']}")
+        print(f"  the reference itself       {len(one['the_reference_itself'])}")
+        for row, copy, reference in one["remaining"]:
+            print(f"    row {row}: {copy}    for    {reference}")
     if options.json is not None:
         options.json.write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
 

@@ -42,6 +42,7 @@ FINAL = [
     ("2^{n+1}", r"2\cdot2^n", ""),
     ("(x-1)^2+3", "x^2-2x+4", "Which parabola is it?"),
     ("3(x+2)", "3x+6", "Simplify $x+6+2x$."),
+    ("((x-1)(x+1))^3", "(x-1)^3(x+1)^3", "Factor $x^6-3x^4+3x^2-1$."),
     ("(a+5)(b+2)", "(b+2)(a+5)", "Factor $ab+2a+5b+10$."),
     # Operations that the reference leaves undone too, or does in the same family.
     (r"5!\cdot 2", r"2\cdot 5!", ""),
@@ -65,6 +66,7 @@ FINAL = [
     ("y=2x+3", "2x-y+3=0", "Which line is it?"),
     # The last side of a chain counts.
     ("3+4=7", "7", ""),
+    ("a+b=0.5", r"\frac12", "Find $a+b$."),
     ("a+b=3+4=7", "7", "Find $a+b$."),
     (r"\log_2 64 = 6", "6", r"Compute $\log_2 64$."),
     ("x^2-9=(x-3)(x+3)", "(x-3)(x+3)", "Factor $x^2-9$."),
@@ -95,6 +97,7 @@ UNFINISHED = [
     ("2^{3+4}", "128", ""),
     (r"\frac12+\frac13", r"\frac56", ""),
     (r"\frac{1}{2}\cdot 6", "3", ""),
+    (r"\frac{1}{2}\cdot 11", r"\frac{11}{2}", ""),
     (r"\frac{84}{7}", "12", r"What is $\frac{84}{7}$?"),
     (r"\frac{84}{7}", "12", "Simplify 84/7."),
     (r"\frac{\frac12}{3}", r"\frac16", ""),
@@ -167,6 +170,7 @@ UNFINISHED = [
     ("2^{-3}", r"\frac18", "What is $2^{-3}$?"),
     (r"\tfrac{1}{8}", "0.125", r"Write \(\frac18\) as a decimal."),
     ("0.125", r"\frac18", "Write $0.125$ as a fraction."),
+    (r"0.\overline{3}", r"\frac13", r"Write $0.\overline{3}$ as a fraction."),
     (r"\sin 4x+\sin 6x", r"2\sin 5x\cos x", r"Write \[\sin 6x + \sin 4x\] as a product."),
     ("a+b=0", "0", "Given that $a + b = 0$, find $ab+a^2$."),
     ("x^2+1", r"\frac{x^3+x}{x}", r"Let \begin{align*}f(x)&=x^2+1,\\ g(x)&=x\end{align*}"),

@@ -55,8 +55,8 @@ def unfinished(answer: str, reference: str, question: str) -> str | None:
         return None
     if copied := _copied(tree, gold, asked):
         return copied
-    if tree.kind == "relation" and writing(tree.parts[-1]) in _writings(gold):
-        return None  # 3 + 4 = 7, or 2x = 10 where 2x is asked for
+    if tree.kind == "relation" and _is_equal(tree.parts[-1], _value(gold)):
+        tree = tree.parts[-1]  # 3 + 4 = 7, or 2x = 10 where 2x is asked for
     return (
         _unsolved(tree, gold, asked)
         or _undone(_value(tree), _value(gold), asked)
@@ -92,6 +92,13 @@ def _value(tree: Node) -> Node:
     if tree.kind == "list":
         return Node("list", tree.label, tuple(map(_value, tree.parts)))
     return tree
+
+
+def _is_equal(node: Node, other: Node) -> bool:
+    """Whether two formulas are written alike, or multiplied out; further algebra is for others."""
+    if writing(node) == writing(other):
+        return True
+    return sorted(map(repr, monomials(node))) == sorted(map(repr, monomials(other)))
 
 
 # Copies.
@@ -219,7 +226,8 @@ def _sums(node: Node) -> int:
     for factor in factors(node).above:
         power = factor.parts[1].label if factor.kind == "power" else "1"
         base = factor.parts[0] if factor.kind == "power" else factor
-        count += (base.kind == "add") * (int(power) if power.isdigit() else 1)
+        sums = 1 if base.kind == "add" else _sums(base) if base.kind == "times" else 0
+        count += sums * (int(power) if power.isdigit() and len(power) < 4 else 1)
     return count
 
 

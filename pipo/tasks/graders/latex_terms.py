@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from pipo.tasks.graders.latex_tree import Node
+from pipo.tasks.graders.latex_tree import ONE, Node
 
 # Larger numbers are not factored, longer products not multiplied out: they count as they stand.
 _LARGEST_FACTORED = 10**10
@@ -37,7 +37,7 @@ def writing(node: Node) -> Writing:
     if node.kind in ("negative", "times", "over"):
         return _of_term(1, node)
     if node.kind == "root":
-        return ("power", writing(node.parts[0]), _of_term(1, Node("over", "", (_ONE, node.parts[1]))))
+        return ("power", writing(node.parts[0]), _of_term(1, Node("over", "", (ONE, node.parts[1]))))
     if node.kind == "relation":
         return _of_relation(node)
     parts = [writing(part) for part in node.parts]
@@ -46,9 +46,6 @@ def writing(node: Node) -> Writing:
     if node.kind == "list" and node.label in ("", "{}"):
         return ("list", *_ordered(parts))
     return (node.kind, node.label, *parts)
-
-
-_ONE = Node("number", "1")
 
 
 def _ordered(keys: Iterable[Writing]) -> list[Writing]:
@@ -67,6 +64,8 @@ def _of_relation(node: Node) -> Writing:
 
 def _of_term(sign: int, node: Node) -> Writing:
     chain = factors(node)
+    if chain.units and any(factor.kind in ("number", "mixed") for factor in chain.above):
+        chain.above.append(ONE)  # a half times eleven is not eleven halves
     above, below = (_ordered(map(writing, side)) for side in (chain.above, chain.below))
     if sign * chain.sign > 0 and len(above) == 1 and not below:
         return above[0]
@@ -75,9 +74,10 @@ def _of_term(sign: int, node: Node) -> Writing:
 
 @dataclass
 class Factors:
-    """A product or quotient taken apart; units and other text are left out."""
+    """A product or quotient taken apart; words are left out, and so are the ones above a bar, ``units``."""
 
     sign: int = 1
+    units: int = 0
     above: list[Node] = field(default_factory=list[Node])
     below: list[Node] = field(default_factory=list[Node])
 
@@ -97,7 +97,9 @@ def _collect(node: Node, found: Factors, *, over: bool) -> None:
         for part in node.parts:
             _collect(part, found, over=over)
     elif node.kind == "over":
-        if node.parts[0] != _ONE:
+        if node.parts[0] == ONE:
+            found.units += 1
+        else:
             _collect(node.parts[0], found, over=over)
         _collect(node.parts[1], found, over=not over)
     elif not is_text(node):
