@@ -61,7 +61,7 @@ class _Timer:
 
     def step(self, channel: socket.socket) -> wire.Patience:
         """Patience with a program that is to send something on this channel."""
-        first = read_all(self._meters)
+        first = read_all(self._meters, used_only=True)
         self._run.taken_s = self._before_s + first.used_s
         seconds = self._run.seconds_for_next
         stopwatch = Stopwatch(

@@ -28,7 +28,8 @@ _LOOK_S = 0.25
 _SHORTEST_LOOK_S = 0.01
 # A state of a thread in /proc that says that it neither runs nor is kept from running.
 _RESTING = frozenset("STtZXI")
-_QUESTION = b"?"
+# What is asked of a meter: all, or only what is used, for which nothing has to be looked for in /proc.
+_ALL, _USED = b"?", b"u"
 _ANSWER = struct.Struct("!d?")
 _ANSWER_TIMEOUT_S = 60.0
 
@@ -60,7 +61,7 @@ class Meter:
     def __init__(self, *, alone: bool) -> None:
         self._alone = alone
 
-    def read(self, pid: int | None) -> Reading:
+    def read(self, pid: int | None, *, used_only: bool = False) -> Reading:
         """What all together have used by now; ``pid`` is the child that has not been waited for."""
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
         used_s = ended.ru_utime + ended.ru_stime
@@ -70,7 +71,8 @@ class Meter:
         for number in alive:
             with suppress(OSError):  # it has just ended, or is not to be measured on this system
                 used_s += time.clock_gettime(_processor_clock(number))
-        return Reading(used_s=used_s, asleep=bool(alive) and all(map(_rests, alive)))
+        asleep = not used_only and bool(alive) and all(map(_rests, alive))
+        return Reading(used_s=used_s, asleep=asleep)
 
 
 def _processor_clock(pid: int) -> int:
@@ -154,9 +156,9 @@ def serve_meter(questions: socket.socket, pid: int, *, alone: bool) -> None:
     meter = Meter(alone=alone)
     with ChildWatch() as watch, suppress(OSError):
         while watch.wait(pid, None, also=(questions.fileno(),)) is None:
-            if not questions.recv(1):
+            if not (question := questions.recv(1)):
                 return
-            reading = meter.read(pid)
+            reading = meter.read(pid, used_only=question == _USED)
             questions.sendall(_ANSWER.pack(reading.used_s, reading.asleep))
 
 
@@ -171,7 +173,7 @@ class RemoteMeter:
         self._questions = questions
         self._last = Reading(used_s=0.0, asleep=False)
 
-    def read(self) -> Reading:
+    def read(self, *, used_only: bool = False) -> Reading:
         """As ``Meter.read``; what it said last when the program has ended.
 
         Raises:
@@ -179,7 +181,7 @@ class RemoteMeter:
         """
         self._questions.settimeout(_ANSWER_TIMEOUT_S)
         try:
-            self._questions.sendall(_QUESTION)
+            self._questions.sendall(_USED if used_only else _ALL)
             answer = self._questions.recv(_ANSWER.size, socket.MSG_WAITALL)
         except TimeoutError:
             raise Starved(f"the sandbox has not answered for {_ANSWER_TIMEOUT_S:g} s") from None
@@ -192,9 +194,9 @@ class RemoteMeter:
         return Reading(used_s=self._last.used_s, asleep=False)
 
 
-def read_all(meters: list[RemoteMeter]) -> Reading:
+def read_all(meters: list[RemoteMeter], *, used_only: bool = False) -> Reading:
     """Several programs that work on one thing: it sleeps when all of them do."""
-    readings = [meter.read() for meter in meters]
+    readings = [meter.read(used_only=used_only) for meter in meters]
     return Reading(used_s=sum(r.used_s for r in readings), asleep=all(r.asleep for r in readings))
 
 
