@@ -14,7 +14,7 @@ from pipo.tasks.graders.answer_text import word
 from pipo.tasks.graders.latex_terms import Writing, factors, monomials, primes, writing
 from pipo.tasks.graders.latex_tree import Node, UnreadableFormula, read_formula
 from pipo.tasks.graders.quantities import without_units
-from pipo.tasks.graders.question_formulas import Question, compact, read_question, sides
+from pipo.tasks.graders.question_formulas import Question, compact, read_question, requests_of, sides
 from pipo.tasks.graders.typesetting import tidy
 from pipo.tasks.graders.undone import is_constant, is_literal, undone
 
@@ -43,24 +43,23 @@ def unfinished(answer: str, reference: str, question: str) -> str | None:
     tidied, of = values
     if _REPEATING.search(answer) and _REPEATING.search(question) and not _REPEATING.search(reference):
         return "a formula of the question"  # tidied, it is a fraction
-    asked = read_question(question)
     gold = _read(of)
     try:
         tree = read_formula(tidied)
     except UnreadableFormula:
-        return _unreadable(tidied, of, asked)
+        return _unreadable(tidied, of, read_question(question))
     if gold is None:
         return None
     if writing(tree) in _writings(gold):
         return None
-    if copied := _copied(tree, gold, asked):
-        return copied
+    requests, last = requests_of(question), tree
     if tree.kind == "relation" and _is_equal(tree.parts[-1], _value(gold)):
-        tree = tree.parts[-1]  # 3 + 4 = 7, or 2x = 10 where 2x is asked for
+        last = tree.parts[-1]  # 3 + 4 = 7, or 2x = 10 where 2x is asked for
     return (
-        _unsolved(tree, gold, asked)
-        or _undone(_value(tree), _value(gold), asked)
-        or _not_as_asked(_value(tree), _value(gold), asked)
+        _unsolved(last, gold, requests)
+        or _undone(_value(last), _value(gold), requests)
+        or _not_as_asked(_value(last), _value(gold), requests)
+        or _copied(tree, gold, read_question(question))
     )
 
 
@@ -128,14 +127,14 @@ def _is_name(node: Node) -> bool:
 # Equations and inequalities.
 
 
-def _unsolved(tree: Node, gold: Node, question: Question) -> str | None:
+def _unsolved(tree: Node, gold: Node, requests: frozenset[str]) -> str | None:
     """Whether there is an equation or inequality to solve where the reference has none."""
     relations = [node for node in (tree, *tree.parts) if node.kind == "relation"]
     wanted = [node for node in (gold, *gold.parts) if node.kind == "relation"]
     if any(not _is_solved(node) for node in wanted):
         return None
     several = any(len(_variables(node)) > 1 for node in wanted)
-    if several and "solution for one variable" not in question.requests:
+    if several and "solution for one variable" not in requests:
         return None
     for node in relations:
         if not _is_solved(node):
@@ -185,13 +184,13 @@ def _variables(node: Node) -> set[str]:
 # Operations.
 
 
-def _undone(tree: Node, gold: Node, question: Question) -> str | None:
+def _undone(tree: Node, gold: Node, requests: frozenset[str]) -> str | None:
     if is_literal(gold) and not is_literal(tree):
         return "not worked out"
     more = undone(tree) - undone(gold)
     if _has_power_of_e(gold):
         more -= {"hyperbolic function"}
-    if refused := more - (_ON_REQUEST - question.requests):
+    if refused := more - (_ON_REQUEST - requests):
         return f"{min(refused)} left undone"
     return None
 
@@ -202,14 +201,14 @@ def _has_power_of_e(node: Node) -> bool:
     )
 
 
-def _not_as_asked(tree: Node, gold: Node, question: Question) -> str | None:
+def _not_as_asked(tree: Node, gold: Node, requests: frozenset[str]) -> str | None:
     """Whether the question asks for a factored or a simplified form, and this is not it."""
-    wanted = _sums(gold) if "factorization" in question.requests else 0
+    wanted = _sums(gold) if "factorization" in requests else 0
     if wanted and (_sums(tree) < wanted or (_has_common_factor(tree) and not _has_common_factor(gold))):
         return "not factored"
-    if "right side zero" in question.requests and _is_zero_form(gold) and not _is_zero_form(tree):
+    if "right side zero" in requests and _is_zero_form(gold) and not _is_zero_form(tree):
         return "not in the form asked for"
-    if "reduction" in question.requests and _leaves(tree) > _SLACK * _leaves(gold) + 1:
+    if "reduction" in requests and _leaves(tree) > _SLACK * _leaves(gold) + 1:
         return "not simplified"
     return None
 

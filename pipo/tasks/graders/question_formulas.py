@@ -48,19 +48,17 @@ _REQUESTS = {
 
 @dataclass(frozen=True)
 class Question:
-    """What a question contains.
+    """The formulas of a question.
 
     Attributes:
         formulas: the writing of its formulas, their lines, what stands between commas, and their sides.
         inner: the writing of every operation inside a formula.
         texts: formulas that could not be read, without their blanks.
-        requests: the forms it asks for, by the kinds of ``undone`` they forbid.
     """
 
     formulas: frozenset[Writing]
     inner: frozenset[Writing]
     texts: frozenset[str]
-    requests: frozenset[str]
 
 
 @lru_cache(maxsize=1024)
@@ -79,11 +77,18 @@ def read_question(question: str) -> Question:
         for node in (tree, *sides(tree)):
             formulas.add(writing(node))
         _collect(tree, inner)
+    return Question(frozenset(formulas), frozenset(inner), frozenset(texts))
+
+
+@lru_cache(maxsize=1024)
+def requests_of(question: str) -> frozenset[str]:
+    """The forms a question asks for, by the kinds of ``undone`` they forbid."""
+    text = _DRAWING.sub(" ", question[:_LONGEST])
     prose = text.lower()
     requests = {kind for kind, asks in _REQUESTS.items() if asks.search(prose)}
     for asked in _FORM.finditer(text):
         requests |= _of_form(asked[1])
-    return Question(frozenset(formulas), frozenset(inner), frozenset(texts), frozenset(requests))
+    return frozenset(requests)
 
 
 def _of_form(text: str) -> set[str]:
