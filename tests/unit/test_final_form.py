@@ -13,6 +13,9 @@ from pipo.tasks.graders.math import MathGrader
 
 # Answer, reference, question.
 FINAL = [
+    (r"\mathbb{R}\setminus\{0\}", r"(-\infty,0)\cup(0,\infty)", "Where is it defined?"),
+    ("A(4,9)", "(4,9)", "Where do they meet?"),
+    (r"3 \text{ dozen}", "36", "How many eggs?"),
     # Other writings of the same value.
     ("0.125", r"\frac18", "What is $2^{-3}$?"),
     (r"\frac{\sqrt2}{2}", r"\frac{1}{\sqrt2}", ""),
@@ -77,6 +80,7 @@ FINAL = [
     (r"\text{(C)}", "C", "(A) $1+1$ (B) $2$ (C) $3$"),
 ]
 UNFINISHED = [
+    (r"\{1,2,3\}\setminus\{2\}", r"\{1,3\}", "Which are they?"),
     # Sums, products, integrals, limits, derivatives.
     (r"\sum_{k=1}^{60} k", "1830", ""),
     (r"\sum_{k=1}^n k", r"\frac{n(n+1)}{2}", ""),

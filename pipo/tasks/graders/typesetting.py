@@ -110,6 +110,8 @@ _SPELLINGS = [
     (re.compile(rf"(?:{TEXT_COMMAND}|\\operatorname)\s*\{{\s*({_FUNCTIONS})\s*\}}"), r"\\\1 "),
     (re.compile(rf"{TEXT_COMMAND}\s*\{{\s*{_ALL_REALS}\s*[a-z]?\s*\}}(?:\s*[a-z]$)?|^{_ALL_REALS}$"), _REALS),
     (re.compile(rf"{TEXT_COMMAND}\s*\{{\s*{_NO_SOLUTION}\s*\}}"), r"\\emptyset "),
+    (re.compile(r"(?<![\d.,/])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d.,/])"), r"\1\\frac{\2}{\3}"),
+    (re.compile(r"^[ABD-OQ-Z]\s*(?=\([^()=|]*,[^()=|]*\)$)"), ""),  # the point A(4,9); C and P may count
     (re.compile(r"\\(le|ge)(?:qslant|qq)" + _NO_LETTER), r"\\\1"),
 ]
 _BARE_FUNCTION = re.compile(
@@ -126,7 +128,9 @@ _PERCENT = re.compile(
     r"\\?%|" + TEXT_COMMAND + r"\s*\{\s*(?:percent|per cent|pct)\s*\}|(?<=\d)\s+(?:percent|per cent)\b"
 )
 _MULTIPLE = re.compile(
-    rf"(?<=[\d}}])\s*(?P<text>{TEXT_COMMAND}\s*\{{\s*)?\b(?P<word>" + "|".join(_MULTIPLES) + r")\b(?!\s+of\b)"
+    rf"(?:(?<![\d.,}}])(?P<digits>\d{{1,9}})|(?<=[\d}}]))\s*(?P<text>{TEXT_COMMAND}\s*\{{\s*)?\b(?P<word>"
+    + "|".join(_MULTIPLES)
+    + r")\b(?!\s+of\b)"
 )
 _EMPTY_TEXT = re.compile(TEXT_COMMAND + r"\s*\{\s*\}")
 _NUMPY = re.compile(r"\bnp\.(?=(?:arc)?(?:sin|cos|tan)\b)")
@@ -177,7 +181,7 @@ def tidy(text: str) -> str:
     text = _TEXT_SUBSCRIPT.sub(lambda m: f"_{{{m[1].strip()}}}", text)
     text = _JOINING_WORD.sub(", ", text)
     text = _PERCENT.sub(r"\\%", text)
-    text = _MULTIPLE.sub(lambda m: f" \\times {_multiple(m['word'])} {m['text'] or ''}", text)
+    text = _MULTIPLE.sub(_multiplied, text)
     text = _EMPTY_TEXT.sub("", text)
     text = _REPEATING.sub(_as_fraction, text)
     text = peeled(" ".join(text.split()))
@@ -194,8 +198,16 @@ def _listed(words: str, text: str) -> str:
     return ", ".join(f"\\text{{{item}}}" for item in items)
 
 
-def _multiple(word: str) -> str:
-    return next(factor for pattern, factor in _MULTIPLES.items() if re.fullmatch(pattern, word))
+def _multiplied(match: re.Match[str]) -> str:
+    r"""``5 \text{ million dollars}`` as ``5 \times 10^{6} \text{ dollars}``, ``5 \text{ halves}`` as 5/2."""
+    digits, behind = match["digits"], match["text"] or ""
+    factor = next(factor for pattern, factor in _MULTIPLES.items() if re.fullmatch(pattern, match["word"]))
+    part = re.fullmatch(r"\\frac\{1\}(.*)", factor)
+    if digits and part is not None:
+        return f"\\frac{{{digits}}}{part[1]} {behind}"
+    if digits and factor.isdigit():
+        return f"{int(factor) * int(digits)} {behind}"
+    return f"{digits or ''} \\times {factor} {behind}"
 
 
 def _as_fraction(match: re.Match[str]) -> str:

@@ -28,7 +28,7 @@ def _visit(node: Node, found: set[str], *, in_product: bool) -> None:
         found.add("double minus")
     if node.kind == "call" and not (node.label == "conjugate" and node.parts[0].kind == "number"):
         found.add(node.label)
-    elif node.kind == "set" and node.label != "union":
+    elif node.kind == "set" and not _is_written_out(node):
         found.add("set operation")
     elif node.kind == "add" and _has_like_terms(node):
         found.add("sum of like terms")
@@ -42,6 +42,14 @@ def _visit(node: Node, found: set[str], *, in_product: bool) -> None:
         found.add("fraction in a fraction")
     for part in node.parts:
         _visit(part, found, in_product=chained)
+
+
+def _is_written_out(node: Node) -> bool:
+    r"""Whether it is a union, or a set of numbers without some of them: ``\mathbb{R} \setminus \{0\}``."""
+    if node.kind != "set" or node.label == "union":
+        return node.kind == "set"
+    points = [part.kind == "list" and part.label == "{}" for part in node.parts]
+    return node.label == "difference" and points == [False, True]
 
 
 def _has_like_terms(node: Node) -> bool:
@@ -214,7 +222,7 @@ def is_literal(node: Node) -> bool:
         return False
     if node.kind in ("degrees", "percent", "negative", "double", "relation", "index"):
         return node.label != "before" and all(map(is_literal, node.parts))
-    if node.kind in ("list", "matrix") or (node.kind == "set" and node.label == "union"):
+    if node.kind in ("list", "matrix") or _is_written_out(node):
         return all(map(is_literal, node.parts))
     if node.kind in ("number", "mixed", "name", "text"):
         return True
