@@ -10,6 +10,11 @@ Examples::
     python eval.py task=boxed_sums                          # a single task, also one of your own
     python eval.py resume=outputs/eval/2026-01-31/12-00-00  # go on with one that was stopped
     python eval.py compare FIRST SECOND                     # two such folders, problem by problem
+
+Grade what is already there, without a model::
+
+    python eval.py grade task=math samples=cases.jsonl      # rows of the task with a field response each
+    python eval.py grade task=math samples=outputs/eval/2026-01-31/12-00-00/samples.jsonl output_dir=again
 """
 
 from __future__ import annotations
@@ -25,7 +30,14 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from pipo.cli import check_command_line, exit_code, expand_model, expand_task, register_resolvers
+from pipo.cli import (
+    check_command_line,
+    exit_code,
+    expand_model,
+    expand_task,
+    quote_paths,
+    register_resolvers,
+)
 
 register_resolvers()
 
@@ -44,6 +56,20 @@ def main(cfg: DictConfig) -> None:
         sys.exit(code)
 
 
+@hydra.main(version_base="1.3", config_path="conf", config_name="grade")
+def grade(cfg: DictConfig) -> None:
+    """Responses that are there already."""
+
+    def run() -> None:
+        from pipo.grading import grade as graded
+
+        graded(cfg)
+
+    code, _ = exit_code(run)
+    if code:
+        sys.exit(code)
+
+
 def compare() -> None:
     """Two evaluations that are there already."""
     from pipo.evaluation.comparison_report import print_comparison
@@ -54,6 +80,12 @@ def compare() -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["compare"]:
         sys.exit(exit_code(compare)[0])
+    if sys.argv[1:2] == ["grade"]:
+        del sys.argv[1]
+        quote_paths(sys.argv, "samples", "output_dir", "data_dir")
+        check_command_line(sys.argv[1:], "grade")
+        grade()
+        sys.exit()
     expand_model(sys.argv)
     expand_task(sys.argv)
     check_command_line(sys.argv[1:], "eval")

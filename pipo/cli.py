@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from pipo.processes import given_folder, leads, started_together
 from pipo.sweep import JOB_TYPE, SWEEP_GROUP, job_name
 
 Value = TypeVar("Value")
+_PLAIN_PATH = re.compile(r"[\w./~-]*")  # also null
 CONF = Path(__file__).parent.parent / "conf"
 
 
@@ -101,6 +103,20 @@ def expand_task(arguments: list[str]) -> None:
             part = f"+task@benchmark.parts.{name}={name}"
             arguments[index : index + 1] = ["~benchmark", part, f"+benchmark.name={name}"]
             return
+
+
+def quote_paths(arguments: list[str], *keys: str) -> None:
+    """Let values that are paths hold what Hydra gives a meaning: ``=``, ``,``, blanks and brackets.
+
+    Args:
+        arguments: the command line, changed in place.
+        *keys: whose values are paths.
+    """
+    for index, argument in enumerate(arguments):
+        key, given, path = argument.partition("=")
+        if key in keys and given and not _PLAIN_PATH.fullmatch(path) and path[:1] not in ("'", '"', "$"):
+            escaped = path.replace("\\", "\\\\").replace("'", "\\'")
+            arguments[index] = f"{key}='{escaped}'"
 
 
 def exit_code(run: Callable[[], Value]) -> tuple[int, Value | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 from typing import Any
 
 from pipo.tasks.base import Split
@@ -24,6 +25,8 @@ class ApiBankTask(DialogueTask):
     """
 
     version = "2"
+
+    ungraded: Mapping[str, Any] = {"system": "not given", "user": "not given"}
 
     def __init__(self, *, level: int, test: RowSource, template: str, reward: rlla.RewardKind) -> None:
         super().__init__(train=None, test=test, template=template, reward=reward)

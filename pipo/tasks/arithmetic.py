@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipo.tasks.base import Example, Message, Prompt, Reward, Split, Task, TaskError
+from pipo.tasks.rows import Row, UnusableRow
 from pipo.tasks.thought import answer_part
 
 MARK = "#"
@@ -88,6 +89,10 @@ LEVELS: Mapping[str, Level] = {
     "4": Level(89 * 89, _level_4),
     "5": Level(89 * 8 * 90, _level_5),
 }
+
+
+# How an expression looks when every digit is a 0, and its level.
+_SHAPES = {"00+00": "1", "000+000": "2", "000-000": "2", "000*0": "3", "00*00": "4", "00*0+00": "5"}
 
 
 def _parse(expression: str) -> tuple[int, str, int, int | None]:
@@ -216,6 +221,17 @@ class ArithmeticTask(Task):
             return self._examples[split]
         except KeyError:
             raise TaskError(f"arithmetic has the splits train and test, not {split!r}") from None
+
+    def to_grade(self, number: int, row: Row) -> Example:
+        """An expression of one of the levels in ``question``; its result need not be given."""
+        expression = row.text("question").strip().removesuffix("=")
+        shape = re.sub(r"\d", "0", expression, flags=re.ASCII)
+        if shape not in _SHAPES:
+            raise UnusableRow(f"{row.place}: {expression[:40]!r} is no expression of the levels 1 to 5")
+        result = str(evaluate(expression))
+        if (given := row.fields.get("answer")) is not None and str(given).strip() != result:
+            raise UnusableRow(f"{row.place}: the answer of {expression} is {result}, not {given!r:.40}")
+        return Example(uid=f"arithmetic/{number}", question=expression, answer=result, level=_SHAPES[shape])
 
     def render(self, example: Example) -> Prompt:
         """``37*85=``, alone or as the only user message."""

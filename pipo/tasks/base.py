@@ -9,9 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from pipo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipo.tasks.rows import Row
 
 Split = Literal["train", "test"]
 
@@ -132,6 +135,22 @@ class Task(ABC, Generic[E]):
     def doubtful(self, split: Split) -> Sequence[Dropped]:
         """Problems of a split that are used although something about them is off; worth a warning."""
         return ()
+
+    def to_grade(self, number: int, row: Row) -> E:
+        """The problem of a row that brings its response along: all that grading takes, and no more.
+
+        Args:
+            number: of the row, from 0.
+            row: its fields.
+
+        Raises:
+            UnusableRow: the row gives no problem.
+            TaskError: problems of this task do not come as rows. Override it where they do.
+        """
+        raise TaskError(
+            f"{self.name} cannot grade rows, because its problems do not come as such; give the "
+            "samples.jsonl of an evaluation of it"
+        )
 
     @abstractmethod
     def render(self, example: E) -> Prompt:

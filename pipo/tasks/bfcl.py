@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -67,6 +68,7 @@ class BfclTask(RowTask[BfclExample]):
     """
 
     version = "2"
+    ungraded: Mapping[str, Any] = {"id": "not given"}
 
     def __init__(self, *, category: str, test: RowSource, answers: RowSource, template: str) -> None:
         if category not in CATEGORIES:
@@ -74,7 +76,8 @@ class BfclTask(RowTask[BfclExample]):
         super().__init__(train=None, test=test, template=template)
         self.name = f"bfcl_{category}"
         self._expectation: grader.Expectation = CATEGORIES[category]
-        self._language: Language = _LANGUAGES.get(category, "Python")
+        self._category = category
+        self._language: Language = _language(category)
         self._answers = answers
         self._truths: dict[str, Row] | None = None
 
@@ -97,6 +100,17 @@ class BfclTask(RowTask[BfclExample]):
             reference=reference,
         )
 
+    def to_grade(self, number: int, row: Row) -> BfclExample:
+        """One problem; it may bring its answer along, as ``ground_truth``, or ``possible_answer``."""
+        filled = self.filled(row)
+        other = next((c for c in CATEGORIES if re.fullmatch(rf"{c}_[\d-]+", str(filled.fields["id"]))), None)
+        if other is not None and (CATEGORIES[other], _language(other)) != (self._expectation, self._language):
+            raise UnusableRow(
+                f"{row.place}: {filled.fields['id']} is of the category {other}, not {self._category}; grade "
+                f"it with task.category={other}"
+            )
+        return self.make_example("test", number, filled)
+
     def _reference(self, identity: str, row: Row, functions: list[Any]) -> grader.Reference:
         calls: tuple[grader.ExpectedCall, ...] = ()
         if self._expectation == "calls":
@@ -105,7 +119,13 @@ class BfclTask(RowTask[BfclExample]):
         return grader.Reference(expectation=self._expectation, calls=calls, language=self._language)
 
     def _truth(self, identity: str, row: Row) -> list[Any]:
-        """The reference answer of a problem."""
+        """The reference answer of a problem, from its row or from the file of answers."""
+        own = row.fields.get("ground_truth", row.fields.get("possible_answer"))
+        if own is not None:
+            truth = own.get("ground_truth") if isinstance(own, dict) else own
+            if not isinstance(truth, list) or not truth:
+                raise UnusableRow(f"{row.place}: field 'ground_truth' must be a list of calls")
+            return truth
         if self._truths is None:
             self._truths = {answer.text("id"): answer for answer in self._answers.rows()}
         if identity not in self._truths:
@@ -134,6 +154,10 @@ class BfclTask(RowTask[BfclExample]):
     def score(self, example: BfclExample, response: str) -> Reward:
         """1.0 if the response is right, else 0.0."""
         return grader.grade(response, example.reference)
+
+
+def _language(category: str) -> Language:
+    return _LANGUAGES.get(category, "Python")
 
 
 def _turns(row: Row) -> tuple[Message, ...]:

@@ -3,10 +3,14 @@ r"""Small sums in the ``\boxed{}`` form: a task that a pretrained model of 135M 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 
 from pipo.tasks.base import Example, Message, Prompt, Split, TaskError
 from pipo.tasks.boxed import BoxedTask
+from pipo.tasks.rows import Row, UnusableRow
+
+_SUM = re.compile(r"\s*(\d{1,9})\s*\+\s*(\d{1,9})\s*=?\s*", re.ASCII)
 
 
 class BoxedSumsTask(BoxedTask):
@@ -73,6 +77,16 @@ class BoxedSumsTask(BoxedTask):
     def examples(self, split: Split) -> Sequence[Example]:
         """All sums of a split."""
         return self._examples[split]
+
+    def to_grade(self, number: int, row: Row) -> Example:
+        """A sum ``a + b`` in ``question``; its result need not be given."""
+        found = _SUM.fullmatch(row.text("question"))
+        if found is None:
+            raise UnusableRow(f"{row.place}: field 'question' must be a sum a + b")
+        a, b = map(int, found.groups())
+        if (given := row.fields.get("answer")) is not None and str(given).strip() != str(a + b):
+            raise UnusableRow(f"{row.place}: the answer of {a} + {b} is {a + b}, not {given!r:.40}")
+        return Example(uid=f"boxed_sums/{number}", question=f"{a} + {b}", answer=str(a + b))
 
     def render(self, example: Example) -> Prompt:
         """The sum after the worked ones, see the class."""

@@ -6,6 +6,7 @@ import base64
 import binascii
 import pickletools
 import zlib
+from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
@@ -40,6 +41,11 @@ class LiveCodeBenchTask(CodeTask):
     name = "livecodebench"
     version = "2"
 
+    ungraded: Mapping[str, Any] = {
+        **dict.fromkeys(("platform", "question_id", "question_content", "difficulty"), "not given"),
+        **{"starter_code": "", "metadata": "{}"},
+    }
+
     def __init__(self, *, test: Source, template: str, grader: ProgramGrader, since: str | None) -> None:
         super().__init__(train=None, test=test, template=template, grader=grader)
         try:
@@ -56,17 +62,11 @@ class LiveCodeBenchTask(CodeTask):
             raise UnusableRow(f"{row.place}: field 'contest_date' is no date: {day!r:.40}") from error
         if held < self._since:
             raise UnusableRow(f"{row.place}: contest_date {held} is before {self._since}")
-        starter_code = row.value("starter_code")
-        if not isinstance(starter_code, str):
-            raise UnusableRow(f"{row.place}: field 'starter_code' must be a text, got {starter_code!r:.80}")
-        return CodeExample(
-            uid=f"livecodebench/{row.text('platform')}/{row.text('question_id')}",
-            question=row.text("question_content").strip(),
-            answer="",
-            level=row.text("difficulty"),
-            tests=read_tests(row),
-            starter_code=starter_code.rstrip(),
-        )
+        return _problem(row)
+
+    def to_grade(self, number: int, row: Row) -> CodeExample:
+        """One problem, of whatever day."""
+        return _problem(self.filled(row))
 
     def program(self, example: CodeExample, response: str) -> str | None:
         """What stands between the last two fences, as in the official harness."""
@@ -75,6 +75,20 @@ class LiveCodeBenchTask(CodeTask):
     def runnable(self, program: str) -> str:
         """The program with the names that the official harness gives."""
         return with_prelude(program)
+
+
+def _problem(row: Row) -> CodeExample:
+    starter_code = row.value("starter_code")
+    if not isinstance(starter_code, str):
+        raise UnusableRow(f"{row.place}: field 'starter_code' must be a text, got {starter_code!r:.80}")
+    return CodeExample(
+        uid=f"livecodebench/{row.text('platform')}/{row.text('question_id')}",
+        question=row.text("question_content").strip(),
+        answer="",
+        level=row.text("difficulty"),
+        tests=read_tests(row),
+        starter_code=starter_code.rstrip(),
+    )
 
 
 def read_tests(row: Row) -> ProgramTests:

@@ -2,8 +2,9 @@ r"""Mathematics with a final answer: MATH and every other set of problems whose 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pipo.tasks.base import Dropped, Example, Prompt, Split, TaskError
@@ -83,7 +84,7 @@ class MathTask(RowTask[Example], BoxedTask):
         if (train is None) != (train_fields is None):
             raise TaskError("train and train_fields belong together: give both or neither")
         self.name = name
-        self._fields = {"train": train_fields, "test": test_fields}
+        self._fields: dict[Split, MathFields | None] = {"train": train_fields, "test": test_fields}
         self.prompt.render({"question": ""})  # a template that does not fit shows now
         self._text_only: dict[Split, tuple[Dropped, ...]] = {}
 
@@ -98,14 +99,47 @@ class MathTask(RowTask[Example], BoxedTask):
                 f"say what they are called in source.{split}_fields"
             )
         question = row.text(fields.question).strip()
-        if fields.context is not None and row.fields[fields.context] is not None:
-            question = f"{row.text(fields.context).strip()}\n\n{question}"
-        return Example(
-            uid=f"{self.name}/{split}/{number}",
-            question=question,
-            answer=_answer(row, fields),
-            level=_level(row, fields),
-        )
+        return _example(f"{self.name}/{split}/{number}", row, fields, question)
+
+    def to_grade(self, number: int, row: Row) -> Example:
+        r"""The problem of a row in the columns of either split, or under the usual names of such columns.
+
+        The column of the answer decides how it is written: of MATH's rows, ``answer`` is the answer itself,
+        and the answer is the last box of ``solution``. The problem may be blank; then there is nothing with
+        which an answer could be compared besides the reference.
+        """
+        refused: UnusableRow | None = None
+        for fields in self._forms():
+            if fields.question not in row.fields or row.fields.get(fields.answer) is None:
+                continue
+            context = fields.context if fields.context in row.fields else None
+            asked = row.fields[fields.question]
+            try:
+                question = "" if isinstance(asked, str) and not asked.strip() else row.text(fields.question)
+                graded = replace(fields, level=None, context=context)
+                return _example(f"{self.name}/{number}", row, graded, question.strip())
+            except UnusableRow as error:
+                refused = refused or error
+        if refused is None:
+            test = self._fields["test"]
+            assert test is not None
+            refused = UnusableRow(
+                f"{row.place}: a problem needs the fields {test.question!r} and {test.answer!r}; there are "
+                f"{sorted(row.fields)}; say what they are called in source.test_fields"
+            )
+        raise refused
+
+    def _forms(self) -> list[MathFields]:
+        """The columns of the splits, then the usual ones of problems and answers."""
+        test = self._fields["test"]
+        assert test is not None
+        answers = ((test.answer, test.answer_form), ("answer", "plain"), ("solution", "boxed"))
+        usual = [
+            replace(test, question=question, answer=answer, answer_form=form)
+            for question in (test.question, "problem", "question")
+            for answer, form in answers
+        ]
+        return [fields for fields in (test, self._fields["train"], *usual) if fields is not None]
 
     def render(self, example: Example) -> Prompt:
         """The problem with the instruction."""
@@ -129,6 +163,12 @@ class MathTask(RowTask[Example], BoxedTask):
         )
 
 
+def _example(uid: str, row: Row, fields: MathFields, question: str) -> Example:
+    if fields.context is not None and row.fields[fields.context] is not None:
+        question = f"{row.text(fields.context).strip()}\n\n{question}"
+    return Example(uid=uid, question=question, answer=_answer(row, fields), level=_level(row, fields))
+
+
 def _answer(row: Row, fields: MathFields) -> str:
     """The reference of a row, several as a list.
 
@@ -149,6 +189,8 @@ def _one_answer(row: Row, fields: MathFields, value: Any) -> str:
             f"{row.place}: field {fields.answer!r} must hold a text, a number or a list of them, "
             f"got {value!r:.80}"
         )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UnusableRow(f"{row.place}: field {fields.answer!r} is {value}, which is no answer")
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # 27.0 in JSON is the integer 27
     text = str(value)

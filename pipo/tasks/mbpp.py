@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from pipo.tasks.base import Split
@@ -29,6 +30,12 @@ class MbppTask(CodeTask):
 
     name = "mbpp"
     version = "2"
+    ungraded: Mapping[str, Any] = {
+        "text": "not given",
+        "test_setup_code": "",
+        "code": "not given",
+        "test_imports": [],
+    }
 
     def make_example(self, split: Split, number: int, row: Row) -> CodeExample:
         """One problem. ``challenge_test_list`` is not used: few rows have one, and no prompt shows it."""
@@ -38,17 +45,11 @@ class MbppTask(CodeTask):
         if task_id not in SPLITS[split]:
             own = SPLITS[split]
             raise UnusableRow(f"{row.place}: task_id {task_id} is not in {split} ({own[0]} to {own[-1]})")
-        sanitized = "prompt" in row.fields
-        setup = "\n".join(_texts(row, "test_imports")) if sanitized else _setup(row)
-        asserts = _texts(row, "test_list")
-        if not asserts:
-            raise UnusableRow(f"{row.place}: field 'test_list' has no tests")
-        return CodeExample(
-            uid=f"mbpp/{task_id}",
-            question=row.text("prompt" if sanitized else "text").strip(),
-            answer=row.text("code"),
-            tests=AssertTests(setup=setup, statements=asserts, entry_point=None),
-        )
+        return _problem(f"mbpp/{task_id}", row)
+
+    def to_grade(self, number: int, row: Row) -> CodeExample:
+        """One problem, whatever split it is of: also of those that the authors keep for prompts."""
+        return _problem(f"mbpp/row {number}", self.filled(row))
 
     def program(self, example: CodeExample, response: str) -> str | None:
         """The last block that defines what the asserts call, see :func:`pipo.tasks.program.find_definition`.
@@ -60,6 +61,20 @@ class MbppTask(CodeTask):
         marked = _BEGIN.split(_DONE.split(answer, 1)[0])[-1]
         names = {name for statement in example.tests.statements for name in _CALLED.findall(statement)}
         return find_definition(marked, names)
+
+
+def _problem(uid: str, row: Row) -> CodeExample:
+    sanitized = "prompt" in row.fields
+    setup = "\n".join(_texts(row, "test_imports")) if sanitized else _setup(row)
+    asserts = _texts(row, "test_list")
+    if not asserts:
+        raise UnusableRow(f"{row.place}: field 'test_list' has no tests")
+    return CodeExample(
+        uid=uid,
+        question=row.text("prompt" if sanitized else "text").strip(),
+        answer=row.text("code"),
+        tests=AssertTests(setup=setup, statements=asserts, entry_point=None),
+    )
 
 
 def _setup(row: Row) -> str:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Generic
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Generic
 
 from pipo.tasks.base import Dropped, E, Split, Task, TaskError
-from pipo.tasks.rows import Row, RowSource, read_examples
+from pipo.tasks.rows import Row, RowSource, UnusableRow, read_examples
 from pipo.tasks.template import load_template
 
 
 class RowTask(Task[E], Generic[E]):
     """Reads each split once, at the first call; subclasses say what a row means.
+
+    Attributes:
+        ungraded: fields that only prompts and reports use, with what stands for each where a row that is
+            only to be graded lacks it.
 
     Args:
         train: the training rows; None for a data set that only serves to evaluate.
@@ -22,6 +27,8 @@ class RowTask(Task[E], Generic[E]):
     Raises:
         TaskError: there is no such template.
     """
+
+    ungraded: Mapping[str, Any] = {}
 
     def __init__(self, *, train: RowSource | None, test: RowSource | None, template: str) -> None:
         self.prompt = load_template(template)
@@ -41,6 +48,25 @@ class RowTask(Task[E], Generic[E]):
         Raises:
             UnusableRow: the row gives no problem.
         """
+
+    def to_grade(self, number: int, row: Row) -> E:
+        """The problem of a row in the fields of either split."""
+        filled = self.filled(row)
+        refused: UnusableRow | None = None
+        splits: tuple[Split, ...] = ("test", "train")
+        for split in splits:
+            if self._sources[split] is None:
+                continue
+            try:
+                return self.make_example(split, number, filled)
+            except UnusableRow as error:
+                refused = refused or error
+        raise refused or TaskError(f"{self.name} has neither a train nor a test split")
+
+    def filled(self, row: Row) -> Row:
+        """A row to be graded, with something in the place of what it lacks and grading does not use."""
+        given = {name: value for name, value in row.fields.items() if value is not None}
+        return replace(row, fields={**row.fields, **self.ungraded, **given})
 
     def examples(self, split: Split) -> Sequence[E]:
         """All problems of a split; read at the first call."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,12 +201,13 @@ def _json_lines(file: Path) -> Iterator[tuple[str, Any]]:
     # By bytes: text mode would end lines at U+2028 too when split, which JSON allows in strings.
     for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
         if line.strip():
-            yield f"{file}, line {number}", _parsed(line.decode(), file, number)
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            yield f"{file}, line {number}", _parsed(text, file, number)
 
 
 def _json(file: Path) -> Iterator[tuple[str, Any]]:
     """A list of rows; some data sets name files of JSON Lines ``.json`` too."""
-    text = file.read_text(encoding="utf-8")
+    text = file.read_text(encoding="utf-8-sig")
     if text.lstrip().startswith("{"):
         yield from _json_lines(file)
         return
@@ -218,10 +220,24 @@ def _json(file: Path) -> Iterator[tuple[str, Any]]:
 
 def _parsed(text: str, file: Path, first_line: int) -> Any:
     try:
-        return json.loads(text)
+        return json_value(text)
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
         raise TaskError(f"{file}, line {line}: malformed JSON ({error.msg}, column {error.colno})") from error
+
+
+def json_value(text: str) -> Any:
+    """What JSON says; an integer of more digits than Python converts is the text of its digits.
+
+    Raises:
+        JSONDecodeError: it is malformed.
+    """
+    return json.loads(text, parse_int=_integer)
+
+
+def _integer(digits: str) -> int | str:
+    limit = sys.get_int_max_str_digits()
+    return digits if 0 < limit < len(digits) else int(digits)
 
 
 def _parquet(file: Path) -> Iterator[tuple[str, Any]]:

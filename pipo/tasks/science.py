@@ -57,6 +57,8 @@ class ScienceTask(RowTask[ChoiceExample]):
         self.prompt.render({"question": "", "letters": ""})  # a template that does not fit shows now
         self.name = f"science_{domain}"
         self._domain = domain
+        # Of a row of the data set; those of SDPO's split have what they need in their prompt.
+        self.ungraded = {"type": "mcq", "domain": domain, "details": {"level": ""}, "question": "not given"}
 
     def make_example(self, split: Split, number: int, row: Row) -> ChoiceExample:
         """One problem, of either form; its level is the row's (L1 to L5), empty where it states none."""

@@ -8,6 +8,7 @@ kind comes in the conventions of APPS, where most of these rows were first publi
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from pipo.tasks.base import Split
@@ -28,6 +29,8 @@ class TacoTask(CodeTask):
 
     name = "taco"
     version = "2"
+
+    ungraded: Mapping[str, Any] = {"question": "not given", "starter_code": ""}
 
     def make_example(self, split: Split, number: int, row: Row) -> CodeExample:
         """One problem; its level is the difficulty."""

@@ -98,6 +98,8 @@ def check_python(compose_config, own_folder: Path, arguments: list[str]) -> None
         if rest[:1] == ["compare"]:
             assert len(rest) == 3
             return
+        if rest[:1] == ["grade"]:
+            program, *rest = ["grade.py", *rest[1:]]  # its configuration is called so
         check_overrides(compose_config, own_folder, program, rest)
         return
     if program == "-m":
@@ -119,7 +121,7 @@ def check_python(compose_config, own_folder: Path, arguments: list[str]) -> None
 
 
 def check_overrides(compose_config, own_folder: Path, program: str, arguments: list[str]) -> None:
-    """Compose what the command line of ``train.py`` or ``eval.py`` would, every point of a sweep."""
+    """Compose what the command line of a program would, every point of a sweep."""
     overrides, sweep = [], False
     words = iter(arguments)
     for word in words:
