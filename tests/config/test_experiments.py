@@ -32,7 +32,7 @@ LAPTOP = ("model=tiny", "rollout=local", "strategy=single", "recipe=tiny", "task
 
 BASES = ("ppo", "grpo", "gspo", "dapo")
 # The paper's tables: what is trained on, the model, the base algorithms. Which model code and tool use had is
-# a choice of ours, see docs/reproduce.md.
+# that of the authors' scripts, see docs/reproduce.md.
 TABLES = {
     "math_4b": ("math", "qwen3_4b_base", BASES),
     "math_8b": ("math", "qwen3_8b_base", BASES),
