@@ -23,6 +23,7 @@ import numpy as np
 
 from pipo.tasks.base import Reward
 from pipo.tasks.graders.math import MathGrader, quick_verdict
+from pipo.tasks.graders.typesetting import tidy
 
 CPU_S, WALL_S = 5.0, 300.0
 
@@ -85,6 +86,7 @@ def by_grader(
     took: list[float] = []
     rewards: list[Reward] = []
     for job in ([], pairs):  # the first time only to learn what the start costs
+        tidy.cache_clear()  # no way of grading may profit from what the one before has read
         begun = processor_s()
         grader = MathGrader(workers=workers, cpu_s=CPU_S, wall_s=WALL_S)
         grader.grade_batch([("\\boxed{x+y}", f"y+x+{i}") for i in range(workers)])  # start them
