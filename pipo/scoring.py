@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from pipo import build, run_folder, scoring_content
-from pipo.errors import ConfigError, RunStopped
+from pipo.errors import ConfigError, RunFailed, RunStopped
 from pipo.evaluation.benchmark import Benchmark
 from pipo.evaluation.progress import EvaluationProgress
 from pipo.evaluation.report import RESULTS_FILE, scores_table, write_results
@@ -31,6 +31,7 @@ from pipo.preview import print_preview
 from pipo.quiet import quiet
 from pipo.scoring_content import Part
 from pipo.strategies import default_device
+from pipo.tasks.graders.worker_pool import WorkerStartError
 from pipo.tasks.prompts import response_decoder
 from pipo.workbench import build_workbench
 
@@ -47,6 +48,7 @@ def score(cfg: DictConfig, overrides: Sequence[str]) -> None:
     Raises:
         ConfigError: when anything the user gave cannot be used; nothing has been generated then.
         RunStopped: when a signal ended the evaluation.
+        RunFailed: when a grader cannot start.
     """
     quiet()
     if cfg.preview is not None:
@@ -62,7 +64,12 @@ def score(cfg: DictConfig, overrides: Sequence[str]) -> None:
         _stoppable(folder),
     ):
         run_folder.open_log(folder, "eval.log")
-        _score(cfg, folder)
+        try:
+            _score(cfg, folder)
+        except WorkerStartError as error:
+            scored = (folder / SAMPLES_FILE).exists()
+            again = f"go on with python eval.py resume={folder}" if scored else "nothing has been scored"
+            raise RunFailed(f"{error}; {again}") from error
 
 
 def _saved(folder: Path, overrides: Sequence[str]) -> DictConfig:

@@ -19,6 +19,8 @@ from pipo.errors import ConfigError
 from pipo.evaluation.comparison_report import print_comparison
 from pipo.model_spec import ModelSpec
 from pipo.scoring import score
+from pipo.tasks.arithmetic import ArithmeticTask
+from pipo.tasks.graders.worker_pool import WorkerStartError
 from tests import wandb_file
 from tests.conftest import ROOT
 from tests.integration.test_command_line import run, start
@@ -348,6 +350,22 @@ def test_a_mistake_is_one_line_before_anything_is_generated(
     assert re.search(message, said.err)
     assert said.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_grader_that_cannot_start_is_one_line(
+    compose_eval: Compose,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def dead(*_: Any) -> None:
+        raise WorkerStartError("cannot start a grading worker: no module named math_verify")
+
+    monkeypatch.setattr(ArithmeticTask, "score_batch", dead)
+    cfg = compose_eval("evaluation.problems=2", f"output_dir={tmp_path / 'out'}")
+    code, _ = exit_code(lambda: score(cfg, []))
+    said = "error: cannot start a grading worker: no module named math_verify; nothing has been scored\n"
+    assert (code, capsys.readouterr().err) == (1, said)
 
 
 def test_all_parts_that_cannot_be_read_are_named_at_once(
