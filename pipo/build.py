@@ -11,9 +11,11 @@ import lightning.pytorch as pl
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig, OmegaConf
+from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+from omegaconf import DictConfig
 
 from pipo.callbacks.checkpoint import IterationCheckpoint
+from pipo.callbacks.ending import RunEnd
 from pipo.callbacks.evaluation import HeldOutEvaluation
 from pipo.callbacks.export import ModelExport
 from pipo.callbacks.guard import SkippedStepLog
@@ -32,6 +34,7 @@ from pipo.instantiate import construct, instantiate
 from pipo.loggers import MetricsFileLogger
 from pipo.modules.functional.importance import ImportanceCorrection
 from pipo.modules.objectives.base import Distillation, Objective
+from pipo.modules.options import BatchConfig, OptimizerConfig
 from pipo.modules.policy_module import PolicyModule
 from pipo.modules.sharding import Sharding
 from pipo.processes import leads
@@ -42,7 +45,8 @@ from pipo.run_summary import MODEL_FOLDER
 from pipo.strategies import COMPUTE_DTYPES, Hardware, build_strategy
 from pipo.tasks.datamodule import IterationDataset, PromptDataModule
 from pipo.tasks.prompts import encode_prompt, response_decoder
-from pipo.workbench import Workbench
+from pipo.trainer_options import HARDWARE, KEY, trainer_options
+from pipo.workbench import Problems, Workbench
 
 _LOG = logging.getLogger(__name__)
 
@@ -93,7 +97,7 @@ def build_module(cfg: DictConfig, run: RunConfig, bench: Workbench) -> PolicyMod
         )
     if not bench.sampling.temperature > 0:
         raise ConfigError("rollout.temperature must be above 0 to train: greedy responses are all alike")
-    objective = instantiate(cfg, "algo.objective")
+    objective = instantiate(cfg, "algo.objective", Objective)
     if run.group_size < objective.min_group_size:
         raise ConfigError(
             f"algo.group_size={run.group_size}: {cfg.algo.name} compares the responses of a group and needs "
@@ -131,8 +135,8 @@ def build_module(cfg: DictConfig, run: RunConfig, bench: Workbench) -> PolicyMod
             cfg,
             {"level": "rollout.importance_correction", "cap": "rollout.importance_cap"},
         ),
-        optimizer=instantiate(cfg, "algo.optimizer"),
-        batching=instantiate(cfg, "strategy.batching"),
+        optimizer=instantiate(cfg, "algo.optimizer", OptimizerConfig),
+        batching=instantiate(cfg, "strategy.batching", BatchConfig),
         seed=run.seed,
         compute_dtype=COMPUTE_DTYPES[cfg.strategy.compute_dtype],
         sharding=build_sharding(cfg),
@@ -179,9 +183,8 @@ def build_data(cfg: DictConfig, run: RunConfig, bench: Workbench) -> PromptDataM
     return PromptDataModule(dataset)
 
 
-def _held_out(bench: Workbench, limit: int | None) -> HeldOutProblems:
-    """The first held-out problems, with what scoring them takes."""
-    problems = bench.problems("test", limit)
+def _held_out(bench: Workbench, problems: Problems) -> HeldOutProblems:
+    """Held-out problems, with what scoring them takes."""
     bench.check_room(problems)
     return HeldOutProblems(
         task=bench.task,
@@ -192,10 +195,10 @@ def _held_out(bench: Workbench, limit: int | None) -> HeldOutProblems:
     )
 
 
-def build_evaluation(cfg: DictConfig, bench: Workbench) -> HeldOutEvaluation:
+def build_evaluation(cfg: DictConfig, bench: Workbench, stop: GracefulStop) -> HeldOutEvaluation:
     """The held-out evaluation around and during a run."""
     plan = build_plan(cfg)
-    problems = _held_out(bench, cfg.evaluation.problems)
+    problems = _held_out(bench, bench.scored(cfg.evaluation.problems))
     return construct(
         HeldOutEvaluation,
         cfg,
@@ -207,6 +210,7 @@ def build_evaluation(cfg: DictConfig, bench: Workbench) -> HeldOutEvaluation:
         },
         problems=problems,
         plan=plan,
+        interrupted=lambda: stop.reason is not None,
     )
 
 
@@ -214,12 +218,16 @@ def build_probe(cfg: DictConfig, bench: Workbench, start: int) -> Probe:
     """The probe that measures what the feedback guesses."""
     if not isinstance(cfg.probe.prompts, int) or cfg.probe.prompts < 2:
         raise ConfigError(f"probe.prompts must be 0 or a whole number above 1, got {cfg.probe.prompts!r}")
-    problems = _held_out(bench, cfg.probe.prompts)
+    problems = bench.problems("test", cfg.probe.prompts)
+    if (found := len(problems.examples)) < cfg.probe.prompts:
+        raise ConfigError(
+            f"probe.prompts={cfg.probe.prompts}: {bench.task.name} has {found} held-out problems"
+        )
     return construct(
         Probe,
         cfg,
         {"samples": "probe.samples", "folder": "output_dir"},
-        problems=problems,
+        problems=_held_out(bench, problems),
         plan=build_plan(cfg),
         start=start,
     )
@@ -237,10 +245,13 @@ def build_callbacks(
     """Everything around the loop; the order is the order in which they act."""
     folder = Path(run.output_dir)
     export = ModelExport(folder=str(folder / MODEL_FOLDER), tokenizer=bench.tokenizer)
-    stop, evaluation, progress = GracefulStop(), build_evaluation(cfg, bench), RunProgress()
-    callbacks: list[pl.Callback] = [stop]
+    extra = {f"callbacks.{name}": build_extra_callback(cfg, str(name)) for name in cfg.callbacks}
+    stop, progress = GracefulStop(), RunProgress()
+    end = RunEnd(options=trainer_options(cfg), extra=extra, budget=run.iterations)
+    evaluation = build_evaluation(cfg, bench, stop)
+    callbacks: list[pl.Callback] = [stop, end]
     if cfg.pipo.callback is not None:
-        callbacks.append(instantiate(cfg, "pipo.callback"))
+        callbacks.append(instantiate(cfg, "pipo.callback", pl.Callback))
     if distillation is not None and distillation.teacher_average < 1:
         callbacks.append(TeacherAverage(weight=distillation.teacher_average))
     callbacks += [
@@ -256,7 +267,7 @@ def build_callbacks(
         export,
         evaluation,
         *([build_probe(cfg, bench, start)] if cfg.probe.prompts else []),
-        IterationLog(),
+        IterationLog(extra),
         progress,
         RandomState(),
         construct(
@@ -265,17 +276,21 @@ def build_callbacks(
             {name: f"checkpoint.{name}" for name in ("every", "keep", "best")},
             folder=str(folder / "checkpoints"),
         ),
-        RunResults(folder=str(folder), export=export, evaluation=evaluation, progress=progress, stop=stop),
+        RunResults(
+            folder=str(folder),
+            export=export,
+            evaluation=evaluation,
+            progress=progress,
+            stop=stop,
+            end=end,
+        ),
     ]
-    return callbacks + [build_extra_callback(cfg, str(name)) for name in cfg.callbacks]
+    return [*callbacks, *extra.values()]
 
 
 def build_extra_callback(cfg: DictConfig, name: str) -> pl.Callback:
     """A callback of the user's own; it acts after all others but checkpoints, which Lightning puts last."""
-    callback = instantiate(cfg, f"callbacks.{name}")
-    if not isinstance(callback, pl.Callback):
-        raise ConfigError(f"callbacks.{name}: {type(callback).__name__} is no Lightning callback")
-    return callback
+    return instantiate(cfg, f"callbacks.{name}", pl.Callback)
 
 
 def build_loggers(cfg: DictConfig, run: RunConfig, start: int) -> list[Logger]:
@@ -284,7 +299,7 @@ def build_loggers(cfg: DictConfig, run: RunConfig, start: int) -> list[Logger]:
         return []
     loggers: list[Logger] = [MetricsFileLogger(folder=run.output_dir, start=start)]
     if cfg.logger.wandb is not None:
-        loggers.append(instantiate(cfg, "logger.wandb"))
+        loggers.append(instantiate(cfg, "logger.wandb", Logger))
     return loggers
 
 
@@ -292,22 +307,25 @@ def build_sharding(cfg: DictConfig) -> Sharding | None:
     """How weights are sharded; None unless the strategy shards."""
     if (cfg.strategy.trainer.strategy == "fsdp") != (cfg.strategy.sharding is not None):
         raise ConfigError("strategy.sharding goes with sharded weights, and only with them: strategy=fsdp")
-    return None if cfg.strategy.sharding is None else instantiate(cfg, "strategy.sharding")
+    return None if cfg.strategy.sharding is None else instantiate(cfg, "strategy.sharding", Sharding)
+
+
+def build_profiler(name: str, folder: Path) -> Profiler:
+    """Lightning's profiler of that name, which writes into the run folder."""
+    kinds = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+    if name not in kinds:
+        raise ConfigError(f"{KEY}.profiler={name}: choose {', '.join(kinds)}")
+    return kinds[name](dirpath=folder, filename="profile")
 
 
 def build_trainer(
     cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Logger], objective: Objective
 ) -> pl.Trainer:
     """A trainer whose one epoch is the whole run and whose batches are iterations."""
-    names = ("accelerator", "devices", "num_nodes", "strategy")
-    hardware = construct(Hardware, cfg, {name: f"strategy.trainer.{name}" for name in names})
-    container = OmegaConf.to_container(cfg.strategy.trainer, resolve=True)
-    assert isinstance(container, dict)
-    more = {str(key): value for key, value in container.items() if key not in names}
-    if "precision" in more:
-        raise ConfigError(
-            "strategy.trainer.precision: set model.dtype (weights) or strategy.compute_dtype (products)"
-        )
+    hardware = construct(Hardware, cfg, {name: f"{KEY}.{name}" for name in HARDWARE})
+    options = trainer_options(cfg)
+    if "profiler" in options:
+        options["profiler"] = build_profiler(options["profiler"], Path(cfg.output_dir))
     sharding = build_sharding(cfg)
     strategy = build_strategy(
         hardware,
@@ -323,17 +341,21 @@ def build_trainer(
             # Weights are as the model was loaded, and the module chooses what to compute in. Lightning's
             # autocast would keep casts of the old weights over the optimiser steps of an iteration.
             precision="32-true",
-            **more,
+            **options,
             # Its answer to a signal would be a checkpoint in the middle of an iteration; see GracefulStop.
             plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
             max_epochs=1,
+            default_root_dir=cfg.output_dir,
             logger=loggers or False,
             callbacks=callbacks,
             log_every_n_steps=1,
             num_sanity_val_steps=0,
+            # There is no validation loop; callbacks that act on one act on the curve, see IterationLog.
+            check_val_every_n_epoch=None,
+            val_check_interval=cfg.curve.every,
             use_distributed_sampler=False,
             enable_checkpointing=True,
             enable_model_summary=False,
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
-        raise ConfigError(f"strategy.trainer: {error}") from error
+        raise ConfigError(f"{KEY}: {' '.join(str(error).split())}") from error

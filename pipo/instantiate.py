@@ -7,6 +7,7 @@ keys, stray keys and wrong types each give one error that says which key and wha
 from __future__ import annotations
 
 import contextlib
+import difflib
 import inspect
 import re
 import typing
@@ -20,15 +21,18 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from pipo.errors import ConfigError
 
+# What Hydra reads of a node itself.
+_OF_HYDRA = ("_target_", "_partial_", "_convert_", "_recursive_")
 _INTERPOLATION = re.compile(r"\$\{([\w.]+)\}")
 
 
-def instantiate(cfg: DictConfig, key: str, **extra: Any) -> Any:
+def instantiate(cfg: DictConfig, key: str, kind: type[Any] = object, **extra: Any) -> Any:
     """Build the object that the node at ``key`` describes.
 
     Args:
         cfg: the whole configuration.
         key: dotted path of a node with ``_target_``.
+        kind: what must come out.
         **extra: further arguments that only code can supply.
 
     Raises:
@@ -39,9 +43,12 @@ def instantiate(cfg: DictConfig, key: str, **extra: Any) -> Any:
         raise ConfigError(f"{key}: a node with _target_ is needed, got {node!r}")
     _check(node, key, extra)
     try:
-        return hydra.utils.instantiate(node, **extra)
+        made = hydra.utils.instantiate(node, **extra)
     except InstantiationException as error:
-        raise _user_error(key, error) from error
+        raise _user_error(key, str(node["_target_"]), error) from error
+    if not isinstance(made, kind):
+        raise ConfigError(f"{key}._target_: {node['_target_']} makes no {kind.__name__}")
+    return made
 
 
 def construct(target: Callable[..., Any], cfg: DictConfig, keys: Mapping[str, str], **extra: Any) -> Any:
@@ -63,12 +70,34 @@ def construct(target: Callable[..., Any], cfg: DictConfig, keys: Mapping[str, st
         if OmegaConf.is_missing(*_parent(cfg, key)):
             raise ConfigError(f"{key} has no value; set it, for example {key}=...")
         plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-        values[argument] = _validated(key, plain, hints.get(argument, Any))
+        values[argument] = validated(key, plain, hints.get(argument, Any))
     try:
         return target(**values, **extra)
     except ValueError as error:
         section = next(iter(keys.values())).rpartition(".")[0]
         raise ConfigError(f"{section}: {error}" if section else str(error)) from error
+
+
+def target_of(name: Any, key: str) -> Callable[..., Any]:
+    """What a ``_target_`` names.
+
+    Args:
+        name: dotted path of a class or a function.
+        key: of the node.
+
+    Raises:
+        ConfigError: it is not there, cannot be called, or is one that Hydra does not let a file call.
+    """
+    if not isinstance(name, str):
+        raise ConfigError(f"{key}._target_: the dotted path of a class or function is needed, got {name!r}")
+    try:
+        return hydra.utils.instantiate({"_target_": name, "_partial_": True}).func
+    except InstantiationException as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        said = " ".join(str(cause).partition("\nfull_key")[0].split())
+        raise ConfigError(f"{key}._target_: {name} cannot be used ({said})") from error
 
 
 def _parent(cfg: DictConfig, key: str) -> tuple[DictConfig, str]:
@@ -80,16 +109,15 @@ def _check(node: DictConfig, key: str, extra: Mapping[str, Any]) -> None:
     """Compare a node with the signature of its target, and its children with theirs."""
     if "_target_" not in node:
         raise ConfigError(f"{key}: _target_ is missing, so there is nothing to build")
-    try:
-        target = hydra.utils.get_object(node["_target_"])
-    except Exception as error:  # hydra raises plain ImportError, AttributeError and its own kinds here
-        raise ConfigError(f"{key}._target_: {node['_target_']} cannot be imported ({error})") from error
+    target = target_of(node["_target_"], key)
     hints, accepted, required = _signature(target)
-    given = [str(name) for name in node if not str(name).startswith("_")]
+    given = [str(name) for name in node if name not in _OF_HYDRA]
     for name in given:
         if accepted is not None and name not in accepted:
             known = ", ".join(sorted(accepted - set(extra)))
-            raise ConfigError(f"{key}.{name}: unknown key; {node['_target_']} takes {known}")
+            near = difflib.get_close_matches(name, accepted - set(extra), n=1)
+            meant = f"did you mean {key}.{near[0]}? " if near else ""
+            raise ConfigError(f"{key}.{name}: unknown key; {meant}{node['_target_']} takes {known}")
         _check_value(node, key, name, hints.get(name, Any))
     missing = required - set(given) - set(extra)
     if missing and not node.get("_partial_", False):
@@ -110,7 +138,7 @@ def _check_value(node: DictConfig, key: str, name: str, hint: Any) -> None:
         return
     if isinstance(value, DictConfig | ListConfig):
         value = OmegaConf.to_container(value, resolve=True)
-    _validated(shown, value, hint)
+    validated(shown, value, hint)
 
 
 def _absolute(reference: str, key: str) -> str:
@@ -123,7 +151,7 @@ def _absolute(reference: str, key: str) -> str:
     return ".".join([*parents[: len(parents) - levels + 1], path])
 
 
-def _validated(key: str, value: Any, hint: Any) -> Any:
+def validated(key: str, value: Any, hint: Any) -> Any:
     """The value if it is of the annotated type (an integer passes for a float), else a ConfigError."""
     config = pydantic.ConfigDict(arbitrary_types_allowed=True)
     alternatives = (hint, *typing.get_args(hint))  # the second for an optional tuple
@@ -172,11 +200,15 @@ def _signature(target: Callable[..., Any]) -> tuple[dict[str, Any], set[str] | N
     return hints, None, required
 
 
-def _user_error(key: str, error: InstantiationException) -> Exception:
+def _user_error(key: str, target: str, error: InstantiationException) -> Exception:
     """The cause when it is about the configuration; a defect of ours keeps its trace."""
     cause = error.__cause__
     while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
         cause = cause.__cause__
     if isinstance(cause, ValueError):
         return ConfigError(f"{key}: {cause}")
-    return cause if isinstance(cause, Exception) else error
+    if isinstance(cause, Exception) and target.startswith("pipo."):
+        return cause
+    # Hydra's own refusal, or a class of somebody else that does not take what it was given.
+    said = cause if isinstance(cause, Exception) else str(error).partition("\nfull_key")[0]
+    return ConfigError(f"{key}: {target} cannot be made ({' '.join(str(said).split())})")

@@ -18,5 +18,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # The schedule counts iterations, also those in which only a critic is trained.
     warnings.filterwarnings("ignore", message=".*lr_scheduler.step\\(\\)` before `optimizer.step.*")
+    # A time limit's clock is not taken over by the next start.
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*'Timer'.*")
     # Raised inside Lightning's and torch's own code.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 METRICS_FILE = "metrics.jsonl"
+# The point of the curve of held-out accuracy, when an iteration has one.
+ACCURACY = "eval/pass@1"
 PROBE_FILE = "probe.jsonl"
 # Why a run ended whose numbers were no longer finite.
 DIVERGED_FILE = "diverged.txt"

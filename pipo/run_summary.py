@@ -16,13 +16,21 @@ _MISSING = "missing"
 
 
 def write_summary(
-    folder: Path, iterations: int, seconds: float, before: Summary, after: Summary, missing: Sequence[str]
+    folder: Path,
+    *,
+    iterations: int,
+    ended_by: str | None,
+    seconds: float,
+    before: Summary,
+    after: Summary,
+    missing: Sequence[str],
 ) -> None:
     """Write it; a run that has its summary, with nothing missing, is finished.
 
     Args:
         folder: the run folder.
         iterations: that were made.
+        ended_by: what ended the run before its budget; named in the file only if something did.
         seconds: that they took.
         before: the evaluation before training.
         after: the evaluation after it.
@@ -30,6 +38,7 @@ def write_summary(
     """
     content: dict[str, Any] = {
         "iterations": iterations,
+        **({} if ended_by is None else {"ended_by": ended_by}),
         "seconds": round(seconds, 1),
         "before": before,
         "after": after,

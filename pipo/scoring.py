@@ -25,6 +25,7 @@ from pipo.evaluation.runner import evaluate
 from pipo.evaluation.samples import SAMPLES_FILE, append_samples, recover_samples
 from pipo.evaluation.tables import write_tables
 from pipo.instantiate import construct, instantiate
+from pipo.keys import EVAL, check_keys
 from pipo.model_spec import ModelSpec, build_model
 from pipo.modules.policy import load_tokenizer
 from pipo.preview import print_preview
@@ -51,6 +52,7 @@ def score(cfg: DictConfig, overrides: Sequence[str]) -> None:
         RunFailed: when a grader cannot start.
     """
     quiet()
+    check_keys(cfg, EVAL)
     if cfg.preview is not None:
         with _opened_parts(cfg) as (_, _, parts):
             print_preview(parts, cfg.preview)
@@ -142,7 +144,7 @@ def _opened_parts(cfg: DictConfig) -> Iterator[tuple[Benchmark, ModelSpec, list[
             try:
                 bench = build_workbench(cfg, f"benchmark.parts.{name}", model, tokenizer)
                 stack.callback(bench.task.close)
-                problems = bench.problems("test", cfg.evaluation.problems)
+                problems = bench.scored(cfg.evaluation.problems)
             except ConfigError as error:
                 errors.append(error)
                 continue

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from pipo import build, run_folder
+from pipo.callbacks.ending import RunEnd
 from pipo.callbacks.evaluation import HeldOutEvaluation
 from pipo.callbacks.interrupt import REQUEUE, GracefulStop, requeue
 from pipo.callbacks.progress import RunProgress
@@ -22,17 +23,21 @@ from pipo.cli import CONF
 from pipo.errors import ConfigError, Diverged, RunFailed, RunStopped
 from pipo.evaluation.report import before_after_table
 from pipo.files import replace_text
+from pipo.keys import TRAIN, check_keys
 from pipo.plotting.dashboard import CURVES_FILE
 from pipo.processes import leads, telling_folder
 from pipo.quiet import quiet
+from pipo.relations import check_relations
 from pipo.report.page import REPORT_FILE
 from pipo.rollout.engine import EngineFailed
 from pipo.run_log import DIVERGED_FILE
 from pipo.run_summary import missing_products
 from pipo.tasks.graders.worker_pool import WorkerStartError
+from pipo.trainer_options import KEY, LIMITS, shortened
 from pipo.workbench import build_workbench
 
 log = logging.getLogger(__name__)
+_LIMIT_KEYS = tuple(f"{KEY}.{name}" for name in LIMITS)
 CallbackType = TypeVar("CallbackType", bound=pl.Callback)
 
 
@@ -49,11 +54,12 @@ def train(cfg: DictConfig, overrides: list[str]) -> float:
         RunStopped: when a signal ended the run.
     """
     quiet()
+    check_keys(cfg, TRAIN)
     fresh = cfg.resume is None
     if not fresh:
-        cfg = run_folder.saved_config(Path(str(cfg.resume)), overrides, "iterations")
+        cfg = run_folder.saved_config(Path(str(cfg.resume)), overrides, "iterations", *_LIMIT_KEYS)
+    cfg = shortened(cfg)
     run = build.build_run_config(cfg)
-    cfg = cfg.copy()
     cfg.output_dir = run.output_dir  # the saved configuration names the folder, not the time of day
     folder = Path(run.output_dir)
     with (
@@ -66,7 +72,8 @@ def train(cfg: DictConfig, overrides: list[str]) -> float:
             run_folder.open_log(folder, run_folder.LOG_FILE)
         if not fresh:
             checkpoint = run_folder.newest_checkpoint(folder, leads=leads())
-            _check_unfinished(run, checkpoint)
+            if _ended_before(run, checkpoint):
+                _drop_limits(cfg, overrides)
             if leads():
                 run_folder.save_config(folder, cfg)
         callbacks = _run(cfg, run, checkpoint)
@@ -80,16 +87,29 @@ def _holding(folder: Path, cfg: DictConfig, *, fresh: bool) -> AbstractContextMa
     return run_folder.claimed(folder, cfg) if fresh else run_folder.held(folder)
 
 
-def _check_unfinished(run: build.RunConfig, checkpoint: Path | None) -> None:
-    """Refuse to resume what is whole; what came after the last iteration may be missing, and is made then."""
+def _ended_before(run: build.RunConfig, checkpoint: Path | None) -> bool:
+    """Whether the run had come to an end, which was a limit's then; its result is not what is wanted now.
+
+    Raises:
+        ConfigError: the run is whole; what came after the last iteration may be missing, and is made then.
+    """
     if checkpoint is None:
-        return
+        return False
     folder, finished = Path(run.output_dir), iterations_of(checkpoint)
-    whole = missing_products(folder, finished) == []
-    if finished > run.iterations or (finished == run.iterations and whole):
+    missing = missing_products(folder, finished)
+    if finished > run.iterations or (finished == run.iterations and missing == []):
         raise ConfigError(
             f"resume={folder}: its {finished} iterations are finished; iterations= above that goes on"
         )
+    return missing is not None
+
+
+def _drop_limits(cfg: DictConfig, overrides: list[str]) -> None:
+    """A limit that has ended the run has had its effect; going on means beyond it."""
+    given = {override.lstrip("+").partition("=")[0] for override in overrides}
+    for name, key in zip(LIMITS, _LIMIT_KEYS, strict=True):
+        if key not in given and cfg.strategy.trainer.pop(name, None) is not None:
+            log.warning("%s ended the run before, or might have; it goes on without", key)
 
 
 def _run(cfg: DictConfig, run: build.RunConfig, checkpoint: Path | None) -> list[pl.Callback]:
@@ -98,6 +118,12 @@ def _run(cfg: DictConfig, run: build.RunConfig, checkpoint: Path | None) -> list
     start = 0 if checkpoint is None else iterations_of(checkpoint)
     try:
         module = build.build_module(cfg, run, bench)
+        check_relations(
+            cfg,
+            responses=run.prompts * run.group_size,
+            objective=module.objective,
+            vocabulary=len(bench.tokenizer),
+        )
         data = build.build_data(cfg, run, bench)
         callbacks = build.build_callbacks(cfg, run, bench, module.objective.distillation, start)
         loggers = build.build_loggers(cfg, run, start)
@@ -144,7 +170,9 @@ def _finish(cfg: DictConfig, run: build.RunConfig, callbacks: list[pl.Callback])
     """The table at the end, and a word on whatever is missing."""
     folder, leader = Path(run.output_dir), leads()
     stop, evaluation = _only(callbacks, GracefulStop), _only(callbacks, HeldOutEvaluation)
-    before, after = evaluation.before, evaluation.after
+    before, after, end = evaluation.before, evaluation.after, _only(callbacks, RunEnd)
+    if end.iterations is None:
+        raise end.nothing_done()
     problems = _only(callbacks, RunResults).problems
     what = "; ".join(f"{name} cannot be written ({problem})" for name, problem in problems.items())
     if after is None:
@@ -154,10 +182,13 @@ def _finish(cfg: DictConfig, run: build.RunConfig, callbacks: list[pl.Callback])
         seconds = _only(callbacks, RunProgress).seconds
         console = Console()
         console.print(before_after_table(before, after))
+        if end.cause is not None:
+            said = f"ended by {end.cause} after {end.iterations} of {run.iterations} iterations"
+            console.print(said, highlight=False, markup=False, soft_wrap=True)
         console.print(_where(folder, cfg.task.name, seconds), highlight=False, markup=False, soft_wrap=True)
     if problems:
         raise RunFailed(
-            f"{folder}: all {run.iterations} iterations are made and saved, but {what}. Mend that, then "
+            f"{folder}: all {end.iterations} iterations are made and saved, but {what}. Mend that, then "
             f"python train.py resume={folder} makes what is missing"
         )
     return float(after["pass@1"])

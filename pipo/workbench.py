@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from omegaconf import DictConfig
 from transformers import PreTrainedTokenizerBase
@@ -93,6 +94,18 @@ class Workbench:
             examples=[examples[i] for i in kept], prompt_ids=[prompt_ids[i] for i in kept], dropped=dropped
         )
 
+    def scored(self, limit: int | None) -> Problems:
+        """The held-out problems that ``evaluation.problems`` asks for; said when there are fewer."""
+        problems = self.problems("test", limit)
+        if limit is not None and len(problems.examples) < limit:
+            _LOG.warning(
+                "evaluation.problems=%d: %s has %d held-out problems, all of them are scored",
+                limit,
+                self.task.name,
+                len(problems.examples),
+            )
+        return problems
+
     def check_room(self, problems: Problems) -> None:
         """Refuse a response limit that the model cannot reach after the longest prompt.
 
@@ -139,9 +152,11 @@ def build_workbench(
         model: the model, if it is known already.
         tokenizer: its tokenizer, likewise.
     """
+    if cfg.data_dir is not None and not Path(str(cfg.data_dir)).expanduser().is_dir():
+        raise ConfigError(f"data_dir={cfg.data_dir}: no such folder")
     model = model or build_model(cfg)
     tokenizer = tokenizer or load_tokenizer(model.path)
-    task = instantiate(cfg, f"{key}.source")
+    task = instantiate(cfg, f"{key}.source", Task)
     sampling = construct(
         SamplingParams,
         cfg,

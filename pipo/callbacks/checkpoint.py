@@ -17,14 +17,13 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
 
 from pipo import checkpoints
+from pipo.callbacks.ending import is_last
 from pipo.checkpoints import Manifest
 from pipo.errors import RunFailed
 from pipo.modules.distributed import all_gather, world
 from pipo.modules.policy_module import PolicyModule
+from pipo.run_log import ACCURACY
 from pipo.strategies import ShardedStrategy
-
-# The point of the curve of held-out accuracy, when this iteration has one.
-ACCURACY = "eval/pass@1"
 
 
 class StreamedCheckpointIO(TorchCheckpointIO):
@@ -44,6 +43,9 @@ class StreamedCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """Write the state to a file."""
         try:
+            Path(path).parent.mkdir(
+                parents=True, exist_ok=True
+            )  # Lightning's own ModelCheckpoint relies on it
             with Path(path).open("wb") as file:
                 torch.save(checkpoint, file)
         except OSError as error:
@@ -101,7 +103,7 @@ class IterationCheckpoint(Checkpoint):
         record = accuracy is not None and (self._highest is None or accuracy > self._highest)
         if record:
             self._highest = accuracy
-        due = done % self.every == 0 or done == trainer.num_training_batches or trainer.should_stop
+        due = done % self.every == 0 or is_last(trainer, done)
         if due or (record and self.best):
             self._save(trainer, done, accuracy)
 

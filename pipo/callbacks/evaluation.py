@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ class HeldOutEvaluation(pl.Callback):
         curve_samples: responses per problem for a point of the curve.
         folder: the run folder, where the evaluations before and after leave their records.
         answers: how many of the first problems are recorded with a response.
+        interrupted: whether a signal ends this start of the program; what else stops it ends the run.
 
     Attributes:
         before: the evaluation before the run.
@@ -54,13 +56,14 @@ class HeldOutEvaluation(pl.Callback):
         curve_samples: int,
         folder: str,
         answers: int,
+        interrupted: Callable[[], bool],
     ) -> None:
         super().__init__()
         if every < 1 or curve_samples < 1:
             raise ValueError(f"every and curve_samples must be >= 1, got {every} and {curve_samples}")
         if answers < 0:
             raise ValueError(f"answers must be >= 0, got {answers}")
-        self.folder, self.answers = Path(folder), answers
+        self.folder, self.answers, self.interrupted = Path(folder), answers, interrupted
         self.problems, self.plan, self.every = problems, plan, every
         self.curve_plan = replace(plan, samples=curve_samples, ks=(1,), majority=False)
         self.before: Summary | None = None
@@ -122,9 +125,9 @@ class HeldOutEvaluation(pl.Callback):
         pl_module.row |= values
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The model as it is now, unless the run was stopped before its budget."""
+        """The model as it is now, unless a signal says that there is no time for that."""
         assert isinstance(pl_module, PolicyModule)
-        if trainer.should_stop:
+        if self.interrupted():
             return
         done = trainer.fit_loop.total_batch_idx + 1
         self.after = self._measured_before(done) or self._measure(pl_module, "after", done)

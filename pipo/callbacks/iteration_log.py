@@ -1,12 +1,16 @@
-"""One row of metrics per iteration, to every logger."""
+"""One row of metrics per iteration, to every logger and to callbacks that watch one."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
+from pipo.errors import RunFailed
 from pipo.modules.policy_module import PolicyModule
+from pipo.run_log import ACCURACY
 
 
 class IterationLog(pl.Callback):
@@ -14,7 +18,15 @@ class IterationLog(pl.Callback):
 
     ``LightningModule.log`` would repeat a value in every later row until it is logged again, in single
     precision; a feedback that is undefined in this iteration would show the one of an earlier iteration.
+
+    Args:
+        watching: the user's own callbacks by their keys. A point of the curve is to them what a validation
+            is elsewhere, so that Lightning's EarlyStopping and ModelCheckpoint act on it.
     """
+
+    def __init__(self, watching: Mapping[str, pl.Callback]) -> None:
+        super().__init__()
+        self.watching = watching
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -23,3 +35,21 @@ class IterationLog(pl.Callback):
         assert isinstance(pl_module, PolicyModule)
         for logger in trainer.loggers:
             logger.log_metrics(pl_module.row, step=batch_idx)
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in pl_module.row.items()})
+        if ACCURACY in pl_module.row:
+            for key, callback in self.watching.items():
+                self._check_monitor(key, callback, trainer)
+                callback.on_validation_end(trainer, pl_module)
+
+    def _check_monitor(self, key: str, callback: pl.Callback, trainer: pl.Trainer) -> None:
+        """A metric that a callback watches has to be there.
+
+        Raises:
+            RunFailed: it is not.
+        """
+        monitor = getattr(callback, "monitor", None)
+        if monitor is not None and monitor not in trainer.callback_metrics:
+            known = ", ".join(sorted(trainer.callback_metrics))
+            raise RunFailed(
+                f"{key}.monitor={monitor}: there is no such metric; there are {known}", agreed=True
+            )

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from pipo.callbacks.ending import is_last
 from pipo.modules.policy_module import PolicyModule
 
 # Without a terminal, this many lines over the whole run.
@@ -87,9 +88,9 @@ class RunProgress(ProgressBar):
         if self._bar is not None:
             status = "  ".join(parts[: self._fitting(parts, total)])
             self._bar.update(self._bar.task_ids[0], completed=done, status=status)
-            if done == total or trainer.should_stop:
+            if is_last(trainer, done):
                 self._stop()  # what follows prints lines of its own
-        elif done % max(1, total // _LINES) == 0 or done == total:
+        elif done % max(1, total // _LINES) == 0 or is_last(trainer, done):
             elapsed = time.monotonic() - self._started
             left = elapsed / (done - self._first) * (total - done)
             line = f"iteration {done:>{len(str(total))}}/{total}  {'  '.join(parts)}  {left:.0f} s left"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
+from pipo.callbacks.ending import RunEnd
 from pipo.callbacks.evaluation import HeldOutEvaluation
 from pipo.callbacks.export import ModelExport
 from pipo.callbacks.interrupt import REQUEUE, GracefulStop
@@ -32,6 +33,7 @@ class RunResults(pl.Callback):
         evaluation: has scored it.
         progress: knows how long the run took.
         stop: knows whether a signal ended it.
+        end: knows how far it came, and whether a limit ended it.
 
     Attributes:
         problems: each product that could not be written, and why.
@@ -45,9 +47,10 @@ class RunResults(pl.Callback):
         evaluation: HeldOutEvaluation,
         progress: RunProgress,
         stop: GracefulStop,
+        end: RunEnd,
     ) -> None:
         super().__init__()
-        self.folder, self.stop = Path(folder), stop
+        self.folder, self.stop, self.end = Path(folder), stop, end
         self.export, self.evaluation, self.progress = export, evaluation, progress
         self.problems: dict[str, str] = {}
 
@@ -66,19 +69,27 @@ class RunResults(pl.Callback):
             if self.stop.reason != REQUEUE:
                 self._show()
             return
-        done = trainer.fit_loop.total_batch_idx + 1
         # Until they are there, the summary names them: a program that is killed here owes them.
         later = [CURVES_FILE, REPORT_FILE]
-        self._make(SUMMARY_FILE, lambda: self._summarise(done, [*self.problems, *later]))
+        self._make(SUMMARY_FILE, lambda: self._summarise([*self.problems, *later]))
         self._show()
         if SUMMARY_FILE not in self.problems:
-            self._make(SUMMARY_FILE, lambda: self._summarise(done, list(self.problems)))
+            self._make(SUMMARY_FILE, lambda: self._summarise(list(self.problems)))
 
-    def _summarise(self, done: int, missing: list[str]) -> None:
+    def _summarise(self, missing: list[str]) -> None:
         before, after = self.evaluation.before, self.evaluation.after
         assert before is not None
         assert after is not None
-        write_summary(self.folder, done, self.progress.seconds, before, after, missing)
+        assert self.end.iterations is not None
+        write_summary(
+            self.folder,
+            iterations=self.end.iterations,
+            ended_by=self.end.cause,
+            seconds=self.progress.seconds,
+            before=before,
+            after=after,
+            missing=missing,
+        )
 
     def _show(self) -> None:
         """The curves, when anything was logged that could be drawn, and the page with them."""

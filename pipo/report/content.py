@@ -83,6 +83,7 @@ class Report:
         title: algorithm, PIPO and task.
         outcome: one sentence.
         unfinished: what is missing and how to go on; None for a finished run.
+        ended: what ended it before its budget; None when nothing did.
         tiles: the headline.
         rows: every held-out metric.
         basis: what the rows are measured on.
@@ -100,6 +101,7 @@ class Report:
     title: str
     outcome: str
     unfinished: str | None
+    ended: str | None
     tiles: Sequence[Tile]
     rows: Sequence[Row]
     basis: str
@@ -129,6 +131,7 @@ def make_report(files: RunFiles) -> Report:
         title=_title(config),
         outcome=_outcome(files, changes),
         unfinished=_unfinished(files),
+        ended=_ended(files),
         tiles=_tiles(files, changes),
         rows=[] if before is None else [_row(row, before, after) for row in metric_rows(before)],
         basis="" if before is None else _basis(before),
@@ -163,6 +166,12 @@ def _unfinished(files: RunFiles) -> str | None:
     if files.done >= files.config.iterations:
         return "All iterations are made; the evaluation after them is missing."
     return f"{files.done} of {files.config.iterations} iterations are made."
+
+
+def _ended(files: RunFiles) -> str | None:
+    """What a limit has to do with the number of iterations."""
+    cause = None if files.summary is None else files.summary["ended_by"]
+    return cause and f"{files.done} of {files.config.iterations} iterations are made: {cause} ended the run."
 
 
 def _outcome(files: RunFiles, changes: Changes | None) -> str:

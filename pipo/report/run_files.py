@@ -47,7 +47,8 @@ class RunFiles:
         config_text: the same as it stands in the file.
         starts: command, commit and versions of every start, the first first.
         run: the metrics; None when none were logged.
-        summary: of a finished run; None when its budget is not spent or the last evaluation is missing.
+        summary: of a run that came to an end, its budget's or a limit's; None when the evaluation after it
+            is missing.
         before: the held-out problems before training; None when they were not recorded.
         after: the same after training; None for an unfinished run, too.
         probe: rows of the probe; empty without one.
@@ -111,8 +112,9 @@ def _read_folder(folder: Path) -> RunFiles:
         raise ConfigError(f"{folder}: not a training run; eval.py leaves its own tables in its folder")
     summary_path, metrics, probe = (folder / name for name in ("summary.json", METRICS_FILE, PROBE_FILE))
     summary = _summary(summary_path) if summary_path.exists() else None
-    if summary is not None and summary["iterations"] != config.iterations:
-        summary = None  # of a smaller budget, before the run went on
+    run = read_run(folder.resolve().name, metrics) if has_rows(metrics) else None
+    if summary is not None and run is not None and max(run.rows) >= summary["iterations"]:
+        summary = None  # of an earlier end, before the run went on
     before, after = (
         read_record(folder / name) if (folder / name).exists() else None for name in (BEFORE_FILE, AFTER_FILE)
     )
@@ -121,7 +123,7 @@ def _read_folder(folder: Path) -> RunFiles:
         config=config,
         config_text=path.read_text(encoding="utf-8"),
         starts=_starts(folder / RECORD_FILE),
-        run=read_run(folder.resolve().name, metrics) if has_rows(metrics) else None,
+        run=run,
         summary=summary,
         before=before,
         after=after if summary is not None else None,
@@ -139,7 +141,8 @@ def _starts(path: Path) -> list[dict[str, Any]]:
 def _summary(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return {key: content[key] for key in ("iterations", "seconds", "before", "after")}
+        needed = {key: content[key] for key in ("iterations", "seconds", "before", "after")}
+        return {**needed, "ended_by": content.get("ended_by")}
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: not the summary of a run ({error})") from error
 

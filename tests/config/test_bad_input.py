@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 
-from pipo.cli import exit_code
+from pipo import trainer_options
+from pipo.cli import CONF, exit_code
 from pipo.errors import ConfigError
+from pipo.keys import ANY, EVAL, TRAIN, check_keys
+from pipo.scoring import score
 from pipo.training import train
 
 
@@ -104,6 +109,34 @@ from pipo.training import train
         (["model.dtype=float16"], r"model\.dtype must be float32 or bfloat16"),
         (["model.dtype=bfloat16"], r"model\.dtype=bfloat16: .*model\.dtype=float32.*compute_dtype=bfloat16"),
         (["model.dtype=bfloat16", "strategy.compute_dtype=float32"], r"model\.dtype=bfloat16: "),
+        (["+pipo.lamda=0.7"], r"pipo\.lamda: unknown key; did you mean pipo\.lambda\?"),
+        (["+recipe.lr=1e-5"], r"recipe\.lr: unknown key; did you mean recipe\.learning_rate\?"),
+        (["+evaluation.foo=1"], r"evaluation\.foo: unknown key; evaluation takes confidence, ks, problems"),
+        (["+rollout.min_p=0.1"], r"rollout\.min_p: unknown key; rollout takes engine, "),
+        (["+foo=1"], r"foo: unknown key; known are algo, callbacks, "),
+        (["++seeed=2"], r"seeed: unknown key; did you mean seed\?"),
+        (["+temperature=1.0"], r"temperature: unknown key; did you mean rollout\.temperature\?"),
+        (["+trainer.max_epochs=1"], r"trainer: unknown key; did you mean strategy\.trainer\?"),
+        (["+logger.tensorboard._target_=x.Y"], r"logger\.tensorboard: unknown key; logger takes name, wandb"),
+        (["pipo=none", "+pipo.lambda=0.2"], r"pipo\.lambda: unknown key"),
+        (["+task.path=rows.jsonl"], r"task\.path: unknown key"),
+        (["+my.rate=1e-5", "+my.rat=1"], r"my: unknown key"),
+        (
+            ["+my.rate=1e-5", "+my.rat=1", "recipe.learning_rate=${my.rate}"],
+            r"my\.rat: unknown key; .*my\.rate",
+        ),
+        (["curve=5"], r"curve holds further keys and cannot be 5; set curve\.every, curve\.samples"),
+        (["callbacks=default"], r"callbacks holds further keys and cannot be 'default'"),
+        (["+callbacks.mine=1"], r"callbacks\.mine: a node with _target_ is needed, got 1"),
+        (["+algo.objective._foo_=1"], r"algo\.objective\._foo_: unknown key"),
+        (["algo.objective._target_=os.system"], r"algo\.objective\._target_: os\.system cannot be used"),
+        (["algo.objective._target_=math.pi"], r"_target_: math\.pi cannot be used \(Expected a callable"),
+        (["algo.objective._target_=5"], r"_target_: the dotted path of a class or function is needed, got 5"),
+        (["+algo.objective._partial_=true"], r"algo\.objective\._target_: .* makes no Objective"),
+        (["pipo.mini_batch=1000"], r"pipo\.mini_batch=1000: an iteration has 128 responses"),
+        (["probe.prompts=100000"], r"probe\.prompts=100000: arithmetic has 512 held-out problems"),
+        (["algo=ppo", "algo.objective.critic.warmup_iterations=150"], r"only the critic would be trained"),
+        (["data_dir=nowhere"], r"data_dir=nowhere: no such folder"),
     ],
 )
 def test_bad_values(compose_config, tmp_path, capsys, overrides, message):
@@ -115,6 +148,82 @@ def test_bad_values(compose_config, tmp_path, capsys, overrides, message):
     assert len(said.err) < 400
     # Nothing was begun, so the same command with the mistake mended may use the same folder.
     assert not list((tmp_path / "run").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["recipe.mini_batch=256"], "recipe.mini_batch=256: an iteration has 128 responses, so it makes one"),
+        (["recipe.mini_batch=48"], "the last optimiser step of an iteration is on 32 of its 128 responses"),
+        (["iterations=8"], "pipo.window=8: the first comparison is in iteration 9, so iterations=8 train as"),
+        (["algo.optimizer.warmup_iterations=150"], "the learning rate is not reached within iterations=150"),
+        (["rollout.top_k=65"], "rollout.top_k=65: the model has 64 tokens, so it is as if it were 0"),
+        (
+            ["evaluation.problems=513"],
+            "evaluation.problems=513: arithmetic has 512 held-out problems, all of",
+        ),
+    ],
+)
+def test_what_may_be_meant_but_has_another_effect_is_said(
+    compose_config, tmp_path, monkeypatch, caplog, overrides, said
+):
+    def fit(*_: object, **__: object) -> None:
+        raise ConfigError("this is far enough")
+
+    monkeypatch.setattr("lightning.pytorch.Trainer.fit", fit)
+    with pytest.raises(ConfigError, match="far enough"):
+        train(compose_config(*overrides, f"output_dir={tmp_path}"), [])
+    assert said in caplog.text
+    assert sum(record.levelname == "WARNING" for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("eval", ["+evaluation.foo=1"], "evaluation.foo: unknown key"),
+        ("eval", ["+seed=1"], "seed: unknown key"),
+        ("eval", ["+benchmark.parts.arithmetic.levels=1"], "parts.arithmetic.levels: unknown key"),
+        ("eval", ["+benchmark.weigths={a: 1}"], "did you mean benchmark.weights?"),
+        ("eval", ["+pipo.lambda=0.1"], "pipo: unknown key"),
+    ],
+)
+def test_an_evaluation_refuses_unknown_keys_too(compose_config, capsys, name, overrides, message):
+    code, _ = exit_code(lambda: score(compose_config(*overrides, name=name), []))
+    said = capsys.readouterr().err
+    assert (code, said.count("\n")) == (2, 1)
+    assert message in said
+
+
+def test_every_shipped_option_has_known_keys_only(compose_config):
+    groups = ("algo", "pipo", "model", "recipe", "task", "rollout", "strategy", "logger")
+    options = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in groups}
+    for number in range(max(map(len, options.values()))):  # every option once, together with others
+        chosen = [f"{group}={names[number % len(names)]}" for group, names in options.items()]
+        check_keys(compose_config(*chosen), TRAIN)
+    for experiment in ("math_8b_ppo_pipo", "code_dapo", "science_physics_sdpo_pipo", "ablation_lambda"):
+        check_keys(compose_config(f"experiment={experiment}"), TRAIN)
+    for benchmark in ("math", "science", "tools", "arithmetic_levels"):
+        check_keys(compose_config(f"benchmark={benchmark}", name="eval"), EVAL)
+
+
+def test_every_known_key_is_in_a_shipped_configuration(compose_config):
+    for tree, name in ((TRAIN, "train"), (EVAL, "eval")):
+        cfg = compose_config(name=name)
+        for key, below in tree.items():
+            assert key in cfg
+            optional = {ANY, "average", "weights", "not_covered"}  # of a benchmark, for those that need them
+            assert not {*(below or ())} - {*(cfg[key] if below else ())} - optional, key
+
+
+def test_a_key_of_ones_own_may_stand_where_a_value_refers_to_it(compose_config):
+    check_keys(compose_config("+my.rate=1e-5", "recipe.learning_rate=${my.rate}"), TRAIN)
+    check_keys(compose_config("+rate=1e-5", "recipe.learning_rate=${rate}"), TRAIN)
+
+
+def test_every_option_of_lightnings_trainer_that_is_refused_is_one(compose_config):
+    accepted = inspect.signature(pl.Trainer.__init__).parameters
+    assert set(trainer_options.REFUSED) <= set(accepted)
+    assert set(trainer_options.LIMITS) <= set(accepted)
 
 
 def test_a_failed_start_with_wandb_leaves_the_folder_free(compose_config, tmp_path):
@@ -172,8 +281,6 @@ def test_resuming_what_is_no_run(compose_config, tmp_path):
 
 def test_the_conf_folder_is_not_shadowed_by_defaults_in_code():
     """Numbers live in YAML, once: constructors that YAML fills have no defaults to disagree with."""
-    import inspect
-
     from pipo.callbacks.pipo import PIPOCallback
     from pipo.modules.objectives.grpo import GRPO
     from pipo.modules.options import BatchConfig, OptimizerConfig
