@@ -30,14 +30,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from pipo.cli import (
-    check_command_line,
-    exit_code,
-    expand_model,
-    expand_task,
-    quote_paths,
-    register_resolvers,
-)
+from pipo.cli import exit_code, register_resolvers
+from pipo.command_line import check_command_line, expand_model, expand_paths, expand_task
 
 register_resolvers()
 
@@ -82,11 +76,12 @@ if __name__ == "__main__":
         sys.exit(exit_code(compare)[0])
     if sys.argv[1:2] == ["grade"]:
         del sys.argv[1]
-        quote_paths(sys.argv, "samples", "output_dir", "data_dir")
+        expand_paths(sys.argv, "samples", "data_dir")
         check_command_line(sys.argv[1:], "grade")
         grade()
         sys.exit()
     expand_model(sys.argv)
     expand_task(sys.argv)
+    expand_paths(sys.argv)
     check_command_line(sys.argv[1:], "eval")
     main()

@@ -24,7 +24,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from pipo import sweep
-from pipo.cli import check_command_line, exit_code, expand_model, register_resolvers
+from pipo.cli import exit_code, register_resolvers
+from pipo.command_line import check_command_line, expand_model, expand_paths
 
 register_resolvers()
 
@@ -48,6 +49,7 @@ def main(cfg: DictConfig) -> float | None:
 
 if __name__ == "__main__":
     expand_model(sys.argv)
+    expand_paths(sys.argv)
     check_command_line(sys.argv[1:], "train")
     main()
     sys.exit(sweep.report())

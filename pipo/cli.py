@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -19,7 +16,6 @@ from pipo.processes import given_folder, leads, started_together
 from pipo.sweep import JOB_TYPE, SWEEP_GROUP, job_name
 
 Value = TypeVar("Value")
-_PLAIN_PATH = re.compile(r"[\w./~-]*")  # also null
 CONF = Path(__file__).parent.parent / "conf"
 
 
@@ -72,53 +68,6 @@ def register_resolvers() -> None:
         OmegaConf.register_new_resolver(f"pipo.{function.__name__}", function, replace=True)
 
 
-def expand_model(arguments: list[str]) -> None:
-    """Let ``model=`` name a folder, a checkpoint or a hub id as well as an option of ``conf/model``.
-
-    Args:
-        arguments: the command line, changed in place: ``model=x`` becomes ``model=huggingface model.path=x``
-            when x is not an option but looks like a path or an id.
-    """
-    options = {path.stem for path in (CONF / "model").glob("*.yaml")}
-    for index, argument in enumerate(arguments):
-        key, _, value = argument.partition("=")
-        if key == "model" and value not in options and ("/" in value or Path(value).exists()):
-            arguments[index : index + 1] = ["model=huggingface", f"model.path='{value}'"]
-            return
-
-
-def expand_task(arguments: list[str]) -> None:
-    """Let ``task=`` name a task to score that no file in ``conf/benchmark`` mentions.
-
-    Args:
-        arguments: the command line of ``eval.py``, changed in place: ``task=x`` becomes a benchmark with x as
-            its only part. With a benchmark on the same line the program ends: only one can be meant.
-    """
-    if {argument.partition("=")[0] for argument in arguments} >= {"task", "benchmark"}:
-        print("error: task= and benchmark= both say what to score; name one of them", file=sys.stderr)
-        sys.exit(2)
-    for index, argument in enumerate(arguments):
-        key, _, name = argument.partition("=")
-        if key == "task":
-            part = f"+task@benchmark.parts.{name}={name}"
-            arguments[index : index + 1] = ["~benchmark", part, f"+benchmark.name={name}"]
-            return
-
-
-def quote_paths(arguments: list[str], *keys: str) -> None:
-    """Let values that are paths hold what Hydra gives a meaning: ``=``, ``,``, blanks and brackets.
-
-    Args:
-        arguments: the command line, changed in place.
-        *keys: whose values are paths.
-    """
-    for index, argument in enumerate(arguments):
-        key, given, path = argument.partition("=")
-        if key in keys and given and not _PLAIN_PATH.fullmatch(path) and path[:1] not in ("'", '"', "$"):
-            escaped = path.replace("\\", "\\\\").replace("'", "\\'")
-            arguments[index] = f"{key}='{escaped}'"
-
-
 def exit_code(run: Callable[[], Value]) -> tuple[int, Value | None]:
     """Run a program; mistakes of the user become one line, everything else keeps its trace.
 
@@ -130,7 +79,7 @@ def exit_code(run: Callable[[], Value]) -> tuple[int, Value | None]:
         return 0, run()
     except (ConfigError, OmegaConfBaseException) as error:
         details = error.details if isinstance(error, ConfigError) else ()
-        print("\n  ".join([f"error: {_first_line(error)}", *details]), file=sys.stderr)
+        print("\n  ".join([f"error: {first_line(error)}", *details]), file=sys.stderr)
         return 2, None
     except (RunFailed, RunStopped) as end:
         # An end that all processes share is the first one's to tell. The others must not end with an error:
@@ -152,37 +101,12 @@ def _told(end: RunFailed | RunStopped) -> int:
     return end.code
 
 
-def check_command_line(arguments: list[str], config_name: str) -> None:
-    """Compose once in advance, so that an unknown option or key is one line instead of Hydra's paragraphs.
-
-    Sweeps and Hydra's own flags are left to Hydra.
-    """
-    if any(argument.startswith("-") for argument in arguments):
-        return
-    try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            cfg = compose(config_name=config_name, overrides=arguments, return_hydra_config=True)
-            _ = cfg.output_dir  # Hydra is about to make this folder
-    except (HydraException, OmegaConfBaseException) as error:
-        if _own_error(error) is not None:
-            print(f"error: {_first_line(error)}", file=sys.stderr)
-            sys.exit(2)
-        text = f"{error}\n{error.__cause__ or ''}"
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        options = [line for line in lines if " " not in line and "=" not in line]
-        noise = ("to append", "config search path", "provider=", "set the environment", "full_key")
-        said = [line.rstrip(".:") for line in lines if line not in options]
-        said = [line for line in said if not line.lower().startswith(noise)][:2]
-        print(f"error: {': '.join([*said, ', '.join(options)]).removesuffix(': ')}", file=sys.stderr)
-        sys.exit(2)
-
-
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """OmegaConf adds lines about its own types; the message of an inner ConfigError comes first."""
-    return str(_own_error(error) or error).splitlines()[0]
+    return str(own_error(error) or error).splitlines()[0]
 
 
-def _own_error(error: BaseException | None) -> ConfigError | None:
+def own_error(error: BaseException | None) -> ConfigError | None:
     """The ConfigError behind an error of OmegaConf, if that is what it is about."""
     while error is not None and not isinstance(error, ConfigError):
         error = error.__cause__ or error.__context__

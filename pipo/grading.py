@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from pipo.errors import ConfigError, RunFailed, RunStopped
 from pipo.grading_rows import Entry, Matcher, check_file, dumped, graded_row, read_lines
 from pipo.instantiate import instantiate
+from pipo.keys import GRADE, check_keys
 from pipo.tasks.base import Reward, Task, TaskError
 from pipo.tasks.graders.worker_pool import WorkerStartError
 from pipo.tasks.infrastructure import warn_of_machine
@@ -84,6 +85,7 @@ def grade(cfg: DictConfig) -> None:
         RunStopped: when Ctrl-C ended it.
     """
     logging.getLogger("pipo").setLevel(logging.WARNING)
+    check_keys(cfg, GRADE)
     samples, folder = _path(cfg, "samples"), _path(cfg, "output_dir")
     if not isinstance(cfg.batch, int) or cfg.batch < 1:
         raise ConfigError(f"batch must be a whole number above 0, got {cfg.batch!r}")

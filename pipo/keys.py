@@ -64,11 +64,9 @@ TRAIN: Tree = {
     "checkpoint": _leaves("every keep best"),
     "samples": _leaves("every prompts held_out"),
 }
-EVAL: Tree = {
-    **_BOTH,
-    **_leaves("device preview"),
-    "benchmark": {**_leaves("name average weights not_covered"), "parts": {ANY: _TASK}},
-}
+_BENCHMARK: Tree = {**_leaves("name average weights not_covered"), "parts": {ANY: _TASK}}
+EVAL: Tree = {**_BOTH, **_leaves("device preview"), "benchmark": _BENCHMARK}
+GRADE: Tree = {**_leaves("samples data_dir output_dir batch"), "task": _TASK, "benchmark": _BENCHMARK}
 
 
 def check_keys(cfg: DictConfig, tree: Tree) -> None:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -24,6 +25,7 @@ from pipo.checkpoints import DamagedCheckpoint, finished_checkpoints, set_aside,
 from pipo.errors import ConfigError, RunFailed
 from pipo.evaluation.answers import HELD_OUT_FOLDER
 from pipo.files import replace_text
+from pipo.folders import check_output, check_run, read_config
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ def claim(folder: Path, cfg: DictConfig) -> None:
         )
     if found:
         raise ConfigError(f"output_dir={folder}: holds something else ({', '.join(found[:3])}); take another")
-    folder.mkdir(parents=True, exist_ok=True)
+    check_output(folder)
     # A name of its own, then a link: the file is whole as soon as it is there, and only one program makes it.
     mine = folder / f".config.yaml.{os.getpid()}.partial"
     replace_text(mine, OmegaConf.to_yaml(cfg))
@@ -87,7 +89,11 @@ def held(folder: Path) -> Iterator[None]:
     Raises:
         ConfigError: when another program does already.
     """
-    with (folder / RECORD_FILE).open("a", encoding="utf-8") as file:
+    try:
+        file = (folder / RECORD_FILE).open("a", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written to ({error.strerror})") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -149,26 +155,21 @@ def saved_config(folder: Path, overrides: list[str], *changeable: str) -> DictCo
     Raises:
         ConfigError: when there is no run, or another override.
     """
-    if not (folder / "config.yaml").is_file():
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()  # made for this program, by mistake
-        raise ConfigError(f"resume={folder}: no run here (config.yaml is missing)")
-    changes = []
-    for entry in overrides:
-        key, _, value = entry.lstrip("+").partition("=")
-        if key.startswith("hydra."):
-            continue
-        if key not in ("resume", *changeable):
+    check_run(folder)
+    changes = {}
+    for override in OverridesParser.create().parse_overrides(overrides):
+        key = override.key_or_group
+        if override.is_delete() or not (key == "resume" or key in changeable or key.startswith("hydra.")):
             only = f"; only {changeable[0]}= may be changed" if changeable else ""
-            raise ConfigError(f"{entry}: a resumed run keeps its own configuration{only}")
-        changes.append(f"{key}={value}")
-    saved = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(saved, DictConfig)
+            raise ConfigError(f"{override.input_line}: a resumed run keeps its own configuration{only}")
+        if key in changeable:
+            changes[key] = override.value()
+    merged = read_config(folder)
     try:
-        merged = OmegaConf.merge(saved, OmegaConf.from_dotlist(changes))
+        for key, value in changes.items():
+            OmegaConf.update(merged, key, value, force_add=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"resume={folder}: {error}") from error
-    assert isinstance(merged, DictConfig)
+        raise ConfigError(f"resume={folder}: {' '.join(str(error).split())}") from error
     merged.output_dir = str(folder)
     return merged
 

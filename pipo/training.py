@@ -58,6 +58,9 @@ def train(cfg: DictConfig, overrides: list[str]) -> float:
     fresh = cfg.resume is None
     if not fresh:
         cfg = run_folder.saved_config(Path(str(cfg.resume)), overrides, "iterations", *_LIMIT_KEYS)
+        if "iterations" not in cfg:
+            place = cfg.output_dir
+            raise ConfigError(f"resume={place}: an evaluation; go on with python eval.py resume={place}")
     cfg = shortened(cfg)
     run = build.build_run_config(cfg)
     cfg.output_dir = run.output_dir  # the saved configuration names the folder, not the time of day

@@ -113,8 +113,10 @@ def _read_folder(folder: Path) -> RunFiles:
     summary_path, metrics, probe = (folder / name for name in ("summary.json", METRICS_FILE, PROBE_FILE))
     summary = _summary(summary_path) if summary_path.exists() else None
     run = read_run(folder.resolve().name, metrics) if has_rows(metrics) else None
-    if summary is not None and run is not None and max(run.rows) >= summary["iterations"]:
-        summary = None  # of an earlier end, before the run went on
+    if summary is not None and summary["iterations"] != config.iterations:
+        went_on = run is not None and max(run.rows) >= summary["iterations"]
+        if summary["ended_by"] is None or went_on:
+            summary = None  # of an earlier end, before the run went on
     before, after = (
         read_record(folder / name) if (folder / name).exists() else None for name in (BEFORE_FILE, AFTER_FILE)
     )

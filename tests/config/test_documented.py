@@ -14,7 +14,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from pipo.cli import expand_model, expand_task
+from pipo.command_line import expand_model, expand_task
 from pipo.study.plan import known_studies
 from tests import documented
 from tests.conftest import ROOT

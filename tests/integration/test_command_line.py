@@ -330,3 +330,6 @@ def test_an_unknown_option_lists_the_known_ones(tmp_path):
     assert code == 2
     assert err == "error: Could not override 'pipo.nope': Key 'nope' is not in struct\n"
     assert not list(tmp_path.iterdir())
+    code, _, err = run("train.py", "-m", "seed=1,2", "+pipo.lamda=0.7", cwd=tmp_path)
+    assert (code, err) == (2, "error: pipo.lamda: unknown key; did you mean pipo.lambda?\n")
+    assert not list(tmp_path.iterdir())  # no job was begun

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from pipo.cli import quote_paths
+from pipo.command_line import expand_paths
 from pipo.errors import ConfigError, RunFailed, RunStopped
 from pipo.evaluation.results import ProblemResult, Sample
 from pipo.evaluation.samples import append_samples
@@ -342,7 +342,7 @@ def test_what_cannot_be_graded_is_one_line_and_leaves_nothing(
 
 def test_paths_may_hold_what_hydra_gives_a_meaning() -> None:
     line = ["samples=a b/x=1,y=[2]/it's.jsonl", "output_dir=plain/path", "task=math", "data_dir=null"]
-    quote_paths(line, "samples", "output_dir", "data_dir")
+    expand_paths(line, "samples", "data_dir")
     assert line == [
         r"samples='a b/x=1,y=[2]/it\'s.jsonl'",
         "output_dir=plain/path",

@@ -1,0 +1,78 @@
+"""Whether a folder that the command line names can be what it is named for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from pipo.errors import ConfigError
+
+CONFIG_FILE = "config.yaml"
+
+
+def check_output(folder: Path, key: str = "output_dir") -> None:
+    """Make the folder of a run that is about to begin.
+
+    Args:
+        folder: where.
+        key: that names it.
+
+    Raises:
+        ConfigError: it cannot be made or written to.
+    """
+    trial = folder / ".pipo.partial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        at = Path(error.filename or folder)
+        why = next(
+            (f"{p} is a file" for p in (at, *at.parents) if p.is_file() and p != trial), error.strerror
+        )
+        raise ConfigError(f"{key}={folder}: no folder to write to ({why}); take another") from error
+
+
+def check_run(folder: Path) -> None:
+    """Look whether this is the folder of a run that can be gone on with.
+
+    Raises:
+        ConfigError: it is not, with what may have been meant.
+    """
+    if (folder / CONFIG_FILE).is_file():
+        return
+    within = next((parent for parent in folder.parents if (parent / CONFIG_FILE).is_file()), None)
+    if within is not None:
+        raise ConfigError(f"resume={folder}: is inside of a run's folder; name that, resume={within}")
+    if folder.is_file():
+        raise ConfigError(f"resume={folder}: is a file; name the folder of a run")
+    if not folder.is_dir():
+        raise ConfigError(f"resume={folder}: no run here, no such folder")
+    runs = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
+    if runs:
+        raise ConfigError(
+            f"resume={folder}: holds runs, but is none; name one of them, as resume={folder / runs[0]}"
+        )
+    raise ConfigError(f"resume={folder}: no run here ({CONFIG_FILE} is missing)")
+
+
+def read_config(folder: Path) -> DictConfig:
+    """The configuration that is saved in a folder.
+
+    Raises:
+        ConfigError: there is none, or it is not one of ``train.py`` or ``eval.py``.
+    """
+    check_run(folder)
+    path = folder / CONFIG_FILE
+    try:
+        saved = OmegaConf.load(path)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(
+            f"resume={folder}: {path} cannot be read ({' '.join(str(error).split())})"
+        ) from error
+    if not isinstance(saved, DictConfig) or not {"iterations", "benchmark"} & set(saved):
+        raise ConfigError(f"resume={folder}: no run here ({CONFIG_FILE} is another program's)")
+    return saved
