@@ -17,7 +17,7 @@ Tree = Mapping[str, "Tree | None"]
 ANY = "*"
 # How alike two names are, from 0 to 1, when one may be meant for the other.
 _NEAR = 0.7
-_REFERENCE = re.compile(r"\$\{([.\w]+)\}")
+_REFERENCE = re.compile(r"\$\{(?:oc\.select: *)?([.\w]+)(?=[,}])")
 # What other programs call it -> how it is called here.
 _ELSEWHERE = {
     "trainer": "strategy.trainer",
@@ -111,7 +111,7 @@ def _check(
     node: Any, tree: Tree, path: tuple[str, ...], references: set[tuple[str, ...]], whole: Mapping[str, Any]
 ) -> None:
     key = ".".join(path)
-    if isinstance(node, str) and _REFERENCE.fullmatch(node):
+    if isinstance(node, str) and node.startswith("${"):
         return  # another node in its place
     if not isinstance(node, dict):
         takes = ", ".join(f"{key}.{'<name>' if name == ANY else name}" for name in tree)
