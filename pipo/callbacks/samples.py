@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from pipo.callbacks.base import IterationStats, RolloutCallback
-from pipo.files import replace_text, sync
+from pipo.files import json_text, replace_text, sync
 from pipo.modules.policy_module import PolicyModule
 from pipo.records import PolicyBatch, Rollouts
 from pipo.run_log import read_metrics
@@ -65,7 +64,7 @@ class SampleLog(RolloutCallback):
         """Forget what was written after the checkpoint that this run goes on from."""
         if self.path.exists():
             kept = [row for row in read_metrics(self.path) if row["iteration"] < self.start]
-            replace_text(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+            replace_text(self.path, "".join(json_text(row) + "\n" for row in kept))
 
     @rank_zero_only
     def on_save_checkpoint(
@@ -91,7 +90,7 @@ class SampleLog(RolloutCallback):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write(json_text(row) + "\n")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 table = [[row[name] for name in _TABLE.values()] for row in rows]

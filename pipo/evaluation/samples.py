@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from pipo.evaluation.results import ProblemResult, Sample
+from pipo.files import json_text
 
 SAMPLES_FILE = "samples.jsonl"
 
 
 def append_samples(path: Path, part: str, problems: Sequence[ProblemResult]) -> None:
     """Add one batch; it is on the disk when this returns."""
-    lines = "".join(json.dumps(_record(part, problem), ensure_ascii=False) + "\n" for problem in problems)
+    lines = "".join(json_text(_record(part, problem)) + "\n" for problem in problems)
     with path.open("ab") as file:
         file.write(lines.encode())
         file.flush()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from pipo.errors import ConfigError
+from pipo.files import has_half_pair, whole_text
 
 if TYPE_CHECKING:
     from pipo.tasks.rows import Row
@@ -100,6 +101,12 @@ class Reward:
     def __post_init__(self) -> None:
         if not 0.0 <= self.score <= 1.0:
             raise ValueError(f"Reward.score must lie in [0, 1], got {self.score}")
+        # What a program prints and what a response calls may hold half of a surrogate pair, which could
+        # neither be written to a file nor tokenised for a teacher.
+        for name in ("answer", "error", "feedback"):
+            text = getattr(self, name)
+            if text is not None and has_half_pair(text):
+                object.__setattr__(self, name, whole_text(text))
         if self.infrastructure and (self.error is None or self.score != 0.0):
             raise ValueError("Reward.infrastructure needs an error that says what happened, and a score of 0")
 

@@ -127,7 +127,8 @@ class BfclTask(RowTask[BfclExample]):
                 raise UnusableRow(f"{row.place}: field 'ground_truth' must be a list of calls")
             return truth
         if self._truths is None:
-            self._truths = {answer.text("id"): answer for answer in self._answers.rows()}
+            held = [row for row in self._answers.rows() if isinstance(row.fields.get("id"), str)]
+            self._truths = {row.text("id"): row for row in held}
         if identity not in self._truths:
             raise UnusableRow(f"{row.place}: {self._answers.name} has no answer with the id {identity!r}")
         truth = self._truths[identity].value("ground_truth")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipo.tasks.base import Example, Prompt, Split
 from pipo.tasks.boxed import BoxedTask
+from pipo.tasks.graders.math import MAX_ANSWER_CHARS
 from pipo.tasks.row_task import RowTask
 from pipo.tasks.rows import Row, Source, UnusableRow
 
@@ -54,6 +55,11 @@ class Gsm8kTask(RowTask[Example], BoxedTask):
         gold = gold.strip().replace(",", "")
         if not mark or not gold:
             raise UnusableRow(f"{row.place}: field 'answer' has no final answer after {ANSWER_MARK!r}")
+        if len(gold) > MAX_ANSWER_CHARS:
+            raise UnusableRow(
+                f"{row.place}: the final answer has {len(gold)} characters; the grader reads "
+                f"{MAX_ANSWER_CHARS}"
+            )
         return Example(uid=f"gsm8k/{split}/{number}", question=question, answer=gold)
 
     def render(self, example: Example) -> Prompt:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pipo.tasks.base import Dropped, Example, Prompt, Split, TaskError
 from pipo.tasks.boxed import BoxedTask
-from pipo.tasks.graders.math import last_boxed
+from pipo.tasks.graders.math import MAX_ANSWER_CHARS, last_boxed
 from pipo.tasks.graders.typesetting import repaired
 from pipo.tasks.row_task import RowTask
 from pipo.tasks.rows import Row, Source, UnusableRow
@@ -180,7 +180,13 @@ def _answer(row: Row, fields: MathFields) -> str:
     answers = [_one_answer(row, fields, v) for v in values]
     if not answers:
         raise UnusableRow(f"{row.place}: field {fields.answer!r} is an empty list")
-    return ", ".join(answers)
+    answer = ", ".join(answers)
+    if len(answer) > MAX_ANSWER_CHARS:
+        raise UnusableRow(
+            f"{row.place}: field {fields.answer!r} has {len(answer)} characters; the grader reads "
+            f"{MAX_ANSWER_CHARS}, so that no response could be right"
+        )
+    return answer
 
 
 def _one_answer(row: Row, fields: MathFields, value: Any) -> str:
@@ -212,5 +218,7 @@ def _level(row: Row, fields: MathFields) -> str:
     """``Level 5`` and 5 alike as "5"; "" where it is unknown (``Level ?``)."""
     if fields.level is None or row.fields[fields.level] is None:
         return ""
+    if isinstance(row.fields[fields.level], float) and math.isnan(row.fields[fields.level]):
+        return ""  # what a table has where a value is missing
     level = str(row.fields[fields.level]).strip().removeprefix("Level ")
     return "" if level == "?" else level

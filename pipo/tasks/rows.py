@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from pipo.errors import ConfigError, reason
+from pipo.files import has_half_pair, whole_text
 from pipo.tasks.base import Dropped, Example, TaskError
 
 E = TypeVar("E", bound=Example)
@@ -26,18 +29,22 @@ class Row:
 
     Attributes:
         place: where it stands, for messages (``data/train.jsonl, line 3``).
-        fields: its columns.
+        fields: its columns; none when there is a problem.
+        problem: why it could not be read; None when it was.
     """
 
     place: str
     fields: Mapping[str, Any]
+    problem: str | None = None
 
     def value(self, field: str) -> Any:
         """A field that must be there, of whatever type.
 
         Raises:
-            UnusableRow: it is missing.
+            UnusableRow: it is missing, or the row could not be read.
         """
+        if self.problem is not None:
+            raise UnusableRow(f"{self.place}: {self.problem}")
         if field not in self.fields:
             raise UnusableRow(f"{self.place}: no field {field!r}; there are {sorted(self.fields)}")
         return self.fields[field]
@@ -166,64 +173,98 @@ def read_examples(
     dropped: list[Dropped] = []
     for number, row in enumerate(source.rows()):
         try:
-            examples.append(make(number, row))
+            if row.problem is not None:
+                raise UnusableRow(row.problem)
+            example = make(number, row)
+            _check_text(example)
+            examples.append(example)
         except UnusableRow as problem:
-            dropped.append(Dropped(place=row.place, reason=str(problem).removeprefix(f"{row.place}: ")))
+            why = whole_text(str(problem).removeprefix(f"{row.place}: "))
+            dropped.append(Dropped(place=row.place, reason=why))
+        except ConfigError:  # of the task, not of the row
+            raise
+        except (ValueError, RecursionError) as error:  # an integer too long to be written, nesting too deep
+            dropped.append(Dropped(place=row.place, reason=f"it cannot be read ({reason(error)})"))
     if not examples:
         first = dropped[0]
         raise TaskError(f"none of the {len(dropped)} rows can be used; {first.place}: {first.reason}")
     return tuple(examples), tuple(dropped)
 
 
-def read_file(file: Path) -> list[Row]:
-    """All rows of a local file.
+def _check_text(value: Any, name: str = "") -> None:
+    """Every text of a problem, however deep, must be one that can be tokenised and written to a file.
 
     Raises:
-        TaskError: no such file, or it is broken; the message names the line.
+        UnusableRow: one holds half of a surrogate pair, which JSON can say and UTF-8 cannot.
+    """
+    if isinstance(value, str):
+        if has_half_pair(value):
+            raise UnusableRow(f"{name} holds half of a surrogate pair, which is no character: {value!r:.80}")
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            _check_text(key, name)
+            _check_text(each, name)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for each in value:
+            _check_text(each, name)
+    elif is_dataclass(value):
+        for field in fields(value):
+            _check_text(getattr(value, field.name), f"{name}.{field.name}" if name else field.name)
+
+
+def read_file(file: Path) -> list[Row]:
+    """All rows of a local file; one that cannot be read is among them, with its problem.
+
+    Raises:
+        TaskError: no such file, or it is broken as a whole; the message names the line.
     """
     readers = {".jsonl": _json_lines, ".json": _json, ".parquet": _parquet}
     if not file.is_file():
         raise TaskError(f"{file}: no such file")
     if file.suffix not in readers:
         raise TaskError(f"{file}: the name must end in one of {sorted(readers)}")
-    rows: list[Row] = []
-    try:
-        for place, fields in readers[file.suffix](file):
-            if not isinstance(fields, Mapping):
-                raise TaskError(f"{place}: a row must be a JSON object, got {str(fields)[:80]!r}")
-            rows.append(Row(place, fields))
-    except UnicodeDecodeError as error:
-        raise TaskError(f"{file}: not UTF-8 text ({error})") from error
-    return rows
+    return list(readers[file.suffix](file))
 
 
-def _json_lines(file: Path) -> Iterator[tuple[str, Any]]:
+def _row(place: str, content: Any) -> Row:
+    if isinstance(content, Mapping):
+        return Row(place, content)
+    return Row(place, {}, f"a row must be a JSON object, got {content!r:.80}")
+
+
+def _json_lines(file: Path) -> Iterator[Row]:
     # By bytes: text mode would end lines at U+2028 too when split, which JSON allows in strings.
-    for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
-        if line.strip():
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            yield f"{file}, line {number}", _parsed(text, file, number)
+    for number, line in enumerate(_content(file).split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        place = f"{file}, line {number}"
+        try:
+            yield _row(place, json_value(line.decode()))
+        except json.JSONDecodeError as error:
+            yield Row(place, {}, f"malformed JSON ({error.msg}, column {error.colno})")
+        except UnicodeDecodeError as error:
+            yield Row(place, {}, f"not UTF-8 text ({error.reason} at byte {error.start})")
+        except (ValueError, RecursionError) as error:
+            yield Row(place, {}, f"cannot be read ({error})")
 
 
-def _json(file: Path) -> Iterator[tuple[str, Any]]:
+def _json(file: Path) -> Iterator[Row]:
     """A list of rows; some data sets name files of JSON Lines ``.json`` too."""
-    text = file.read_text(encoding="utf-8-sig")
-    if text.lstrip().startswith("{"):
+    content = _content(file)
+    if content.lstrip().startswith(b"{"):
         yield from _json_lines(file)
         return
-    rows = _parsed(text, file, 1)
+    try:
+        rows = json_value(content.decode())
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}: malformed JSON ({error.msg}, column {error.colno})"
+        raise TaskError(f"{file}, {where}") from error
+    except (ValueError, RecursionError) as error:
+        raise TaskError(f"{file}: cannot be read ({error})") from error
     if not isinstance(rows, list):
         raise TaskError(f"{file}: must hold a JSON list of rows, or one row a line")
-    for number, fields in enumerate(rows, start=1):
-        yield f"{file}, row {number}", fields
-
-
-def _parsed(text: str, file: Path, first_line: int) -> Any:
-    try:
-        return json_value(text)
-    except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise TaskError(f"{file}, line {line}: malformed JSON ({error.msg}, column {error.colno})") from error
+    for number, row in enumerate(rows, start=1):
+        yield _row(f"{file}, row {number}", row)
 
 
 def json_value(text: str) -> Any:
@@ -240,14 +281,29 @@ def _integer(digits: str) -> int | str:
     return digits if 0 < limit < len(digits) else int(digits)
 
 
-def _parquet(file: Path) -> Iterator[tuple[str, Any]]:
+def _content(file: Path) -> bytes:
+    """Without the mark that some editors put in front of UTF-8."""
+    return file.read_bytes().removeprefix(codecs.BOM_UTF8)
+
+
+def _parquet(file: Path) -> Iterator[Row]:
     # Straight from the file: datasets would first copy it into its cache.
     import pyarrow
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(file).to_pylist()
-    except pyarrow.ArrowInvalid as error:
+        table = parquet.read_table(file)
+    except (pyarrow.ArrowException, OSError) as error:
         raise TaskError(f"{file}: not a Parquet file ({error})") from error
-    for number, fields in enumerate(table, start=1):
-        yield f"{file}, row {number}", fields
+    try:
+        contents = enumerate(table.to_pylist(), start=1)
+        yield from (Row(f"{file}, row {number}", content) for number, content in contents)
+        return
+    except UnicodeDecodeError:  # some row's; one by one, which is slow, they say whose
+        pass
+    for number in range(table.num_rows):
+        place = f"{file}, row {number + 1}"
+        try:
+            yield Row(place, table.slice(number, 1).to_pylist()[0])
+        except UnicodeDecodeError as error:
+            yield Row(place, {}, f"not UTF-8 text ({error.reason})")

@@ -103,7 +103,7 @@ def test_score() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"question": "q", "answer": "#### 1"}\n{"question": "q"\n', r"bad.jsonl, line 2: malformed JSON"),
+        ('\n{"question": "q"\n', r"bad.jsonl, line 2: malformed JSON"),
         ('\n\n{"question": "q"}\n', r"bad.jsonl, line 3: no field 'answer'; there are \['question'\]"),
         (
             '{"question": "q", "answer": "no mark"}',
