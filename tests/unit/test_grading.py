@@ -138,7 +138,7 @@ ODD = [
     (b'{"problem": "q", "answer": "4", "response": "\\ud83d \\\\boxed{4}"}', 1.0, None),
     (b'{"problem": "q", "answer": "\\ud83d", "response": "\\\\boxed{4}"}', 0.0, None),
     (b'{"problem": "q", "answer": "4", "response": "\\\\boxed{4}", "n": ' + 5000 * b"7" + b"}", 1.0, None),
-    (b'{"problem": "q", "answer": ' + 4500 * b"7" + b', "response": "\\\\boxed{4}"}', 0.0, None),
+    (b'{"problem": "q", "answer": ' + 4500 * b"7" + b', "response": "4"}', None, "has 4500 characters"),
     (b'\xef\xbb\xbf{"problem": "q", "answer": "4", "response": ""}\r', 0.0, None),
     (b'{"problem": "q", "answer": NaN, "response": "\\\\boxed{nan}"}', None, "field 'answer' is nan"),
     (b'{"problem": "q", "answer": "4"}', None, "no field 'response'"),
@@ -172,18 +172,18 @@ def test_odd_rows_keep_their_place_and_what_they_hold(
             assert row["line"] == line.decode(errors="replace")
     assert found[0]["response"] == "\ud83d \\boxed{4}"
     said = capsys.readouterr().out.splitlines()
-    # Three of the six responses are right.
+    # Three of the five responses are right.
     assert said[:7] == [
         "rows: 13",
-        "responses: 6",
-        "solved: 3 (50.0 %)",
-        "mean score: 0.5000",
+        "responses: 5",
+        "solved: 3 (60.0 %)",
+        "mean score: 0.6000",
         "errors: 0",
         "infrastructure errors: 0",
-        "rows that could not be graded: 7",
+        "rows that could not be graded: 8",
     ]
     assert "line 11: field 'answer' is nan" in said[7]
-    assert said[7].endswith("4 more in the file")
+    assert said[7].endswith("5 more in the file")
 
 
 def evaluated(path: Path, part: str, examples: list[Example], *responses: str) -> None:
