@@ -31,8 +31,8 @@ from pipo.keys import EVAL, GRADE, TRAIN, check_keys, near_miss
 
 # More jobs of a sweep are left to themselves.
 _JOBS = 200
-# What ends a word for Hydra unless it is quoted.
-_SPECIAL = re.compile(r"[\s=,(){}\[\]'\":;|&*?!<>~#%^`\\]")
+# What ends a word for Hydra unless it is quoted; letters beyond ASCII are none of its words.
+_SPECIAL = re.compile(r"[\s=,(){}\[\]'\":;|&*?!<>~#%^`\\]|[^\x00-\x7f]")
 # Of the trainer, what can be looked at without Lightning, which takes seconds to import.
 _LIGHT = {"accelerator", "devices", "num_nodes", "strategy"}
 _PROGRAMS = {"train": TRAIN, "eval": EVAL, "grade": GRADE}

@@ -80,7 +80,7 @@ def grade(cfg: DictConfig) -> None:
     """Grade every row of a file, write them with their verdicts, and print counts.
 
     Raises:
-        ConfigError: when anything the user gave cannot be used.
+        ConfigError: when anything the user gave cannot be used, or not one row of the file.
         RunFailed: when a grader cannot start.
         RunStopped: when Ctrl-C ended it.
     """
@@ -106,6 +106,8 @@ def grade(cfg: DictConfig) -> None:
     for line in counts.report():
         print(line)
     print(f"{GRADED_FILE} is in {folder}")
+    if counts.unusable == counts.rows:
+        raise ConfigError(f"samples={samples}: no row could be graded; {counts.reasons[0][:300]}")
 
 
 def _grade(

@@ -58,7 +58,9 @@ def read_tests(row: Row, starter_code: str) -> ProgramTests:
     Raises:
         UnusableRow: they cannot be run.
     """
-    data = _parsed(row.place, "input_output", row.text("input_output"))
+    data = row.value("input_output")
+    if not isinstance(data, dict):  # as text, in the data set; some copies hold what the text says
+        data = _parsed(row.place, "input_output", row.text("input_output"))
     inputs, outputs = (data.get(key) if isinstance(data, dict) else None for key in ("inputs", "outputs"))
     if not isinstance(inputs, list) or not isinstance(outputs, list):
         raise UnusableRow(f"{row.place}: field 'input_output' must hold the lists 'inputs' and 'outputs'")

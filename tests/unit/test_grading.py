@@ -77,6 +77,8 @@ TASKS: list[tuple[str, tuple[str, ...], dict[str, Any], str, str]] = [
     ("arithmetic", (), {"question": "37*85", "answer": "3145"}, demonstrate("37*85"), "#3146"),
     ("taco", (), TACO, python("print(2*int(input()))"), python("print(4)")),
     ("code", (), TACO, python("print(2*int(input()))"), "no program"),
+    ("taco", (), TACO | {"input_output": json.loads(TACO["input_output"])},
+     python("print(2*int(input()))"), python("print(4)")),
     ("livecodebench", (), first("livecodebench_small.jsonl"),
      python("print(int(input())+1)"), python("print(0)")),
     ("humaneval", (), first("humaneval_small.jsonl"),
@@ -130,7 +132,10 @@ def test_partial_scores_and_feedback_are_the_graders(compose_config: Make, tmp_p
 
 def test_a_bfcl_row_of_another_kind_of_category_names_it(compose_config: Make, tmp_path: Path) -> None:
     rows = [first("bfcl_small.json") | {"id": "simple_java_4", "response": ""}]
-    (row,) = graded(compose_config, written(tmp_path / "rows.jsonl", rows), "task=bfcl")
+    path = written(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(ConfigError, match="simple_java, not simple_python"):
+        graded(compose_config, path, "task=bfcl")
+    (row,) = read(path.with_suffix(".graded") / GRADED_FILE)
     assert "simple_java, not simple_python; grade it with task.category=simple_java" in row["error"]
 
 
@@ -184,6 +189,17 @@ def test_odd_rows_keep_their_place_and_what_they_hold(
     ]
     assert "line 11: field 'answer' is nan" in said[7]
     assert said[7].endswith("5 more in the file")
+
+
+def test_a_file_of_which_no_row_can_be_graded_ends_with_an_error_beside_the_rows(
+    compose_config: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path / "rows.jsonl", [MATH | {"answer text": "4"}, {"response": "4"}])
+    with pytest.raises(ConfigError, match="rows.jsonl: no row could be graded; line 1: no field 'response'"):
+        graded(compose_config, path, "task=math")
+    found = read(path.with_suffix(".graded") / GRADED_FILE)
+    assert [(row["score"], row["solved"]) for row in found] == [(None, False), (None, False)]
+    assert "rows that could not be graded: 2" in capsys.readouterr().out
 
 
 def evaluated(path: Path, part: str, examples: list[Example], *responses: str) -> None:

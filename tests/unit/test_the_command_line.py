@@ -102,7 +102,7 @@ def test_a_sound_sweep_is_let_through(place, arguments):
 
 
 @pytest.mark.parametrize(
-    "value", ["plain/1-seed_2", "a=b,c", "it's", "a b", "x(1)", "[y]", "back\\slash's", "{z}"]
+    "value", ["plain/1-seed_2", "a=b,c", "it's", "a b", "x(1)", "[y]", "back\\slash's", "{z}", "Größe/数据"]
 )
 def test_a_path_is_read_by_hydra_as_it_was_typed(value):
     line = ["train.py", f"output_dir={value}"]
