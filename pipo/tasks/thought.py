@@ -34,6 +34,8 @@ TAGS = (
 )
 OPENING, CLOSING = (frozenset(tags) for tags in zip(*TAGS, strict=True))
 _QUOTES = ('"', "'", "`")
+# A quote behind or in front of what it quotes, beside the tag.
+_ENDS_WORDS, _BEGINS_WORDS = re.compile(r"[\w.,!?)\]}]['\"`]$"), re.compile(r"['\"`]\w")
 
 
 def answer_part(response: str) -> str:
@@ -75,9 +77,15 @@ def _last_end(text: str) -> int:
 
 
 def _quoted(text: str, tag: re.Match[str]) -> bool:
-    """Whether the same quote stands on both sides of a tag."""
-    before, after = text[max(tag.start() - 1, 0) : tag.start()], text[tag.end() : tag.end() + 1]
-    return before == after and before in _QUOTES
+    """Whether a tag stands between two equal quotes that belong together.
+
+    They do not where one ends what the thought has quoted and the other begins what the answer quotes
+    (``"A"</think>"B"``), nor are three backticks any: they are the fences of two blocks.
+    """
+    before, after = text[max(tag.start() - 3, 0) : tag.start()], text[tag.end() : tag.end() + 3]
+    if before[-1:] != after[:1] or after[:1] not in _QUOTES or "```" in (before, after):
+        return False
+    return not (_ENDS_WORDS.search(before) and _BEGINS_WORDS.match(after))
 
 
 _OPENING, _CLOSING = tag_pattern(OPENING), tag_pattern(CLOSING)

@@ -195,7 +195,7 @@ def test_a_file_of_which_no_row_can_be_graded_ends_with_an_error_beside_the_rows
     compose_config: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = written(tmp_path / "rows.jsonl", [MATH | {"answer text": "4"}, {"response": "4"}])
-    with pytest.raises(ConfigError, match="rows.jsonl: no row could be graded; line 1: no field 'response'"):
+    with pytest.raises(ConfigError, match="no row could be graded; line 1: no field"):
         graded(compose_config, path, "task=math")
     found = read(path.with_suffix(".graded") / GRADED_FILE)
     assert [(row["score"], row["solved"]) for row in found] == [(None, False), (None, False)]

@@ -44,6 +44,9 @@ SHAPES = [
     # The tag is spoken about in the thought; its end is still to come.
     ('<think>It ends with "</think>". {draft}</think>{answer}', ANSWER),
     ("<think>It ends with `</think>`. {draft}", NOTHING),
+    # Quotes that do not belong together: the tag ends the thought.
+    ('<think>{draft} So "no"</think>"Yes": {answer}', ANSWER),
+    ("<think>{draft}\n```\nx\n```</think>```\ny\n```\n{answer}", ANSWER),
 ]
 
 
