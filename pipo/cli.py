@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipo.errors import ConfigError, RunFailed, RunStopped
@@ -52,8 +52,8 @@ def register_resolvers() -> None:
     def job_type(alone: str) -> str:
         return os.environ.get(JOB_TYPE, alone)
 
-    def tags(*names: str) -> list[str]:
-        return [*names]
+    def tags(*names: str) -> ListConfig:
+        return OmegaConf.create([*names])  # a plain list could not be shown by --cfg job --resolve
 
     def data_file(folder: str | None, stem: str) -> str | None:
         if folder is None:

@@ -56,9 +56,7 @@ def expand_paths(arguments: list[str], *keys: str) -> None:
         key, equals, value = argument.partition("=")
         if not equals or argument.startswith("-") or value[:1] in ("'", '"') or "${" in value:
             continue
-        if key.lstrip("+") in ("output_dir", "resume", *keys) or (
-            "/" in value and Path(value).expanduser().exists()
-        ):
+        if key.lstrip("+") in ("output_dir", "resume", *keys) or os.path.exists(os.path.expanduser(value)):
             arguments[index] = f"{key}={quoted(value)}"
 
 
@@ -72,7 +70,7 @@ def expand_model(arguments: list[str]) -> None:
     options = {path.stem for path in (CONF / "model").glob("*.yaml")}
     for index, argument in enumerate(arguments):
         key, _, value = argument.partition("=")
-        if key == "model" and value not in options and ("/" in value or Path(value).exists()):
+        if key == "model" and value not in options and ("/" in value or os.path.exists(value)):
             path = value if value[:1] in ("'", '"') else quoted(value)
             arguments[index : index + 1] = ["model=huggingface", f"model.path={path}"]
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -34,6 +35,16 @@ def check_output(folder: Path, key: str = "output_dir") -> None:
             (f"{p} is a file" for p in (at, *at.parents) if p.is_file() and p != trial), error.strerror
         )
         raise ConfigError(f"{key}={folder}: no folder to write to ({why}); take another") from error
+
+
+def command(program: str, *arguments: str) -> str:
+    """A command line to paste; a path may hold whatever letters, see ``expand_paths``."""
+    return shlex.join(["python", program, *arguments])
+
+
+def resuming(folder: str | Path, program: str = "train.py") -> str:
+    """The command line that goes on with a run or an evaluation."""
+    return command(program, f"resume={folder}")
 
 
 def check_run(folder: Path) -> None:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipo.checkpoints import STATE, verify
 from pipo.errors import ConfigError
+from pipo.hub import without_network_from_cache
 from pipo.instantiate import construct, instantiate
 from pipo.modules.policy import Policy, load_policy, load_weights, most_positions
 
@@ -85,4 +86,6 @@ def build_model(cfg: DictConfig) -> ModelSpec:
                 f"model.path={path}: this run has not exported its model yet; name a checkpoint"
             )
         return replace(spec, path=str(path / "model"))
+    if not path.exists():
+        without_network_from_cache()
     return spec

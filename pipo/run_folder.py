@@ -25,7 +25,7 @@ from pipo.checkpoints import DamagedCheckpoint, finished_checkpoints, set_aside,
 from pipo.errors import ConfigError, RunFailed
 from pipo.evaluation.answers import HELD_OUT_FOLDER
 from pipo.files import replace_text
-from pipo.folders import check_output, check_run, read_config
+from pipo.folders import check_output, check_run, read_config, resuming
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def storage_errors(folder: Path) -> Iterator[None]:
             raise
         raise RunFailed(
             f"{error.filename or folder}: cannot be written ({error.strerror}). What was written before is "
-            f"whole; make room, then go on with python train.py resume={folder}"
+            f"whole; make room, then go on with {resuming(folder)}"
         ) from error
 
 

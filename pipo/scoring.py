@@ -24,6 +24,7 @@ from pipo.evaluation.results import EvaluationPlan, EvaluationResult, ProblemRes
 from pipo.evaluation.runner import evaluate
 from pipo.evaluation.samples import SAMPLES_FILE, append_samples, recover_samples
 from pipo.evaluation.tables import write_tables
+from pipo.folders import resuming
 from pipo.instantiate import construct, instantiate
 from pipo.keys import EVAL, check_keys
 from pipo.model_spec import ModelSpec, build_model
@@ -70,7 +71,7 @@ def score(cfg: DictConfig, overrides: Sequence[str]) -> None:
             _score(cfg, folder)
         except WorkerStartError as error:
             scored = (folder / SAMPLES_FILE).exists()
-            again = f"go on with python eval.py resume={folder}" if scored else "nothing has been scored"
+            again = f"go on with {resuming(folder, 'eval.py')}" if scored else "nothing has been scored"
             raise RunFailed(f"{error}; {again}") from error
 
 
@@ -78,7 +79,7 @@ def _saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
     """The configuration of an evaluation that can be gone on with."""
     cfg = run_folder.saved_config(folder, list(overrides))
     if "benchmark" not in cfg:
-        raise ConfigError(f"resume={folder}: a training run; go on with python train.py resume={folder}")
+        raise ConfigError(f"resume={folder}: a training run; go on with {resuming(folder)}")
     if (folder / RESULTS_FILE).exists():
         raise ConfigError(f"resume={folder}: this evaluation is finished; see its {RESULTS_FILE}")
     return cfg
@@ -215,7 +216,7 @@ def _stoppable(folder: Path) -> Iterator[None]:
         if not (folder / SAMPLES_FILE).exists():
             raise RunStopped(f"{number.name}: stopped before anything was scored", 128 + number) from stop
         raise RunStopped(
-            f"{number.name}: stopped, what is scored stays scored; go on with python eval.py resume={folder}",
+            f"{number.name}: stopped, what is scored stays scored; go on with {resuming(folder, 'eval.py')}",
             128 + number,
         ) from stop
     finally:

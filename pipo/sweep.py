@@ -13,23 +13,50 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from pipo.errors import ConfigError
 from pipo.processes import OF_THIS_PROCESS, leads
 
 # What a run is told about the sweep or study that it belongs to, for W&B.
 SWEEP_GROUP, JOB_TYPE = "PIPO_SWEEP_GROUP", "PIPO_JOB_TYPE"
+# Letters of a job's folder.
+_LONGEST = 120
 _STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _failed: list[str] = []
 _finished: list[str] = []
 
 
-def job_name(number: int, overrides: str) -> str:
-    """A folder's name for a job: its number and overrides, without what would make a path of it."""
-    return re.sub(r"[^\w=.,+-]+", "_", f"{number}-{overrides}").strip("-_")[:120]
+def job_name(number: int, overrides: Sequence[str]) -> str:
+    """A folder's name for a job: its number and what sets it apart, as ``1-seed_2-pipo_none``.
+
+    Only letters that neither a shell nor Hydra gives a meaning, so that it can be typed and pasted.
+
+    Args:
+        number: of the job.
+        overrides: all of the job, also those that every job of the sweep has.
+    """
+    same = _given_to_all(sys.argv[1:])
+    swept = [each.partition("=") for each in overrides if each.partition("=")[0].lstrip("+~") not in same]
+    room = (_LONGEST - len(str(number))) // max(1, len(swept)) - 1
+    parts = []
+    for key, _, value in swept:
+        name = key.lstrip("+~")
+        # Of a long one the end of the key and the beginning of the value tell most.
+        name = name if len(name) + len(value) < room else name.rpartition(".")[2]
+        parts.append(re.sub(r"[^A-Za-z0-9_.+-]+", "_", f"{name}={value}")[:room].strip("_"))
+    return "-".join([str(number), *parts])
+
+
+def _given_to_all(arguments: Sequence[str]) -> set[str]:
+    """The keys of the command line that are not swept."""
+    plain = [each for each in arguments if "=" in each and not each.startswith("-")]
+    parsed = OverridesParser.create().parse_overrides(plain)
+    return {each.key_or_group for each in parsed if not each.is_sweep_override()}
 
 
 def run_job(script: str) -> float:

@@ -23,6 +23,7 @@ from pipo.cli import CONF
 from pipo.errors import ConfigError, Diverged, RunFailed, RunStopped
 from pipo.evaluation.report import before_after_table
 from pipo.files import replace_text
+from pipo.folders import command, resuming
 from pipo.keys import TRAIN, check_keys
 from pipo.plotting.dashboard import CURVES_FILE
 from pipo.processes import leads, telling_folder
@@ -60,7 +61,7 @@ def train(cfg: DictConfig, overrides: list[str]) -> float:
         cfg = run_folder.saved_config(Path(str(cfg.resume)), overrides, "iterations", *_LIMIT_KEYS)
         if "iterations" not in cfg:
             place = cfg.output_dir
-            raise ConfigError(f"resume={place}: an evaluation; go on with python eval.py resume={place}")
+            raise ConfigError(f"resume={place}: an evaluation; go on with {resuming(place, 'eval.py')}")
     cfg = shortened(cfg)
     run = build.build_run_config(cfg)
     cfg.output_dir = run.output_dir  # the saved configuration names the folder, not the time of day
@@ -154,7 +155,7 @@ def _left(folder: Path) -> str:
     if not checkpoints:
         return "no checkpoint had been written yet, so start the run again"
     done = iterations_of(checkpoints[-1])
-    return f"saved up to iteration {done}, go on with python train.py resume={folder}"
+    return f"saved up to iteration {done}, go on with {resuming(folder)}"
 
 
 def _state_of(checkpoint: Path | None) -> Path | None:
@@ -188,11 +189,13 @@ def _finish(cfg: DictConfig, run: build.RunConfig, callbacks: list[pl.Callback])
         if end.cause is not None:
             said = f"ended by {end.cause} after {end.iterations} of {run.iterations} iterations"
             console.print(said, highlight=False, markup=False, soft_wrap=True)
-        console.print(_where(folder, cfg.task.name, seconds), highlight=False, markup=False, soft_wrap=True)
+        console.print(
+            where(folder, cfg, end.iterations, seconds), highlight=False, markup=False, soft_wrap=True
+        )
     if problems:
         raise RunFailed(
             f"{folder}: all {end.iterations} iterations are made and saved, but {what}. Mend that, then "
-            f"python train.py resume={folder} makes what is missing"
+            f"{resuming(folder)} makes what is missing"
         )
     return float(after["pass@1"])
 
@@ -203,14 +206,12 @@ def _stopped(stop: GracefulStop, folder: Path, problems: str) -> RunStopped:
     again = requeue() if stop.reason == REQUEUE and leads() else None
     then = f"{again}; " if again is not None else ""
     then = f"{problems}; {then}" if problems else then
-    message = f"{stop.reason.name}: stopped and saved; {then}go on with python train.py resume={folder}"
+    message = f"{stop.reason.name}: stopped and saved; {then}go on with {resuming(folder)}"
     return RunStopped(message, 128 + stop.reason)  # as shells do
 
 
-def _where(folder: Path, task: str, seconds: float) -> str:
+def where(folder: Path, cfg: DictConfig, done: int, seconds: float) -> str:
     """What lies where, and what to type next."""
-    # A task's held-out problems may be a benchmark under another name, or none.
-    benchmark = task if (CONF / "benchmark" / f"{task}.yaml").is_file() else "..."
     lines = [f"{seconds:.0f} s in all; everything is in {folder}"]
     for name, what in (
         (REPORT_FILE, "what came of it, on one page; open it in a browser"),
@@ -219,14 +220,24 @@ def _where(folder: Path, task: str, seconds: float) -> str:
         ("samples.jsonl", "sampled responses"),
         ("metrics.csv", "every metric of every iteration, also as metrics.jsonl"),
         ("checkpoints/", "everything that going on takes"),
+        ("fit-profile.txt", "where the time went, as strategy.trainer.profiler saw it"),
     ):
         if (folder / name).exists():
             lines.append(f"  {name:<14} {what}")
     # In lines of their own, which fit 80 columns with a folder of the usual length.
     lines.append("score the model, or go on training:")
-    lines.append(f"  python eval.py model={folder} benchmark={benchmark}")
-    lines.append(f"  python train.py resume={folder} iterations=...")
+    lines.append(f"  {command('eval.py', f'model={folder}', *_scored_on(cfg))}")
+    lines.append(f"  {command('train.py', f'resume={folder}', f'iterations={2 * done}')}")
     return "\n".join(lines)
+
+
+def _scored_on(cfg: DictConfig) -> list[str]:
+    """What makes ``eval.py`` score the run's own held-out problems, with the data that the run had."""
+    name, data = str(cfg.task.name), [] if cfg.data_dir is None else [f"data_dir={cfg.data_dir}"]
+    if (CONF / "benchmark" / f"{name}.yaml").is_file() and cfg.task.get("test_path") is None:
+        return [f"benchmark={name}", *data]
+    files = [key for key in ("path", "test_path") if cfg.task.get(key) is not None] if not data else []
+    return [f"task={name}", *data, *(f"benchmark.parts.{name}.{key}={cfg.task[key]}" for key in files)]
 
 
 def _only(callbacks: list[pl.Callback], kind: type[CallbackType]) -> CallbackType:

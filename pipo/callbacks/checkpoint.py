@@ -20,6 +20,7 @@ from pipo import checkpoints
 from pipo.callbacks.ending import is_last
 from pipo.checkpoints import Manifest
 from pipo.errors import RunFailed
+from pipo.folders import resuming
 from pipo.modules.distributed import all_gather, world
 from pipo.modules.policy_module import PolicyModule
 from pipo.run_log import ACCURACY
@@ -169,7 +170,7 @@ class IterationCheckpoint(Checkpoint):
         before = f"the newest before it is {kept[-1]}" if kept else "there is none before it"
         raise RunFailed(
             f"{target}: the checkpoint cannot be written ({problems[0]}); {before}. "
-            f"Make room, then go on with python train.py resume={self.folder.parent}",
+            f"Make room, then go on with {resuming(self.folder.parent)}",
             agreed=True,
         )
 

@@ -21,6 +21,7 @@ from pipo.evaluation.statistics import (
     percentile_interval,
     sign_flip_p,
 )
+from pipo.folders import command, resuming
 
 RESULTS_FILE = "results.json"
 # Of every comparison, whatever the two evaluations used for their own intervals.
@@ -119,9 +120,12 @@ def read_scored(place: Path) -> Scored:
     """
     path = place / RESULTS_FILE if place.is_dir() else place
     if not path.is_file():
+        if (path.parent / "train.log").is_file() or (path.parent / "summary.json").is_file():
+            score = command("eval.py", f"model={path.parent}")
+            raise ConfigError(f"{place}: a training run; score it with {score}, and compare what that writes")
         if (path.parent / "config.yaml").is_file():
             raise ConfigError(
-                f"{place}: no {RESULTS_FILE} yet; go on with python eval.py resume={path.parent}"
+                f"{place}: no {RESULTS_FILE} yet; go on with {resuming(path.parent, 'eval.py')}"
             )
         raise ConfigError(f"{place}: no {RESULTS_FILE} here; name the folder or the file of an evaluation")
     try:

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from pipo.errors import ConfigError, reason
 from pipo.files import has_half_pair, whole_text
+from pipo.hub import without_network_from_cache
 from pipo.tasks.base import Dropped, Example, TaskError
 
 E = TypeVar("E", bound=Example)
@@ -113,6 +114,7 @@ class Source:
         return rows
 
     def _from_hub(self) -> list[Row]:
+        without_network_from_cache()
         rows: list[Row] = []
         for config in self.configs:
             try:
