@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipo.errors import ConfigError, RunFailed, RunStopped
-from pipo.grading_rows import Entry, Matcher, check_file, dumped, graded_row, read_lines
+from pipo.grading_rows import Entry, Matcher, check_file, dumped, graded_row, read_lines, recorded_scores
 from pipo.instantiate import instantiate
 from pipo.keys import GRADE, check_keys
 from pipo.tasks.base import Reward, Task, TaskError
@@ -37,6 +37,8 @@ class Counts:
         scores: one for each response.
         errors: responses that a grader failed on.
         infrastructure: responses that could not be graded for the machine's sake.
+        compared: responses of an evaluation, which have a score already.
+        changed: of them, those with another score now.
         reasons: why rows were unusable or responses failed, the first few.
     """
 
@@ -45,6 +47,8 @@ class Counts:
     scores: list[float] = field(default_factory=list)
     errors: int = 0
     infrastructure: int = 0
+    compared: int = 0
+    changed: int = 0
     reasons: list[str] = field(default_factory=list)
 
     def add(self, entry: Entry, verdicts: Sequence[Reward]) -> None:
@@ -53,6 +57,10 @@ class Counts:
         self.unusable += not verdicts
         self.scores += [verdict.score for verdict in verdicts]
         self.infrastructure += sum(verdict.infrastructure for verdict in verdicts)
+        before = recorded_scores(entry) if verdicts else []
+        known = [(old, v.score) for old, v in zip(before, verdicts, strict=False) if old is not None]
+        self.compared += len(known)
+        self.changed += sum(old != new for old, new in known)
         failed = [verdict.error for verdict in verdicts if verdict.error is not None]
         self.errors += len(failed) - sum(verdict.infrastructure for verdict in verdicts)
         reasons = [f"{entry.line.place}: {error}" for error in failed]
@@ -69,6 +77,8 @@ class Counts:
         yield f"mean score: {mean}"
         yield f"errors: {self.errors}"
         yield f"infrastructure errors: {self.infrastructure}"
+        if self.compared:
+            yield f"scores that changed: {self.changed} of {self.compared}"
         yield f"rows that could not be graded: {self.unusable}"
         failed = self.errors + self.infrastructure + self.unusable
         if failed:

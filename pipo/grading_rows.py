@@ -231,6 +231,12 @@ def _sampled(row: Row) -> tuple[str, ...]:
     return tuple(_response(f"{row.place}, sample {i}", sample) for i, sample in enumerate(samples, start=1))
 
 
+def recorded_scores(entry: Entry) -> list[Any]:
+    """What each response of an evaluation's row scored before, None where that is missing; else nothing."""
+    fields = entry.line.fields
+    return [sample.get("score") for sample in fields["samples"]] if fields.keys() >= _EVALUATED else []
+
+
 def graded_row(entry: Entry, verdicts: Sequence[Reward]) -> dict[str, Any]:
     """A row with its verdict added; of several responses each has its own, and the row their mean."""
     fields = dict(entry.line.fields)

@@ -237,7 +237,9 @@ def arithmetic(levels: dict[int, float]) -> list[Example]:
     return list(task.examples("test"))
 
 
-def test_an_evaluation_is_graded_again(compose_config: Make, tmp_path: Path) -> None:
+def test_an_evaluation_is_graded_again(
+    compose_config: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path, examples = tmp_path / "samples.jsonl", arithmetic({1: 1})[:3]
     evaluated(path, "arithmetic", examples, "#RIGHT", "#RIGHT", "#no")
     rows = read(path)
@@ -245,6 +247,8 @@ def test_an_evaluation_is_graded_again(compose_config: Make, tmp_path: Path) -> 
     rows[2] |= {"prompt": "1+1=", "answer": "2"}
     options = ("task.source.test_problems=256", "task.source.levels={1: 1, 2: 0, 3: 0, 4: 0, 5: 0}")
     found = graded(compose_config, written(path, rows), "task=arithmetic", *options)
+    # Three responses are graded, of which all were wrong before; two rows are of other problems.
+    assert "scores that changed: 2 of 3" in capsys.readouterr().out.splitlines()
     assert [sample["score"] for sample in found[0]["samples"]] == [1.0, 1.0, 0.0]
     assert [sample["solved"] for sample in found[0]["samples"]] == [True, True, False]
     assert found[0]["samples"][0]["answer"] == examples[0].answer
