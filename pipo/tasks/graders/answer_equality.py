@@ -10,17 +10,22 @@ import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
+import mpmath
 from answer_lists import Chain, Listing, chain, compact, fits, listing, peeled
 from computed_formulas import computed, is_computed
 from formula_equality import proportion, same_value, same_zeros
 from formula_trees import MINUS_ONE, Tree, UnreadableError, names, numbers
-from formula_values import TooLargeError, UndefinedError
+from formula_values import Point, TooLargeError, UndefinedError, as_mp, evaluate
 from formulas import read
 from real_sets import looks_like_set, real_set, same_set
 
 _TEXT = re.compile(r"\\(?:text|textrm|textbf|textit|textnormal|mbox|mathrm|mathbf)\s*\{([^{}]*)\}")
 _CALL = re.compile(r"(?:[A-Za-z]|\\[A-Za-z]+)[_^'{}A-Za-z\d-]*\s*\(.*\)")  # P(X=2), f^{-1}(3)
-_POINT = re.compile(r"[A-Z]\s*(?=\()")
+_POINT = re.compile(r"[A-Z]'*\s*(?=\()")
+_COLUMN = re.compile(r"\\begin\s*\{[pb]matrix\}((?:(?!\\begin).)*)\\end\s*\{[pb]matrix\}", re.DOTALL)
+_VALUES = re.compile(r"[A-Za-z]\s*\(\s*[a-z]\s*\)")  # f(x) is y, and a(n) is a_n
+_SAME_AS_VALUES = re.compile(r"y|[A-Za-z]\s*_\s*\{?\s*[a-z]\s*\}?")
+_DECIMAL = re.compile(r"-?\d*\.?(?P<decimals>\d*)")
 _TIME = re.compile(r"\d{1,2}:\d\d")
 _ORDERED = ("()", "[]", "(]", "[)")
 
@@ -85,7 +90,7 @@ def equal(answer: str, reference: str) -> bool:
     if (sides.signs and len(a.elements) == 1) or (others.signs and len(b.elements) == 1):
         return _equal_chains(sides, others)
     if len(a.elements) > 1 or len(b.elements) > 1:
-        return _equal_lists(a, b)
+        return _equal_lists(_as_point(a), _as_point(b))
     if a.brackets or b.brackets:
         return equal(*a.elements, *b.elements)
     return _equal_formulas(answer, reference)
@@ -119,6 +124,15 @@ def _equal_lists(a: Listing, b: Listing) -> bool:
     if a.brackets in _ORDERED or b.brackets in _ORDERED:
         return all(map(equal, a.elements, b.elements))
     return _matches(a.elements, b.elements)
+
+
+def _as_point(found: Listing) -> Listing:
+    """A column of a matrix as the point with its entries."""
+    column = _COLUMN.fullmatch(found.elements[0]) if len(found.elements) == 1 else None
+    if column is None or "&" in column[1]:
+        return found
+    entries = re.split(r"\\\\", column[1].removesuffix("\\\\"))
+    return Listing("()", tuple(entry.strip() for entry in entries))
 
 
 def _matches(answers: Sequence[str], references: Sequence[str]) -> bool:
@@ -203,6 +217,8 @@ def _equal_chains(a: Chain, b: Chain) -> bool:
     if value is None:
         return False
     if not b.signs:
+        if a.signs[-1] == "~" and "." in b.sides[0] and equal(a.sides[-1], b.sides[0]):
+            return True
         # x^2-4=0 is not the value 0, but x+y=0 says what x+y is.
         named = not _has_names(a.sides[0]) or compact(value) != "0" or _is_sum_of_names(a.sides[0])
         return named and equal(value, b.sides[0])
@@ -210,6 +226,9 @@ def _equal_chains(a: Chain, b: Chain) -> bool:
     if of is None:
         return False
     if compact(a.sides[0]) == compact(b.sides[0]) and _is_name(a.sides[0]):
+        return equal(value, of)
+    lefts = a.sides[0], b.sides[0]
+    if any(map(_VALUES.fullmatch, lefts)) and any(map(_SAME_AS_VALUES.fullmatch, lefts)):
         return equal(value, of)
     if len(a.sides) == len(b.sides) == 2:
         return _equal_equations(a, b)
@@ -232,14 +251,28 @@ def _has_names(text: str) -> bool:
 
 
 def _value(sides: Chain) -> str | None:
-    """The last side that is exact; None if two sides without variables differ."""
+    """The last side that is exact; None if sides without variables differ, or are not about the same."""
     exact = sides.sides[: next((i + 1 for i, sign in enumerate(sides.signs) if sign == "~"), None)]
     if len(exact) == 1 and _is_name(exact[0]):
         exact = sides.sides[:2]  # x \approx 1.4
     constants = [side for side in exact if not _has_names(side)]
     if not all(map(_equal_formulas, constants, constants[1:])):
         return None
+    if constants and len(exact) < len(sides.sides) and not _rounds(constants[-1], sides.sides[-1]):
+        return None
     return exact[-1]
+
+
+def _rounds(exact: str, rounded: str) -> bool:
+    """Whether a number is another one up to a unit of its last digit."""
+    written = _DECIMAL.fullmatch(rounded)
+    try:
+        if written is None or not written[0]:
+            return _equal_formulas(exact, rounded)
+        value = as_mp(evaluate(formula(exact), Point("", "medium", imaginary=False)))
+        return bool(abs(value - mpmath.mpf(rounded)) < mpmath.mpf(10) ** -len(written["decimals"]))
+    except (UnreadableError, UndefinedError, TooLargeError, ValueError):
+        return False
 
 
 def _equal_equations(a: Chain, b: Chain) -> bool:

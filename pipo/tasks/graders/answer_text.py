@@ -138,7 +138,9 @@ def same_in_base(answer: str, reference: str) -> bool | None:
     The base may go without saying, since the question names it; another one is wrong. A single digit with a
     base is no answer to a reference without one: no question asks for its base.
     """
-    (digits, base), (of_digits, of_base) = (based(text) or (text, None) for text in (answer, reference))
+    (digits, base), (of_digits, of_base) = (
+        based(last) or (last, None) for last in map(_last_in_base, (answer, reference))
+    )
     if base is None and of_base is None:
         return None
     if digits != of_digits:
@@ -149,14 +151,42 @@ def same_in_base(answer: str, reference: str) -> bool | None:
     return base == of_base
 
 
+def _last_in_base(text: str) -> str:
+    """The last side of ``x = 1011_2`` or ``11 = 1011_2``; any other text as it is."""
+    *before, last = (side.strip() for side in text.split("="))
+    if before and (of := based(last)) is not None:
+        values = [int(of[0], of[1]) if _is_in_base(*of) else None]
+        for side in before:
+            if re.fullmatch(r"[A-Za-z]", side) is None:
+                digits, base = based(side) or (side, 10)
+                values.append(int(digits, base) if _is_in_base(digits, base) else None)
+        return last if None not in values and len(set(values)) == 1 else text
+    return text
+
+
+def _is_in_base(digits: str, base: int) -> bool:
+    digit_values = [int(digit, 16) for digit in digits] if re.fullmatch("[0-9A-F]+", digits) else [base]
+    return 1 < base <= 16 and max(digit_values) < base
+
+
 def relates_numbers(text: str) -> bool:
-    r"""Whether a tidied answer is not one value but two numbers: ``6 \approx 7`` or ``6 = 7``."""
+    r"""Whether a tidied answer is not one value but two numbers: ``6 \approx 7`` or ``6 = 7``.
+
+    ``\frac{7}{12} \approx 0.583`` is one value and what it rounds to.
+    """
     parts = _EQUALS.split(text)  # every other one is the sign
     for left, sign, right in zip(parts[::2], parts[1::2], parts[2::2], strict=False):
         a, b = number(left.strip()), number(right.strip())
-        if a is not None and b is not None and (sign != "=" or not a.equals(b)):
+        if a is not None and b is not None and not (a.equals(b) if sign == "=" else _rounds(a, b, right)):
             return True
     return False
+
+
+def _rounds(exact: Number, rounded: Number, text: str) -> bool:
+    """Whether a decimal is what a number is about, up to one unit of its last digit."""
+    _, point, decimals = text.strip().partition(".")
+    close = abs(exact.value - rounded.value) * 10 ** len(decimals) < 1
+    return bool(point) and decimals.isdigit() and exact.percent == rounded.percent and close
 
 
 def readings(text: str, *, other_has_percent: bool) -> list[str]:

@@ -11,12 +11,12 @@ import re
 from functools import lru_cache
 
 from pipo.tasks.graders.answer_text import word
-from pipo.tasks.graders.latex_terms import Writing, factors, monomials, primes, writing
-from pipo.tasks.graders.latex_tree import Node, UnreadableFormula, read_formula
+from pipo.tasks.graders.latex_terms import Writing, factors, monomials, primes, rational, writing
+from pipo.tasks.graders.latex_tree import Node, TooDeepFormula, UnreadableFormula, read_formula
 from pipo.tasks.graders.quantities import without_units
 from pipo.tasks.graders.question_formulas import Question, compact, read_question, requests_of, sides
 from pipo.tasks.graders.typesetting import tidy
-from pipo.tasks.graders.undone import is_constant, is_literal, undone
+from pipo.tasks.graders.undone import has_power, is_constant, is_literal, undone
 
 # Kinds that count only where the question asks for another form.
 _ON_REQUEST = {"expansion", "product of sums", "reduction", "root below a fraction bar"}
@@ -25,6 +25,7 @@ _COMMANDS = re.compile(
     r"l?floor|l?ceil|b?mod|pmod|(?:arc)?(?:sin|cos|tan|cot|sec|csc))(?![A-Za-z])|!"
 )
 _REPEATING = re.compile(r"\.\d*\\(?:overline|bar|dot)")
+_ROUNDED = re.compile(r"\\(?:approx|approxeq|simeq|sim)(?![A-Za-z])\s*-?[\d.,]*\d\s*$")
 # How many more leaves than the reference an answer may have where the question says "simplify".
 _SLACK = 2
 
@@ -40,16 +41,19 @@ def unfinished(answer: str, reference: str, question: str) -> str | None:
     values = without_units(tidy(answer), tidy(reference))
     if values is None or word(values[0]) is not None or word(values[1]) is not None:
         return None
-    tidied, of = values
+    tidied, of = values[0] if "." in values[1] else _exact(values[0]), values[1]
     if _REPEATING.search(answer) and _REPEATING.search(question) and not _REPEATING.search(reference):
         return "a formula of the question"  # tidied, it is a fraction
     gold = _read(of)
     try:
         tree = read_formula(tidied)
+    except TooDeepFormula:
+        return "nested too deeply"
     except UnreadableFormula:
         return _unreadable(tidied, of, read_question(question))
     if gold is None:
         return None
+    tree = _without_name(tree, gold)
     if writing(tree) in _writings(gold):
         return None
     requests, last = requests_of(question), tree
@@ -61,6 +65,18 @@ def unfinished(answer: str, reference: str, question: str) -> str | None:
         or _not_as_asked(_value(last), _value(gold), requests)
         or _copied(tree, gold, read_question(question))
     )
+
+
+def _exact(answer: str) -> str:
+    r"""An answer without what it is rounded to: ``\frac{7}{12} \approx 0.58``."""
+    exact = _ROUNDED.sub("", answer).strip()
+    return answer if re.fullmatch(r"[A-Za-z]?", exact) else exact
+
+
+def _without_name(tree: Node, gold: Node) -> Node:
+    """``P(4,9)`` as the point that it names, where a point is asked for."""
+    is_named = tree.kind == "times" and len(tree.parts) == 2 and tree.parts[0].kind == "name"
+    return tree.parts[1] if is_named and gold.label == "()" == tree.parts[1].label else tree
 
 
 @lru_cache(maxsize=1024)
@@ -112,6 +128,8 @@ def _copied(tree: Node, gold: Node, question: Question) -> str | None:
             continue
         if key in question.inner or (key in question.formulas and not _is_name(node)):
             return "a formula of the question"
+        if has_power(node) and rational(node) in question.values:
+            return "a formula of the question"  # 2^{-3} as 8^{-1}
     return None
 
 

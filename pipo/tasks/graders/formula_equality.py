@@ -119,6 +119,8 @@ def proportion(a: Tree, b: Tree) -> Value | None:
             first, second = _or_none(a, point), _or_none(b, point)
             if first is None or second is None:
                 continue
+            if _vanishes(first) and _vanishes(second):
+                continue  # by chance, as x^2+y^2-25 at (3,4)
             if _vanishes(first) or _vanishes(second):
                 return None
             values.append(first)

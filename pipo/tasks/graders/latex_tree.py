@@ -31,8 +31,10 @@ from pipo.tasks.graders.latex_words import (
     TOKEN,
 )
 
-# A formula nested deeper is no answer, and would only exhaust the stack.
-_MAX_DEPTH = 60
+# A formula nested deeper is no answer, and would only exhaust the stack: of operands within operands as they
+# are read, and of the tree, where a product of many factors is deep too.
+_MAX_DEPTH = 40
+_MAX_TREE_DEPTH = 100
 # Exact arithmetic on longer numbers takes time, and Python refuses to read those of 4,300 digits.
 _LONGEST_NUMBER = 400
 _HUGE = re.compile(r"[eE][+-]?\d{4}")
@@ -40,6 +42,10 @@ _HUGE = re.compile(r"[eE][+-]?\d{4}")
 
 class UnreadableFormula(ValueError):
     """A text that is no formula this module can read."""
+
+
+class TooDeepFormula(UnreadableFormula):
+    """A formula nested too deeply, or with too many factors."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +78,21 @@ def read_formula(text: str) -> Node:
     r"""The tree of a tidied formula.
 
     Raises:
-        UnreadableFormula: brackets do not match, an operand is missing, or it nests too deeply.
+        UnreadableFormula: brackets do not match, or an operand is missing.
+        TooDeepFormula: it nests too deeply.
     """
+    tree = _read(text, depth=0)
+    level, depth = [tree], 0
+    while level := [part for node in level for part in node.parts]:
+        depth += 1
+        if depth > _MAX_TREE_DEPTH:
+            raise TooDeepFormula("nested too deeply")
+    return tree
+
+
+def _read(text: str, depth: int) -> Node:
     tokens = [m["token"] for m in TOKEN.finditer(text)]
-    reader = _Reader(tokens)
+    reader = _Reader(tokens, depth)
     tree = reader.listing()
     if reader.position < len(tokens):
         raise UnreadableFormula(f"unexpected {tokens[reader.position]!r}")
@@ -85,10 +102,10 @@ def read_formula(text: str) -> Node:
 class _Reader:
     """Recursive descent over the tokens of one formula."""
 
-    def __init__(self, tokens: list[str]) -> None:
+    def __init__(self, tokens: list[str], depth: int) -> None:
         self.tokens = tokens
         self.position = 0
-        self.depth = 0
+        self.depth = depth  # of operands within operands
         self.bars = 0  # how many |...| are open: a bar ends an operand there
 
     def peek(self) -> str:
@@ -108,14 +125,10 @@ class _Reader:
     # Lists, relations, sums and products, from the loosest to the tightest.
 
     def listing(self) -> Node:
-        self.depth += 1
-        if self.depth > _MAX_DEPTH:
-            raise UnreadableFormula("nested too deeply")
         parts = [self.relation()]
         while self.peek() in {",", ";"}:
             self.take()
             parts.append(self.relation())
-        self.depth -= 1
         return parts[0] if len(parts) == 1 else Node("list", "", tuple(parts))
 
     def relation(self) -> Node:
@@ -159,7 +172,7 @@ class _Reader:
                 self.take()
                 right = self.signed_factor()
                 left = Node("times", "dot", (left, right))
-            elif token in OVER:
+            elif token in OVER or (token == ":" and self.between_numbers(left)):
                 self.take()
                 left = Node("over", "", (left, self.signed_factor()))
             elif token in MODULO:
@@ -173,6 +186,10 @@ class _Reader:
                 left = _mixed(left, right) or Node("times", "", (left, right))
             else:
                 return left
+
+    def between_numbers(self, left: Node) -> bool:
+        following = self.tokens[self.position + 1 : self.position + 2]
+        return left.kind == "number" and any(map(NUMBER.fullmatch, following))
 
     def signed_factor(self) -> Node:
         sign = 1
@@ -231,11 +248,13 @@ class _Reader:
         """What a command or an exponent takes: a group, or else one character."""
         token = self.peek()
         if token == "{":
-            return self.group()
+            return self.deeper(self.group)
         if NUMBER.fullmatch(token) and len(token) > 1:
             self.tokens[self.position : self.position + 1] = [token[0], token[1:]]
         if token in {"+", "-"}:  # x^-1, outside of TeX
-            return negative(self.argument()) if self.take() == "-" else self.argument()
+            self.take()
+            argument = self.deeper(self.argument)
+            return negative(argument) if token == "-" else argument
         if token in TEXT or token in {"\\frac", "\\sqrt"}:
             return self.base()
         return _leaf(self.take())
@@ -251,7 +270,19 @@ class _Reader:
         self.expect("}")
         return inner
 
+    def deeper(self, read: Callable[[], Node]) -> Node:
+        """What is read within an operand."""
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise TooDeepFormula("nested too deeply")
+        node = read()
+        self.depth -= 1
+        return node
+
     def base(self) -> Node:
+        return self.deeper(self.operand_as_written)
+
+    def operand_as_written(self) -> Node:
         token = self.peek()
         if token == "{":
             return self.group()
@@ -350,9 +381,9 @@ class _Reader:
                 break
         inside = self.tokens[start + 1 : self.position - 1]
         if command == "\\overline":
-            return (
-                Node("call", "conjugate", (read_formula(" ".join(inside)),)) if inside else Node("text", "")
-            )
+            if not inside:
+                return Node("text", "")
+            return Node("call", "conjugate", (_read(" ".join(inside), self.depth),))
         words = "".join(inside)
         if command == "\\operatorname" and words in FUNCTIONS:
             return self.call(words)

@@ -61,6 +61,11 @@ _DIGIT_IN_WORDS = re.compile(r"(?<![a-z^_{\d-])\d")  # not the 2 of cm2 or m^2
 _BARE_UNIT = re.compile(r"(?P<value>.*?[\d})])\s*(?P<unit>[A-Za-z][A-Za-z\d ./^{}*-]*)")
 _MAY_HAVE_UNITS = re.compile(r"[A-Za-z'\"]|\\circ")
 _PLAIN = re.compile(r"(?<![A-Za-z\\])[A-Za-z]|\\(?!frac|sqrt|pi|circ|times|cdot|text|mathrm)[A-Za-z]")
+# 7 \pmod{11} is a 7, and so is x \equiv 7 \pmod{11}
+_MODULUS = re.compile(
+    r"^(?:.*\\equiv(?![A-Za-z]))?\s*(?=-?[\d,]+\s*(?:\\pmod|\(\s*(?:\\(?:text|mathrm)\s*\{)?\s*\\?b?mod)(?![A-Za-z]))"
+    r"|(?<=\d)\s*(?:\\pmod(?![A-Za-z])\s*(?:\{?\s*\d+\s*\}?)|\(\s*(?:\\(?:text|mathrm)\s*\{\s*mod\s*\}|\\b?mod|mod)\s*\d+\s*\))$"
+)
 _COMPOUND = re.compile(r"(?:[\d.]++\s*+[A-Za-z]++\.?+\s*+(?:(?:,|and)\s*+)?+)++")  # never goes back
 _PAIR = re.compile(r"\s*([\d.]+)\s*([A-Za-z]+)\.?\s*(?:,|and)?")
 
@@ -192,6 +197,8 @@ def without_units(answer: str, reference: str) -> tuple[str, str] | None:
 
     Several quantities of different units become a list in the order of the reference's units.
     """
+    if "mod" not in reference:
+        answer = _MODULUS.sub("", answer) if _MODULUS.search(answer) else answer
     if not _MAY_HAVE_UNITS.search(answer + reference):
         return answer, reference
     sides = [listing(text) for text in (answer, reference)]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 
-from pipo.tasks.graders.latex_terms import Writing, writing
+from pipo.tasks.graders.latex_terms import Writing, rational, writing
 from pipo.tasks.graders.latex_tree import Node, UnreadableFormula, read_formula
 from pipo.tasks.graders.typesetting import tidy
 from pipo.tasks.graders.undone import is_literal, undone
@@ -53,11 +54,13 @@ class Question:
     Attributes:
         formulas: the writing of its formulas, their lines, what stands between commas, and their sides.
         inner: the writing of every operation inside a formula.
+        values: what the operations on numbers alone come to.
         texts: formulas that could not be read, without their blanks.
     """
 
     formulas: frozenset[Writing]
     inner: frozenset[Writing]
+    values: frozenset[Fraction]
     texts: frozenset[str]
 
 
@@ -67,6 +70,7 @@ def read_question(question: str) -> Question:
     text = _DRAWING.sub(" ", question[:_LONGEST])
     formulas: set[Writing] = set()
     inner: set[Writing] = set()
+    values: set[Fraction] = set()
     texts: set[str] = set()
     for formula in _lines(text):
         try:
@@ -76,8 +80,8 @@ def read_question(question: str) -> Question:
             continue
         for node in (tree, *sides(tree)):
             formulas.add(writing(node))
-        _collect(tree, inner)
-    return Question(frozenset(formulas), frozenset(inner), frozenset(texts))
+        _collect(tree, inner, values)
+    return Question(frozenset(formulas), frozenset(inner), frozenset(values), frozenset(texts))
 
 
 @lru_cache(maxsize=1024)
@@ -139,8 +143,10 @@ def sides(tree: Node) -> list[Node]:
     return elements + [side for relation in relations for side in relation.parts]
 
 
-def _collect(node: Node, inner: set[Writing]) -> None:
+def _collect(node: Node, inner: set[Writing], values: set[Fraction]) -> None:
     if node.kind == "power" or not is_literal(node):
         inner.add(writing(node))
+        if (value := rational(node)) is not None:
+            values.add(value)
     for part in node.parts:
-        _collect(part, inner)
+        _collect(part, inner, values)

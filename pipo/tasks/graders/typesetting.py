@@ -73,14 +73,34 @@ _FRAMES = re.compile(
 )
 _MAX_FRAMES = 50  # more of them are noise that would only burn time
 _FUNCTIONS = "(?:arc)?(?:sin|cos|tan|cot)h?|ln|log|exp"
-_ALL_REALS = r"(?:all|any)\s+real(?:s|\s+numbers?|\s+values?(?:\s+of)?)?"
-_NO_SOLUTION = r"(?:no\s+(?:real\s+)?solutions?|(?:the\s+)?empty\s+set)"
+_ALL_REALS = r"(?i:all|any)\s+real(?:s|\s+numbers?|\s+values?(?:\s+of)?)?"
+# 1011 \text{ base } 2, 1011_{\text{base }2}
+_BASE = rf"(?<=[0-9A-F])\s*_?\s*\{{?\s*(?:{TEXT_COMMAND}\s*\{{\s*(?:in\s+)?base\s*\}}|base\s)\s*(\d+)\s*\}}?$"
+# \frac{\pi}{3} + 2 \pi k, k \in \mathbb{Z}
+_INTEGERS = (
+    rf"(?:\s*[,;(]|(?<=\S)\s*{TEXT_COMMAND}\s*\{{)\s*(?:{TEXT_COMMAND}\s*\{{)?\s*(?:(?:for|where|with)(?:\s+(?:any|all))?)?\s*\}}?"
+    rf"\s*[k-n]\s*(?:\\in\s*\\(?:mathbb|Bbb|mathbf)\s*(?:\{{\s*Z\s*\}}|Z)"
+    rf"|{TEXT_COMMAND}\s*\{{\s*(?:is\s+)?(?:an\s+|any\s+)?integers?\s*\}})\s*\)?$"
+)
+_ANNOUNCED = r"(?:(?:the\s+)?(?:final\s+)?answer(?:\s*:|\s+is:?)|point)"
+_NO_SOLUTION = r"(?i:no\s+(?:real\s+)?solutions?|(?:the\s+)?empty\s+set)"
 _REALS = r"\\mathbb{R}"
 _SPELLINGS = [
     (re.compile(r"\\[dtc]frac" + _NO_LETTER), r"\\frac"),
     (re.compile(r"\\[dt]binom" + _NO_LETTER), r"\\binom"),
     (re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}"), r"\\frac{\1}{\2}"),
+    (re.compile(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}"), r"\\binom{\1}{\2}"),
+    (re.compile(r"^([^{}]*)\\choose(?![A-Za-z])([^{}]*)$"), r"\\binom{\1}{\2}"),
     (re.compile(r"\{\s*\\rm\s+([^{}]*)\}"), r"\\mathrm{\1}"),
+    (re.compile(r"^\(\s*([0-9A-F]+)\s*\)\s*_"), r"\1_"),
+    (re.compile(r"(?<=[0-9A-F])_\s*\{\s*\(\s*(\d+|[a-z]+)\s*\)\s*\}$"), r"_{\1}"),
+    (re.compile(rf"(?<=\d)\s*{TEXT_COMMAND}\s*\{{\s*to\s*\}}\s*(?=\d)"), ":"),
+    (re.compile(rf"{TEXT_COMMAND}\s*\{{\s*infinity\s*\}}|^infinity$", re.IGNORECASE), r"\\infty "),
+    (re.compile(rf"^(?:{TEXT_COMMAND}\s*\{{\s*DNE\s*\}}|DNE)$", re.IGNORECASE), r"\\text{does not exist}"),
+    (re.compile(r"(?<=:\d\d)\s*([ap])\.?m\.?$", re.IGNORECASE), r"\\text{ \1m}"),
+    (re.compile(_BASE), r"_{\1}"),
+    (re.compile(_INTEGERS), ""),
+    (re.compile(rf"^{TEXT_COMMAND}\s*\{{\s*{_ANNOUNCED}\s*\}}", re.IGNORECASE), ""),
     (re.compile(r"\\var(epsilon|phi|theta|rho|sigma)" + _NO_LETTER), r"\\\1"),
     (re.compile(r"\\(?:lbrace|lcurly)" + _NO_LETTER), r"\\{"),
     (re.compile(r"\\(?:rbrace|rcurly)" + _NO_LETTER), r"\\}"),
@@ -106,17 +126,22 @@ _SPELLINGS = [
     (re.compile(TEXT_COMMAND + r"\s*\{\s*([:,;])\s*\}"), r"\1"),
     (re.compile(TEXT_COMMAND.replace("|rm", "") + r"\s+([A-Za-z])(?![A-Za-z])"), r"\\mathrm{\1}"),
     (re.compile(r"\\operatorname\*"), r"\\operatorname"),
-    (re.compile(rf"({TEXT_COMMAND}\s*\{{[^{{}}]*?)\s+(?:and|or)\s*\}}(?=\s*\S)"), r"\1}, "),
+    (re.compile(rf"({TEXT_COMMAND}\s*\{{[^{{}}]*?[^\s{{}}])\s+(?:and|or)\s*\}}(?=\s*\S)"), r"\1}, "),
     (re.compile(rf"(?:{TEXT_COMMAND}|\\operatorname)\s*\{{\s*({_FUNCTIONS})\s*\}}"), r"\\\1 "),
     (re.compile(rf"{TEXT_COMMAND}\s*\{{\s*{_ALL_REALS}\s*[a-z]?\s*\}}(?:\s*[a-z]$)?|^{_ALL_REALS}$"), _REALS),
     (re.compile(rf"{TEXT_COMMAND}\s*\{{\s*{_NO_SOLUTION}\s*\}}"), r"\\emptyset "),
     (re.compile(r"(?<![\d.,/])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d.,/])"), r"\1\\frac{\2}{\3}"),
-    (re.compile(r"^[ABD-OQ-Z]\s*(?=\([^()=|]*,[^()=|]*\)$)"), ""),  # the point A(4,9); C and P may count
+    # The point A(4,9); with C and P it may be something else.
+    (re.compile(r"^(?:[ABD-OQ-Z]|[A-Z]'+)\s*(?=\([^()=|]*,[^()=|]*\)$)"), ""),
     (re.compile(r"\\(le|ge)(?:qslant|qq)" + _NO_LETTER), r"\\\1"),
 ]
 _BARE_FUNCTION = re.compile(
     rf"(?P<text>{TEXT_COMMAND}\s*\{{[^{{}}]*\}})|(?<![A-Za-z\\_])(?:{_FUNCTIONS}|sqrt|pi|infty)(?![a-z])"
 )
+_RAISED_IN_TEXT = re.compile(
+    rf"(?P<command>{TEXT_COMMAND})\s*\{{(?P<words>(?:[^{{}}]|\^\s*\{{[^{{}}]*\}})*)\}}"
+)
+_EXPONENT = re.compile(r"\^\s*\{\s*(-?\d)\s*\}")
 _UPRIGHT = re.compile(r"(?:" + TEXT_COMMAND + r"|\\operatorname)\s*\{\s*([ei])\s*\}")
 _TEXT_SUBSCRIPT = re.compile(r"_\s*\{\s*" + TEXT_COMMAND + r"\s*\{([^{}]*)\}\s*\}")
 _TEXT_NUMBER = re.compile(TEXT_COMMAND + r"\s*\{(\s*[+-]?[.0-9][^{}]*)\}")
@@ -134,7 +159,7 @@ _MULTIPLE = re.compile(
 )
 _EMPTY_TEXT = re.compile(TEXT_COMMAND + r"\s*\{\s*\}")
 _NUMPY = re.compile(r"\bnp\.(?=(?:arc)?(?:sin|cos|tan)\b)")
-_MEMBER = re.compile(r"(?:[A-Za-z]|\([A-Za-z](?:\s*,\s*[A-Za-z])+\))\s*\\in(?![A-Za-z])\s*")
+_MEMBER = re.compile(r"(?:[A-Za-z]|\\[a-z]+|\([A-Za-z](?:\s*,\s*[A-Za-z])+\))\s*\\in(?![A-Za-z])\s*")
 _BARE_POINT = re.compile(r"(?<=\d)\.(?![\d.])")
 _REPEATING = re.compile(r"(?<![\d.])(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?\s*(\d+)\s*\}?")
 
@@ -167,6 +192,7 @@ def tidy(text: str) -> str:
     text = _unframed(text).rstrip("\\ ") if not text.endswith(("\\{", "\\}")) else _unframed(text)
     for pattern, spelling in _SPELLINGS:
         text = pattern.sub(spelling, text)
+    text = _RAISED_IN_TEXT.sub(_with_exponents_outside, text)
     text = _NUMPY.sub(r"\\", text)
     text = _BARE_FUNCTION.sub(lambda m: m["text"] or f"\\{m[0]} ", text)
     text = re.sub(r"\{\s*([,;:])\s*\}", r"\1", text)
@@ -208,6 +234,12 @@ def _multiplied(match: re.Match[str]) -> str:
     if digits and factor.isdigit():
         return f"{int(factor) * int(digits)} {behind}"
     return f"{digits or ''} \\times {factor} {behind}"
+
+
+def _with_exponents_outside(match: re.Match[str]) -> str:
+    r"""``\mathrm{m s^{-1}}`` as ``\mathrm{m s}^{-1}``."""
+    command = match["command"]
+    return f"{command}{{{_EXPONENT.sub(lambda m: f'}}^{{{m[1]}}}{command}{{', match['words'])}}}"
 
 
 def _as_fraction(match: re.Match[str]) -> str:

@@ -227,8 +227,18 @@ def is_literal(node: Node) -> bool:
     if node.kind in ("number", "mixed", "name", "text"):
         return True
     if node.kind == "power":
-        return is_numeral(node) or (node.parts[0].kind in ("name", "text") and is_numeral(node.parts[1]))
+        base, exponent = node.parts
+        simple = base.kind in ("name", "text") or (base.kind == "over" and is_literal(base))
+        return is_numeral(node) or (simple and is_numeral(exponent))
     return node.kind in ("times", "over") and _is_simple_product(node)
+
+
+def has_power(node: Node) -> bool:
+    r"""Whether a number is raised to a power, other than in ``8 \times 10^3``."""
+    above, below = _raw_factors(node)
+    if is_scientific(above) and not below:
+        return False
+    return any(part.kind == "power" and is_constant(part) for part in _all(node))
 
 
 def _is_simple_product(node: Node) -> bool:
