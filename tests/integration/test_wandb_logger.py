@@ -50,7 +50,7 @@ def settled(folder) -> dict[str, str | None]:
 
 @pytest.mark.usefixtures("fresh_session")
 def test_a_resumed_run_is_the_same_one_in_a_second_folder(tmp_path):
-    first = logger(tmp_path, name="0-seed=1", group="sweep")
+    first = logger(tmp_path, name="0-seed_1", group="sweep")
     for step in range(3):
         first.log_metrics({"reward": step / 10}, step=step)
     first.finalize("failed")
@@ -64,7 +64,7 @@ def test_a_resumed_run_is_the_same_one_in_a_second_folder(tmp_path):
         run = wandb_file.run_record(path)
         place = {"name": run.display_name, "group": run.run_group, "job_type": run.job_type}
         assert {"id": run.run_id, **place} == settled(tmp_path)
-        assert place == {"name": "0-seed=1", "group": "sweep", "job_type": "train"}
+        assert place == {"name": "0-seed_1", "group": "sweep", "job_type": "train"}
     steps = [
         [(row["_step"], row["iteration"], row["reward"]) for row in wandb_file.rows(path)]
         for path in (before, after)
@@ -118,7 +118,7 @@ def test_a_server_that_does_not_answer_does_not_keep_the_run_from_training(tmp_p
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory):
     """A run of a sweep with three iterations, resumed outside of it for a fourth; its folder."""
-    folder = tmp_path_factory.mktemp("sweep") / "0-seed=1"
+    folder = tmp_path_factory.mktemp("sweep") / "0-seed_1"
     overrides = ["logger=wandb", "iterations=3", "pipo.window=2", "recipe.responses=32", "curve.every=1"]
     overrides += ["recipe.mini_batch=32", "evaluation.problems=4", "samples.every=2", "checkpoint.every=1"]
     overrides += ["samples.prompts=1"]
@@ -140,7 +140,7 @@ def resumed(tmp_path_factory):
 def test_a_run_is_in_its_group_with_its_tags_also_after_a_resume(resumed):
     before, after = [wandb_file.run_record(path) for path in wandb_file.run_files(resumed)]
     for run in (before, after):
-        assert (run.display_name, run.run_group, run.job_type) == ("0-seed=1", "sweep", "arm")
+        assert (run.display_name, run.run_group, run.job_type) == ("0-seed_1", "sweep", "arm")
         assert [*run.tags] == ["grpo", "pipo-default", "arithmetic", "tiny"]
     assert before.run_id == after.run_id == settled(resumed)["id"]
 
