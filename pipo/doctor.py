@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib import metadata
 
 from rich.console import Console
@@ -36,8 +38,9 @@ ATTEMPTS = {
 }
 
 
-def main() -> None:
-    """Print the report."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the report; there is nothing to choose."""
+    argparse.ArgumentParser(prog="python -m pipo.doctor", description=__doc__).parse_args(arguments)
     console = Console()
     console.print(_machine())
     grader = CodeGrader(

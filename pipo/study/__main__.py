@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipo.errors import ConfigError
+from pipo.folders import check_output
 from pipo.study.plan import known_studies, load_plan
 from pipo.study.report import write_report
 from pipo.study.runner import Failure, run_study
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         seeds = options.seeds or list(plan.seeds)
         name = Path(options.study).stem
         out = (options.out or Path("outputs/study") / name).resolve()
+        check_output(out, "--out")
         failures = run_study(plan, seeds, out, options.jobs)
         arms = {arm: read_arm(arm, seeds, out) for arm in plan.arms}
         written = write_report(plan, arms, out, name, failures)

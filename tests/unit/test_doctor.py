@@ -12,7 +12,7 @@ def test_the_report_names_protections_versions_and_attempts(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    doctor.main()
+    doctor.main([])
     report = capsys.readouterr().out
     for word in (*PROTECTIONS, *doctor.ATTEMPTS, "torch", "vllm", "cores", "memory", "bubblewrap"):
         assert word in report

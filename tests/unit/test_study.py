@@ -450,3 +450,12 @@ def test_what_compares_seconds_runs_alone_and_takes_turns(tmp_path, monkeypatch,
     monkeypatch.setattr(runner, "_Children", Spy)
     runner.run_study(plan, [1, 2], tmp_path, jobs=8)
     assert "1 at a time (this study compares seconds)" in capsys.readouterr().out
+
+
+def test_a_study_into_a_file_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as end:
+        main(["seeds", "--out", str(tmp_path / "file/below")])
+    said = capsys.readouterr().err
+    assert (end.value.code, said.count("\n")) == (2, 1)
+    assert "file/below: no folder to write to" in said
