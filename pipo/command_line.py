@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipo.cli import CONF, first_line, own_error
 from pipo.errors import ConfigError
-from pipo.folders import check_output, check_run
+from pipo.folders import check_place, check_run
 from pipo.keys import EVAL, GRADE, TRAIN, check_keys, near_miss
 
 # More jobs of a sweep are left to themselves.
@@ -160,7 +160,17 @@ def _parsed(parser: OverridesParser, text: str) -> Override:
             f"{text}: cannot be read as key=value; a value with spaces or any of =,()[]{{}} needs quotes for "
             "Hydra within those for the shell: \"key='...'\""
         ) from error
+    if not override.key_or_group:
+        raise ConfigError(f"{text}: there is no key before the =")
+    name = override.value() if not override.is_sweep_override() else ""
+    names = isinstance(name, str | list | dict)  # a dictionary is merged with the option's
+    if _is_group(override.key_or_group) and not override.is_delete() and not names:
+        raise ConfigError(f"{text}: {override.key_or_group} takes the name of an option, got {name!r}")
     return override
+
+
+def _is_group(key: str) -> bool:
+    return (CONF / key).is_dir()
 
 
 def _check_sweep(cfg: DictConfig, keys: Sequence[str]) -> None:
@@ -172,11 +182,7 @@ def _check_sweep(cfg: DictConfig, keys: Sequence[str]) -> None:
     for key in ("output_dir", "resume"):
         if key in keys:
             raise ConfigError(f"{key}=: a sweep makes a folder per job; name theirs with hydra.sweep.dir=")
-    folder = Path(str(cfg.hydra.sweep.dir))
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        why = "cannot be written to" if there.is_dir() else "is a file"
-        raise ConfigError(f"hydra.sweep.dir={folder}: no folder to write to ({there} {why}); take another")
+    check_place(Path(str(cfg.hydra.sweep.dir)), "hydra.sweep.dir")
 
 
 def _values(override: Override) -> list[str]:
@@ -205,7 +211,7 @@ def _check_job(cfg: DictConfig, program: str) -> None:
     if cfg.get("resume") is not None:
         check_run(Path(str(cfg.resume)))
     elif program == "train":
-        check_output(Path(str(cfg.output_dir)))  # Hydra is about to make it
+        check_place(Path(str(cfg.output_dir)), "output_dir")
 
 
 def _check_targets(cfg: DictConfig) -> None:
@@ -261,6 +267,8 @@ def _meant(text: str, name: str) -> str:
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         plain = OmegaConf.to_container(compose(name), resolve=False)
     near = near_miss(missing[1], {str(key): value for key, value in plain.items()})  # type: ignore[union-attr]
+    if near == missing[1]:
+        return f"; what is not there yet is added with +{near}"
     return f"; did you mean {near}?" if near is not None else ""
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -12,6 +15,34 @@ from yaml import YAMLError
 from pipo.errors import ConfigError
 
 CONFIG_FILE = "config.yaml"
+
+
+def check_place(folder: Path, key: str) -> None:
+    """Look whether a folder could be made and written to; nothing is made.
+
+    Args:
+        folder: where.
+        key: that names it.
+
+    Raises:
+        ConfigError: it could not.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "cannot be written to" if there.is_dir() else "is a file"
+        raise ConfigError(f"{key}={folder}: no folder to write to ({there} {why}); take another")
+
+
+@contextmanager
+def gone_if_empty(folder: Path) -> Iterator[None]:
+    """Folders that are made for this one in the meantime go again when nothing came into them."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    finally:
+        for path in made:
+            with suppress(OSError):  # it was not made, or it holds something
+                path.rmdir()
 
 
 def check_output(folder: Path, key: str = "output_dir") -> None:

@@ -66,6 +66,8 @@ TRAIN: Tree = {
 }
 _BENCHMARK: Tree = {**_leaves("name average weights not_covered"), "parts": {ANY: _TASK}}
 EVAL: Tree = {**_BOTH, **_leaves("device preview"), "benchmark": _BENCHMARK}
+# Of these, a grading has one.
+_GRADERS = ("task", "benchmark")
 GRADE: Tree = {**_leaves("samples data_dir output_dir batch"), "task": _TASK, "benchmark": _BENCHMARK}
 
 
@@ -77,7 +79,7 @@ def check_keys(cfg: DictConfig, tree: Tree) -> None:
         tree: what the program reads.
 
     Raises:
-        ConfigError: naming the key, and what may have been meant.
+        ConfigError: naming the key, and what may have been meant; or one that is missing.
     """
     plain = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(plain, dict)
@@ -86,6 +88,9 @@ def check_keys(cfg: DictConfig, tree: Tree) -> None:
         references |= set(_references(OmegaConf.to_container(HydraConfig.get(), resolve=False), ("hydra",)))
     plain.pop("hydra", None)  # checked by Hydra
     _check(plain, tree, (), references, {str(name): value for name, value in plain.items()})
+    absent = [name for name in tree if name not in plain and not (tree is GRADE and name in _GRADERS)]
+    if absent:
+        raise ConfigError(f"{absent[0]}: missing; it is needed, so it cannot be taken out")
 
 
 def near_miss(key: str, plain: Mapping[str, Any]) -> str | None:

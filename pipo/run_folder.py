@@ -25,7 +25,7 @@ from pipo.checkpoints import DamagedCheckpoint, finished_checkpoints, set_aside,
 from pipo.errors import ConfigError, RunFailed
 from pipo.evaluation.answers import HELD_OUT_FOLDER
 from pipo.files import replace_text
-from pipo.folders import check_output, check_run, read_config, resuming
+from pipo.folders import check_output, check_run, gone_if_empty, read_config, resuming
 
 log = logging.getLogger(__name__)
 
@@ -70,16 +70,14 @@ def claimed(folder: Path, cfg: DictConfig) -> Iterator[None]:
     Raises:
         ConfigError: see :func:`claim`.
     """
-    made = not folder.exists()
-    claim(folder, cfg)
-    try:
-        with held(folder):
-            yield
-    finally:
-        if not (folder / "samples.jsonl").exists():
-            release(folder)
-            if made and not any(folder.iterdir()):
-                folder.rmdir()
+    with gone_if_empty(folder):
+        claim(folder, cfg)
+        try:
+            with held(folder):
+                yield
+        finally:
+            if not (folder / "samples.jsonl").exists():
+                release(folder)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -96,6 +97,8 @@ def run_job(script: str) -> float:
         print(f"the sweep ends with its job {hydra.job.num}, which was stopped", file=sys.stderr)
         sys.exit(code)
     if code:
+        with suppress(OSError):  # of a job that could not begin, nothing is left
+            folder.rmdir()
         _failed.append(f"{folder} (exit status {code})")
         return math.nan
     if not leads():

@@ -8,6 +8,7 @@ through the base objective's own ratio, clipping and aggregation.
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections import deque
 from typing import Any, Literal
@@ -83,10 +84,10 @@ class PIPOCallback(RolloutCallback):
             raise ValueError(f"pipo.window must be >= 2 for a standard deviation, got {window}")
         if not 0 <= negative_scale <= 1:
             raise ValueError(f"pipo.lambda must lie in [0, 1], got {negative_scale}")
-        if not lr_scale > 0:
-            raise ValueError(f"pipo.lr_scale must be positive, got {lr_scale}")
-        if not kl_coef >= 0:
-            raise ValueError(f"pipo.kl_coef must be >= 0, got {kl_coef}")
+        if not 0 < lr_scale < math.inf:
+            raise ValueError(f"pipo.lr_scale must be positive and finite, got {lr_scale}")
+        if not 0 <= kl_coef < math.inf:
+            raise ValueError(f"pipo.kl_coef must be >= 0 and finite, got {kl_coef}")
         if mini_batch is not None and mini_batch < 1:
             raise ValueError(f"pipo.mini_batch must be >= 1 or null, got {mini_batch}")
         if max_progress is not None and not max_progress > 0:

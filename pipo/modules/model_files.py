@@ -19,6 +19,7 @@ from pipo.errors import ModelError, reason
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
+ADAPTER_FILE = "adapter_config.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 # What some two hundred architectures and their readers raise at files that they cannot use, or at what they
 # do not know (an attention by name, a cache of ours): whatever Python came upon first.
@@ -64,7 +65,10 @@ def read_config(path: str) -> PreTrainedConfig:
         ModelError: there is none, or it is of no use.
     """
     folder = Path(path).expanduser()
+    if folder.is_file():
+        raise ModelError(f"model.path={path}: is a file; name the folder of a model in Hugging Face format")
     if folder.is_dir():
+        _check_kind(path, folder)
         if not (folder / "config.json").is_file():
             raise ModelError(f"model.path={path}: this folder holds no model (config.json is missing)")
         with foreign(f"model.path={path}: config.json cannot be read"):
@@ -73,6 +77,25 @@ def read_config(path: str) -> PreTrainedConfig:
         raise ModelError(f"model.path={path}: no such folder")
     with foreign(f"model.path={path}: neither a local folder nor to be had from the hub"):
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
+
+
+def _check_kind(path: str, folder: Path) -> None:
+    """A folder of something else than a whole model in Hugging Face format.
+
+    Raises:
+        ModelError: saying what it holds.
+    """
+    if (folder / ADAPTER_FILE).is_file():  # beside a whole model, too: its weights are not what was trained
+        raise ModelError(
+            f"model.path={path}: holds adapters ({ADAPTER_FILE}), which are not applied here; merge them "
+            "into their model (merge_and_unload of PEFT) and name the folder of the result"
+        )
+    other = sorted(file.name for file in folder.glob("*.gguf"))
+    if other and not (folder / "config.json").is_file():
+        raise ModelError(
+            f"model.path={path}: holds a model of llama.cpp ({other[0]}); a folder in Hugging Face format is "
+            "needed"
+        )
 
 
 def read_tokenizer(path: str) -> PreTrainedTokenizerBase:

@@ -44,6 +44,14 @@ from pipo.training import train
         (["iterations=many"], r"iterations: expected int, got 'many'"),
         (["seed=-1"], r"seed must be >= 0"),
         (["recipe.learning_rate=0"], r"learning_rate must be positive"),
+        (["recipe.learning_rate=inf"], r"learning_rate must be positive and finite, got inf"),
+        (["pipo.lr_scale=inf"], r"pipo\.lr_scale must be positive and finite, got inf"),
+        (["pipo.kl_coef=inf"], r"pipo\.kl_coef must be >= 0 and finite, got inf"),
+        (["algo.objective.advantage_eps=inf"], r"advantage_eps must be >= 0 and finite, got inf"),
+        (["algo=ppo", "algo.objective.critic.learning_rate_scale=inf"], r"scale must be positive and finite"),
+        (["~checkpoint"], r"checkpoint: missing; it is needed"),
+        (["~callbacks"], r"callbacks: missing; it is needed"),
+        (["~seed"], r"seed: missing; it is needed"),
         (["recipe.learning_rate=null"], r"recipe\.learning_rate: expected float, got None"),
         (["recipe.responses=100000"], r"recipe\.responses|training problems"),
         (["rollout.top_p=0"], r"rollout: top_p must lie in \(0, 1\]"),
@@ -140,14 +148,15 @@ from pipo.training import train
     ],
 )
 def test_bad_values(compose_config, tmp_path, capsys, overrides, message):
-    code, value = exit_code(lambda: train(compose_config(*overrides, f"output_dir={tmp_path / 'run'}"), []))
+    folder = f"output_dir={tmp_path / 'day' / 'run'}"
+    code, value = exit_code(lambda: train(compose_config(*overrides, folder), []))
     said = capsys.readouterr()
     assert (code, value) == (2, None)
     assert re.search(message, said.err)
     assert said.err.count("\n") == 1
     assert len(said.err) < 400
-    # Nothing was begun, so the same command with the mistake mended may use the same folder.
-    assert not list((tmp_path / "run").glob("*"))
+    # Nothing was begun, so nothing is left, not even an empty folder.
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

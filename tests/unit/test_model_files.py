@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from pipo.errors import ModelError
 from pipo.model_spec import ModelSpec
+from pipo.modules.model_files import read_config
 from pipo.modules.policy import load_policy, load_tokenizer, load_weights, stop_token_ids
 from tests.conftest import ROOT
 
@@ -120,6 +122,23 @@ def test_what_is_wrong_with_a_folder_is_named_in_one_line(folder, what):
         load(folder)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_model_in_this_format_is_told_apart(tmp_path):
+    shutil.copytree(TINY, tmp_path / "both")
+    for name in ("both", "adapters"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "adapter_config.json").write_text("{}")
+    (tmp_path / "llama").mkdir()
+    (tmp_path / "llama/q4.gguf").write_bytes(b"GGUF")
+    for path, what in (
+        ("both", "holds adapters (adapter_config.json), which are not applied here"),
+        ("adapters", "holds adapters (adapter_config.json)"),
+        ("llama", "holds a model of llama.cpp (q4.gguf)"),
+        ("llama/q4.gguf", "is a file; name the folder"),
+    ):
+        with pytest.raises(ModelError, match=re.escape(f"model.path={tmp_path / path}: {what}")):
+            read_config(str(tmp_path / path))
 
 
 def test_a_folder_without_a_tokenizer_is_not_given_an_empty_one(folder):

@@ -9,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from pipo.cli import exit_code
 from pipo.command_line import check_command_line, expand_paths, quoted
+from pipo.folders import gone_if_empty
 from pipo.training import train
 
 
@@ -39,9 +40,8 @@ def ended(capsys: pytest.CaptureFixture[str], program: str, *arguments: str) -> 
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("output_dir=file", "output_dir=file: no folder to write to (file is a file)"),
-        ("output_dir=file/below/it", "output_dir=file/below/it: no folder to write to (file is a file)"),
-        ("output_dir=/proc/nobody/can", "output_dir=/proc/nobody/can: no folder to write to ("),
+        ("output_dir=file", "/file is a file); take another"),
+        ("output_dir=file/below/it", "/file is a file); take another"),
         ("output_dir=", "output_dir has no value"),
         ("output_dir=null", "output_dir has no value"),
         ("resume=file", "resume=file: is a file"),
@@ -69,7 +69,12 @@ def test_folders_that_cannot_be_what_they_are_named_for(place, capsys, argument,
         (["evaluation.ks=[1"], "evaluation.ks=[1: cannot be read"),
         (["rollout.temperature=}"], "rollout.temperature=}: cannot be read"),
         (["word"], "word: cannot be read as key=value"),
-        (["=x"], "Could not override ''"),
+        (["=x"], "=x: there is no key before the ="),
+        (["=3"], "=3: there is no key before the ="),
+        (["rollout=null"], "rollout=null: rollout takes the name of an option, got None"),
+        (["model=5"], "model=5: model takes the name of an option, got 5"),
+        (["~logger"], "logger: missing; it is needed"),
+        (["evaluation={limit: 1}"], "what is not there yet is added with +evaluation"),
         (["rollout=typo"], "Could not find 'rollout/typo': Available options in 'rollout': local, vllm"),
         (["rollout.temprature=1"], "did you mean rollout.temperature?"),
         (["+rollout.min_p=1"], "rollout.min_p: unknown key"),
@@ -124,6 +129,24 @@ def test_a_finished_command_line_is_left_alone(place):
     line = [*given]
     expand_paths(line)
     assert line == given
+
+
+def test_a_folder_that_only_making_it_shows_to_be_of_no_use(compose_config, capsys):
+    code, _ = exit_code(lambda: train(compose_config("output_dir=/proc/nobody/can"), []))
+    said = capsys.readouterr().err
+    assert (code, said.count("\n")) == (2, 1)
+    assert "output_dir=/proc/nobody/can: no folder to write to (" in said
+
+
+def test_what_was_made_for_nothing_goes_and_what_was_there_stays(tmp_path):
+    (tmp_path / "day").mkdir()
+    with gone_if_empty(tmp_path / "day/run/x"):
+        (tmp_path / "day/run/x").mkdir(parents=True)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "day"]
+    with gone_if_empty(tmp_path / "day/run"):
+        (tmp_path / "day/run").mkdir()
+        (tmp_path / "day/run/file").touch()
+    assert (tmp_path / "day/run/file").exists()
 
 
 def test_the_run_folder_of_another_program_is_no_run(compose_config, place, capsys):

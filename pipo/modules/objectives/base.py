@@ -6,6 +6,7 @@ same objective, never another loss. A new algorithm is one class and one file in
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -76,8 +77,9 @@ class CriticConfig:
     warmup_iterations: int
 
     def __post_init__(self) -> None:
-        if not self.learning_rate_scale > 0:
-            raise ValueError(f"learning_rate_scale must be positive, got {self.learning_rate_scale}")
+        if not 0 < self.learning_rate_scale < math.inf:
+            given = self.learning_rate_scale
+            raise ValueError(f"learning_rate_scale must be positive and finite, got {given}")
         if not self.value_clip > 0:
             raise ValueError(f"value_clip must be positive, got {self.value_clip}")
         if self.warmup_iterations < 0:

@@ -23,8 +23,8 @@ class GRPO(GroupObjective):
 
     def __init__(self, *, advantage_eps: float, **clip_and_loss: Any) -> None:
         super().__init__(**clip_and_loss)
-        if not advantage_eps >= 0:
-            raise ValueError(f"advantage_eps must be >= 0, got {advantage_eps}")
+        if not 0 <= advantage_eps < float("inf"):
+            raise ValueError(f"advantage_eps must be >= 0 and finite, got {advantage_eps}")
         self.advantage_eps = advantage_eps
 
     def advantages(self, rewards: Tensor, group_size: int) -> Tensor:

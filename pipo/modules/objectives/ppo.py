@@ -37,7 +37,7 @@ class PPO(Objective):
         for name, value in (("gamma", gamma), ("gae_lambda", gae_lambda)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {value}")
-        if kl_reward_coef < 0:
+        if not 0 <= kl_reward_coef < float("inf"):
             raise ValueError(f"kl_reward_coef must be >= 0, got {kl_reward_coef}")
         self.gamma, self.gae_lambda, self.kl_reward_coef = gamma, gae_lambda, kl_reward_coef
         if not isinstance(critic, CriticConfig):
