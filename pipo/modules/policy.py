@@ -256,8 +256,9 @@ def load_policy(path: str, dtype: str, gradient_checkpointing: bool = False) -> 
     if gradient_checkpointing:
         model.gradient_checkpointing_enable()
     policy = Policy(model)
-    check_packing(policy.backbone)
-    check_decoding(policy.backbone)
+    with torch.device("cpu"):  # where the weights are
+        check_packing(policy.backbone)
+        check_decoding(policy.backbone)
     return policy.train()
 
 
