@@ -21,7 +21,8 @@ class BoxedSumsTask(BoxedTask):
     worked ones, whose replies are ``a + b = \boxed{c}``, or with ``working`` the easier
     ``a + b = c, so \boxed{c}``. As plain text, each reply is a line, the last one open after ``=``.
 
-    Where SmolLM2-135M-Instruct starts (chat form, temperature 1, 128 samples a run): one-digit
+    Where SmolLM2-135M-Instruct starts (chat form, temperature 1, 128 samples a run; measured when a
+    sum that was boxed without being worked out still counted, so at most): one-digit
     sums at 8-18 % with 3 worked sums and at 13-26 % with 8; with working and 3 worked sums,
     one-digit sums at 70 % and sums of operands up to 20 or 50 at 26-31 %.
 
