@@ -110,7 +110,7 @@ def check_command_line(arguments: Sequence[str], program: str) -> None:
             overrides.append(_search_path(options.config_dir))
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
             for job in _jobs(overrides, options.config_name or program, sweeps=options.multirun):
-                _check_job(job, program)
+                _check_job(job, program, printed=options.cfg is not None)
     except ConfigError as error:
         _end(str(error))
     except (HydraException, OmegaConfBaseException) as error:
@@ -195,10 +195,11 @@ def _values(override: Override) -> list[str]:
     return [override.input_line or key]
 
 
-def _check_job(cfg: DictConfig, program: str) -> None:
-    """Look at what is known before anything is imported."""
+def _check_job(cfg: DictConfig, program: str, *, printed: bool) -> None:
+    """Look at what is known before anything is imported; what is only printed needs no classes."""
     check_keys(cfg, _PROGRAMS[program])
-    _check_targets(cfg)
+    if not printed:
+        _check_targets(cfg)
     if program == "train" and set(cfg.strategy.trainer or ()) - _LIGHT:
         from pipo.trainer_options import trainer_options  # imports Lightning
 

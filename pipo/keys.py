@@ -53,7 +53,8 @@ TRAIN: Tree = {
     **_leaves("seed iterations"),
     "callbacks": {ANY: None},
     "algo": _leaves(
-        "name group_size prompts mini_batch dynamic_sampling_rounds overlong_buffer optimizer objective"
+        "name group_size prompts mini_batch dynamic_sampling_rounds overlong_buffer optimizer objective "
+        "importance_correction"
     ),
     "pipo": _leaves("name callback"),
     "recipe": _leaves("responses mini_batch learning_rate kl_coef"),

@@ -198,7 +198,7 @@ def test_going_on_where_there_is_no_evaluation(tmp_path: Path, compose_eval: Com
     with pytest.raises(ConfigError, match="no run here"):
         score(compose_eval(f"resume={tmp_path / 'typo'}"), [])
     assert not (tmp_path / "typo").exists()
-    (tmp_path / "config.yaml").write_text("output_dir: x\nalgo: {name: grpo}\n")
+    (tmp_path / "config.yaml").write_text("output_dir: x\niterations: 3\nalgo: {name: grpo}\n")
     with pytest.raises(ConfigError, match=r"a training run; go on with python train\.py resume="):
         score(compose_eval(f"resume={tmp_path}"), [])
 
@@ -330,7 +330,7 @@ def test_one_row_in_wandb_with_the_metrics_that_are_explained(
             ["benchmark.parts.hard.max_response_tokens=512"],
             r"parts\.hard\.max_response_tokens=512: .* reads at most 512 tokens, and the longest prompt has",
         ),
-        (["benchmark=gsm8k", "data_dir=nowhere"], r"parts\.gsm8k: nowhere/gsm8k_test\.jsonl: no such file"),
+        (["benchmark=gsm8k", "data_dir=nowhere"], r"data_dir=nowhere: no such folder"),
         (["benchmark=gsm8k"], r"cannot load openai/gsm8k.*from the Hugging Face hub.*data_dir"),
     ],
 )
@@ -372,12 +372,14 @@ def test_all_parts_that_cannot_be_read_are_named_at_once(
     compose_eval: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parts = ["+task@benchmark.parts.gsm8k=gsm8k", "+task@benchmark.parts.again=gsm8k"]
-    cfg = compose_eval(*parts, "data_dir=nowhere", f"output_dir={tmp_path / 'out'}")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    cfg = compose_eval(*parts, f"data_dir={empty}", f"output_dir={tmp_path / 'out'}")
     assert exit_code(lambda: score(cfg, []))[0] == 2
     assert capsys.readouterr().err == (
         "error: 2 of the 3 parts of arithmetic cannot be scored:\n"
-        "  benchmark.parts.gsm8k: nowhere/gsm8k_test.jsonl: no such file\n"
-        "  benchmark.parts.again: nowhere/gsm8k_test.jsonl: no such file\n"
+        f"  benchmark.parts.gsm8k: {empty}/gsm8k_test.jsonl: no such file\n"
+        f"  benchmark.parts.again: {empty}/gsm8k_test.jsonl: no such file\n"
     )
 
 

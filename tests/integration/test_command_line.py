@@ -193,8 +193,8 @@ def test_a_sweep_makes_one_folder_per_job_and_survives_a_failed_one(tmp_path):
     assert err.count("learning_rate must be positive") == 2
     assert "Traceback" not in err
     folders = [p for p in (tmp_path / "sweep").iterdir() if p.is_dir()]
-    assert len(folders) == 4
-    assert sum((p / "summary.json").exists() for p in folders) == 2
+    assert sorted(p.name[:1] for p in folders) == ["0", "2"]  # a job that is refused leaves no folder
+    assert all((p / "summary.json").exists() for p in folders)
 
 
 def test_ctrl_c_in_a_sweep_stops_its_job_in_good_order(tmp_path):

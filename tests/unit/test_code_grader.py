@@ -160,7 +160,8 @@ def test_every_test_starts_from_the_same_state(grader: CodeGrader) -> None:
 def test_files_are_private_and_gone_before_the_next_test(grader: CodeGrader) -> None:
     program = (
         "import os, tempfile\n"
-        "print(len(os.listdir('.')) + len(os.listdir(tempfile.gettempdir())))\n"
+        # Files alone: an environment that lies below /tmp is seen there as a folder.
+        "print(len(os.listdir('.')) + sum(e.is_file() for e in os.scandir(tempfile.gettempdir())))\n"
         "with tempfile.NamedTemporaryFile('w', delete=False) as file:\n    file.write('x')\n"
         "print(open(file.name).read())\n"
         "os.makedirs('a/b')\nopen('a/b/c', 'w').write('y')\nos.symlink('/', 'a/d')\nos.chmod('a', 0)\n"
@@ -171,7 +172,7 @@ def test_files_are_private_and_gone_before_the_next_test(grader: CodeGrader) -> 
     assert [(r.score, r.feedback, r.error) for r in rewards] == [(1.0, None, None)] * 2
     if not grader.protections()["namespaces"]:
         slash_tmp = (
-            "import os\nprint(len(os.listdir('/tmp')))\n"
+            "import os\nprint(sum(e.is_file() for e in os.scandir('/tmp')))\n"
             "open('/tmp/x', 'w').write('y')\nprint(open('/tmp/x').read())"
         )
         assert grader.grade(prints(slash_tmp, ("", "0\ny"), ("", "0\ny"))).score == 1.0
