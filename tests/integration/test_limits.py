@@ -69,8 +69,9 @@ def resume(compose_config, folder: Path, *overrides: str) -> None:
     ("limit", "done"),
     [
         ([f"{TRAINER}limit_train_batches=2"], 2),
-        ([f"{TRAINER}limit_train_batches=0.7"], 2),  # of 3 iterations, rounded down
-        ([f"{TRAINER}overfit_batches=1"], 1),
+        # Of 3 iterations, rounded down.
+        pytest.param([f"{TRAINER}limit_train_batches=0.7"], 2, marks=pytest.mark.slow),
+        pytest.param([f"{TRAINER}overfit_batches=1"], 1, marks=pytest.mark.slow),
         ([f"{TRAINER}max_steps=3"], 2),  # two mini-batches of 4 make two steps per iteration
         ([f"{OWN}_target_={__name__}.StopAfter", f"{OWN}iterations=2"], 2),
         # Two samples of two problems rarely rise, so after the first point there is no better one.
