@@ -275,14 +275,7 @@ def _error(verdict: Reward) -> str | None:
 def _majority(task: Task, responses: Sequence[str], verdicts: Sequence[Reward]) -> float:
     """The vote of the responses, by their new verdicts."""
     voters = [
-        Sample(
-            response=response,
-            score=verdict.score,
-            answer=verdict.answer,
-            error=verdict.error,
-            finished=True,
-            length=0,
-        )
+        Sample.of(response, verdict, finished=True, length=0)
         for response, verdict in zip(responses, verdicts, strict=True)
     ]
     return majority_values([voters], task.same_answers)[0]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipo.evaluation.statistics import Estimate
+from pipo.tasks.base import Reward
 
 Summary = dict[str, Any]
 """Plain JSON form of an evaluation; the keys are described at :meth:`EvaluationResult.to_summary`."""
@@ -72,6 +73,19 @@ class Sample:
     finished: bool
     length: int
     infrastructure: bool = False
+
+    @classmethod
+    def of(cls, response: str, verdict: Reward, *, finished: bool, length: int) -> Sample:
+        """A response with its verdict."""
+        return cls(
+            response=response,
+            score=verdict.score,
+            answer=verdict.answer,
+            error=verdict.error,
+            finished=finished,
+            length=length,
+            infrastructure=verdict.infrastructure,
+        )
 
     @property
     def solved(self) -> bool:

@@ -149,15 +149,7 @@ def _graded(
 def _samples(completions: Completions, texts: Sequence[str], verdicts: Sequence[Reward]) -> list[Sample]:
     finished, lengths = completions.finished.tolist(), completions.lengths.tolist()
     return [
-        Sample(
-            response=text,
-            score=verdict.score,
-            answer=verdict.answer,
-            error=verdict.error,
-            finished=done,
-            length=length,
-            infrastructure=verdict.infrastructure,
-        )
+        Sample.of(text, verdict, finished=done, length=length)
         for text, verdict, done, length in zip(texts, verdicts, finished, lengths, strict=True)
     ]
 
