@@ -30,8 +30,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from pipo.cli import exit_code, register_resolvers
-from pipo.command_line import check_command_line, expand_model, expand_paths, expand_task
+from pipo.config.cli import exit_code, register_resolvers
+from pipo.config.command_line import check_command_line, expand_model, expand_paths, expand_task
 
 register_resolvers()
 
@@ -66,7 +66,7 @@ def grade(cfg: DictConfig) -> None:
 
 def compare() -> None:
     """Two evaluations that are there already."""
-    from pipo.evaluation.comparison_report import print_comparison
+    from pipo.evaluation.comparison_table import print_comparison
 
     print_comparison(sys.argv[2:])
 

@@ -23,9 +23,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from pipo import sweep
-from pipo.cli import exit_code, register_resolvers
-from pipo.command_line import check_command_line, expand_model, expand_paths
+from pipo.config import sweep
+from pipo.config.cli import exit_code, register_resolvers
+from pipo.config.command_line import check_command_line, expand_model, expand_paths
 
 register_resolvers()
 

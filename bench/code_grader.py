@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from pipo.tasks.graders.code import CodeGrader
-from pipo.tasks.graders.code_tests import AssertTests, CallTests, ProgramJob, ProgramTests, StdinTests
+from pipo.graders.code import CodeGrader
+from pipo.graders.code_tests import AssertTests, CallTests, ProgramJob, ProgramTests, StdinTests
 
 PRINTS = "a, b = map(int, input().split())\nprint(a + b)\n"
 RETURNS = "def f(a, b):\n    return a + b\n"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from pipo.tasks.base import Example, Message, Prompt, Reward, Split, Task
+from pipo.records.problems import Example, Message, Prompt, Reward, Split
+from pipo.tasks.base import Task
 
 
 class CoinTask(Task):

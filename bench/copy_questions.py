@@ -16,9 +16,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pipo.tasks.graders.answer_lists import same_text
-from pipo.tasks.graders.math import MathGrader, last_boxed
-from pipo.tasks.graders.typesetting import tidy
+from pipo.graders.answer_lists import same_text
+from pipo.graders.math import MathGrader, last_boxed
+from pipo.graders.typesetting import tidy
 
 CPU_S, WALL_S = 10.0, 120.0
 FILES = ("math500", "math_train")

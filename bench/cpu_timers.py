@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import lightning.pytorch as pl
 
-from pipo.metrics import IterationMetrics
+from pipo.distributed.metrics import IterationMetrics
 from pipo.modules.policy_module import PolicyModule
 
 

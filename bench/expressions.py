@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.workload import FILES
-from pipo.tasks.base import Example, Message, Prompt, Reward, Split, Task
+from pipo.records.problems import Example, Message, Prompt, Reward, Split
+from pipo.tasks.base import Task
 
 
 class ExpressionsTask(Task):

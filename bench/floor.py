@@ -32,7 +32,7 @@ from rich.table import Table
 from bench import ruler
 from bench.lean import LeanQwen3
 from bench.workload import Problem, prepare, problems
-from pipo.modules.policy import load_tokenizer, stop_token_ids
+from pipo.lm.policy import load_tokenizer, stop_token_ids
 
 # A forward and backward pass costs about as much as so many tokens before it has any; at most so many in one.
 PASS_TOKENS, MOST_TOKENS = 64, 4096

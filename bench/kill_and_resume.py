@@ -37,8 +37,8 @@ import torch  # noqa: E402
 from lightning.pytorch.utilities import rank_zero_only  # noqa: E402
 
 import pipo.training  # noqa: E402, F401  (train.py imports it late; the forked processes have it already)
-from pipo.checkpoints import STATE, finished_checkpoints, iterations_of  # noqa: E402
-from pipo.run_log import read_metrics  # noqa: E402
+from pipo.runs.checkpoints import STATE, finished_checkpoints, iterations_of  # noqa: E402
+from pipo.runs.run_log import read_metrics  # noqa: E402
 
 torch.set_num_threads(1)
 SMALL = [

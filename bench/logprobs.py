@@ -2,7 +2,7 @@
 
     python bench/logprobs.py [--rounds 5] [--out logprobs.json]
 
-``blockwise`` is what training uses (``pipo.modules.logprobs``). ``cross_entropy`` is torch's on all positions
+``blockwise`` is what training uses (``pipo.lm.logprobs``). ``cross_entropy`` is torch's on all positions
 at once; ``naive`` takes a log-softmax and the entropy of the full matrix. One thread, float32. Extra memory
 is the peak of the call less its inputs and their gradients; ``one matrix`` allocates the logits and nothing
 else, which shows that the ruler is right.
@@ -21,7 +21,7 @@ from rich.table import Table
 from torch import Tensor
 
 from bench import ruler
-from pipo.modules.logprobs import token_logprobs
+from pipo.lm.logprobs import token_logprobs
 
 Score = Callable[[Tensor, Tensor, Tensor], Tensor]
 

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipo.tasks.base import Reward
-from pipo.tasks.graders.math import MathGrader, quick_verdict
-from pipo.tasks.graders.typesetting import tidy
+from pipo.graders.math import MathGrader, quick_verdict
+from pipo.graders.typesetting import tidy
+from pipo.records.problems import Reward
 
 CPU_S, WALL_S = 5.0, 300.0
 

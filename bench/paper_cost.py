@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from pipo.cli import CONF, register_resolvers
+from pipo.config.cli import CONF, register_resolvers
 
 GPUS = 8
 H20 = {"tflops": 148.0, "bandwidth": 4.0}

@@ -33,11 +33,11 @@ from bench import ruler
 from bench.cpu_timers import CpuTimers
 from bench.ruler import ROOT
 from pipo import build
-from pipo.cli import register_resolvers
-from pipo.instantiate import instantiate
+from pipo.config.cli import register_resolvers
+from pipo.config.instantiate import instantiate
 from pipo.modules.policy_module import PolicyModule
-from pipo.quiet import quiet
-from pipo.workbench import build_workbench
+from pipo.rollout.task_setup import build_workbench
+from pipo.runs.quiet import quiet
 
 PHASES = ("generate", "update", "retrospective", "other", "iteration")
 WINDOW = 2  # iterations that PIPO compares with, the fewest: they and one more come before the counted ones

@@ -24,14 +24,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from pipo.model_spec import embedded_model
-from pipo.modules.distributed import derive_seed
-from pipo.modules.policy import Policy, load_policy
-from pipo.quiet import quiet
-from pipo.records import Completions, TokenIds, pad_rows
+from pipo.distributed.seeds import derive_seed
+from pipo.lm.policy import Policy, load_policy
+from pipo.lm.spec import embedded_model
+from pipo.records.rollouts import Completions, TokenIds, pad_rows
 from pipo.rollout.engine import RolloutEngine, SamplingParams
 from pipo.rollout.local import LocalEngine, LocalEngineConfig
 from pipo.rollout.vllm import VllmConfig, VllmEngine
+from pipo.runs.quiet import quiet
 
 REPEATS = 3
 PROMPT_TOKENS = 24

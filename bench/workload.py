@@ -28,14 +28,15 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from bench.ruler import ROOT
-from pipo.model_spec import embedded_model
-from pipo.modules.packing import pack
-from pipo.modules.policy import Policy, load_policy, load_tokenizer, stop_token_ids
-from pipo.records import TokenIds
+from pipo.lm.packing import pack
+from pipo.lm.policy import Policy, load_policy, load_tokenizer, stop_token_ids
+from pipo.lm.smollm2 import ensure_smollm2
+from pipo.lm.spec import embedded_model
+from pipo.records.problems import Split
+from pipo.records.rollouts import TokenIds
 from pipo.rollout.engine import SamplingParams
 from pipo.rollout.local import LocalEngine, LocalEngineConfig
-from pipo.smollm2 import ensure_smollm2
-from pipo.tasks.base import Split, Task
+from pipo.tasks.base import Task
 
 FILES: dict[Split, str] = {"train": "prompts.jsonl", "test": "eval_prompts.jsonl"}
 

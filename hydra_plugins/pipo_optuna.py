@@ -22,7 +22,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from pipo.files import replace_text
+from pipo.runs.files import replace_text
 
 if TYPE_CHECKING:
     import optuna

@@ -14,8 +14,10 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from omegaconf import DictConfig
 
+from pipo.analysis.plotting.curves import CURVES_FILE, write_curves
+from pipo.analysis.report.page import REPORT_FILE, write_run_report
 from pipo.callbacks.checkpoint import IterationCheckpoint
-from pipo.callbacks.ending import RunEnd
+from pipo.callbacks.ending import KEY, RunEnd
 from pipo.callbacks.evaluation import HeldOutEvaluation
 from pipo.callbacks.export import ModelExport
 from pipo.callbacks.guard import SkippedStepLog
@@ -23,30 +25,30 @@ from pipo.callbacks.held_out import HeldOutProblems
 from pipo.callbacks.interrupt import GracefulStop
 from pipo.callbacks.iteration_log import IterationLog
 from pipo.callbacks.probe import Probe
-from pipo.callbacks.progress import RunProgress
+from pipo.callbacks.progress_bar import RunProgress
 from pipo.callbacks.random_state import RandomState
 from pipo.callbacks.results import RunResults
 from pipo.callbacks.samples import SampleLog
 from pipo.callbacks.teacher import TeacherAverage
+from pipo.config.instantiate import construct, instantiate
+from pipo.config.trainer_options import HARDWARE, trainer_options
+from pipo.distributed.processes import leads
+from pipo.distributed.strategies import COMPUTE_DTYPES, Hardware, build_strategy
 from pipo.errors import ConfigError
 from pipo.evaluation.results import EvaluationPlan
-from pipo.instantiate import construct, instantiate
-from pipo.loggers import MetricsFileLogger
-from pipo.modules.functional.importance import ImportanceCorrection
+from pipo.functional.importance import ImportanceCorrection
+from pipo.lm.sharding import Sharding
 from pipo.modules.objectives.base import Distillation, Objective
 from pipo.modules.options import BatchConfig, OptimizerConfig
 from pipo.modules.policy_module import PolicyModule
-from pipo.modules.sharding import Sharding
-from pipo.processes import leads
-from pipo.records import Rollouts, TokenIds
+from pipo.records.rollouts import Rollouts, TokenIds
 from pipo.rollout.collector import CollectionConfig, Collector
+from pipo.rollout.datamodule import IterationDataset, PromptDataModule
 from pipo.rollout.privileged import teacher_prompts
-from pipo.run_summary import MODEL_FOLDER
-from pipo.strategies import COMPUTE_DTYPES, Hardware, build_strategy
-from pipo.tasks.datamodule import IterationDataset, PromptDataModule
+from pipo.rollout.task_setup import Problems, Workbench
+from pipo.runs.metric_files import MetricsFileLogger
+from pipo.runs.run_summary import MODEL_FOLDER
 from pipo.tasks.prompts import encode_prompt, response_decoder
-from pipo.trainer_options import HARDWARE, KEY, trainer_options
-from pipo.workbench import Problems, Workbench
 
 _LOG = logging.getLogger(__name__)
 
@@ -283,6 +285,7 @@ def build_callbacks(
             progress=progress,
             stop=stop,
             end=end,
+            pages={CURVES_FILE: write_curves, REPORT_FILE: write_run_report},
         ),
     ]
     return [*callbacks, *extra.values()]

@@ -22,6 +22,10 @@ class ModelError(ConfigError):
     """A model cannot be loaded or is of a kind that is not supported. The message says what to do."""
 
 
+class TaskError(ConfigError):
+    """A task cannot be built: a bad option or a bad data file. The message names it."""
+
+
 class RunFailed(Exception):
     """The run cannot go on: a full disk, a grader that cannot start, numbers that are not finite.
 

@@ -15,13 +15,22 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipo.errors import ConfigError, RunFailed, RunStopped
-from pipo.grading_rows import Entry, Matcher, check_file, dumped, graded_row, read_lines, recorded_scores
-from pipo.instantiate import instantiate
-from pipo.keys import GRADE, check_keys
-from pipo.tasks.base import Reward, Task, TaskError
-from pipo.tasks.graders.worker_pool import WorkerStartError
-from pipo.tasks.infrastructure import warn_of_machine
+from pipo.config.instantiate import instantiate
+from pipo.config.keys import GRADE, check_keys
+from pipo.errors import ConfigError, RunFailed, RunStopped, TaskError
+from pipo.evaluation.grading_rows import (
+    Entry,
+    Matcher,
+    check_file,
+    dumped,
+    graded_row,
+    read_lines,
+    recorded_scores,
+)
+from pipo.graders.infrastructure import warn_of_machine
+from pipo.graders.worker_pool import WorkerStartError
+from pipo.records.problems import Reward
+from pipo.tasks.base import Task
 
 GRADED_FILE = "graded.jsonl"
 _REASONS_SHOWN = 3

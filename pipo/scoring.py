@@ -15,27 +15,29 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
-from pipo import build, run_folder, scoring_content
+from pipo import build
+from pipo.config.instantiate import construct, instantiate
+from pipo.config.keys import EVAL, check_keys
+from pipo.distributed.strategies import default_device
 from pipo.errors import ConfigError, RunFailed, RunStopped
+from pipo.evaluation import parts as scoring_content
 from pipo.evaluation.benchmark import Benchmark
-from pipo.evaluation.progress import EvaluationProgress
-from pipo.evaluation.report import RESULTS_FILE, scores_table, write_results
+from pipo.evaluation.parts import Part
+from pipo.evaluation.preview import print_preview
+from pipo.evaluation.progress_bar import EvaluationProgress
 from pipo.evaluation.results import EvaluationPlan, EvaluationResult, ProblemResult
+from pipo.evaluation.results_file import RESULTS_FILE, scores_table, write_results
 from pipo.evaluation.runner import evaluate
 from pipo.evaluation.samples import SAMPLES_FILE, append_samples, recover_samples
 from pipo.evaluation.tables import write_tables
-from pipo.folders import resuming
-from pipo.instantiate import construct, instantiate
-from pipo.keys import EVAL, check_keys
-from pipo.model_spec import ModelSpec, build_model
-from pipo.modules.policy import load_tokenizer
-from pipo.preview import print_preview
-from pipo.quiet import quiet
-from pipo.scoring_content import Part
-from pipo.strategies import default_device
-from pipo.tasks.graders.worker_pool import WorkerStartError
+from pipo.graders.worker_pool import WorkerStartError
+from pipo.lm.policy import load_tokenizer
+from pipo.lm.spec import ModelSpec, build_model
+from pipo.rollout.task_setup import build_workbench
+from pipo.runs import run_folder
+from pipo.runs.places import resuming
+from pipo.runs.quiet import quiet
 from pipo.tasks.prompts import response_decoder
-from pipo.workbench import build_workbench
 
 IDENTITY_FILE = "identity.json"
 

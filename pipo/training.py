@@ -12,30 +12,31 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from pipo import build, run_folder
-from pipo.callbacks.ending import RunEnd
+from pipo import build
+from pipo.analysis.plotting.curves import CURVES_FILE
+from pipo.analysis.report.page import REPORT_FILE
+from pipo.callbacks.ending import KEY, LIMITS, RunEnd
 from pipo.callbacks.evaluation import HeldOutEvaluation
 from pipo.callbacks.interrupt import REQUEUE, GracefulStop, requeue
-from pipo.callbacks.progress import RunProgress
+from pipo.callbacks.progress_bar import RunProgress
 from pipo.callbacks.results import RunResults
-from pipo.checkpoints import STATE, finished_checkpoints, iterations_of
-from pipo.cli import CONF
+from pipo.config.cli import CONF
+from pipo.config.keys import TRAIN, check_keys
+from pipo.config.relations import check_relations
+from pipo.config.trainer_options import shortened
+from pipo.distributed.processes import leads, telling_folder
 from pipo.errors import ConfigError, Diverged, RunFailed, RunStopped
-from pipo.evaluation.report import before_after_table
-from pipo.files import replace_text
-from pipo.folders import command, resuming
-from pipo.keys import TRAIN, check_keys
-from pipo.plotting.dashboard import CURVES_FILE
-from pipo.processes import leads, telling_folder
-from pipo.quiet import quiet
-from pipo.relations import check_relations
-from pipo.report.page import REPORT_FILE
+from pipo.evaluation.results_file import before_after_table
+from pipo.graders.worker_pool import WorkerStartError
 from pipo.rollout.engine import EngineFailed
-from pipo.run_log import DIVERGED_FILE
-from pipo.run_summary import missing_products
-from pipo.tasks.graders.worker_pool import WorkerStartError
-from pipo.trainer_options import KEY, LIMITS, shortened
-from pipo.workbench import build_workbench
+from pipo.rollout.task_setup import build_workbench
+from pipo.runs import run_folder
+from pipo.runs.checkpoints import STATE, finished_checkpoints, iterations_of
+from pipo.runs.files import replace_text
+from pipo.runs.places import command, resuming
+from pipo.runs.quiet import quiet
+from pipo.runs.run_log import DIVERGED_FILE
+from pipo.runs.run_summary import missing_products
 
 log = logging.getLogger(__name__)
 _LIMIT_KEYS = tuple(f"{KEY}.{name}" for name in LIMITS)

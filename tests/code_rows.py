@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipo.tasks.base import Reward
+from pipo.graders.code_tests import ProgramJob
+from pipo.records.problems import Reward
 from pipo.tasks.code import CodeTask
-from pipo.tasks.graders.code_tests import ProgramJob
 from pipo.tasks.humaneval import HumanEvalTask
 from pipo.tasks.livecodebench import LiveCodeBenchTask
 from pipo.tasks.mbpp import MbppTask

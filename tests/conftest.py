@@ -19,10 +19,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from pipo.cli import register_resolvers
-from pipo.modules.attention import ATTENTION_NAME
-from pipo.modules.packing import PackedRows, pack
-from pipo.modules.policy import Policy
+from pipo.config.cli import register_resolvers
+from pipo.lm.attention import ATTENTION_NAME
+from pipo.lm.packing import PackedRows, pack
+from pipo.lm.policy import Policy
 
 ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)

@@ -8,8 +8,8 @@ point that printing 14 would not get.
 
 from __future__ import annotations
 
-from pipo.tasks.graders.code import CodeGrader
-from pipo.tasks.graders.code_tests import ProgramJob, StdinTests
+from pipo.graders.code import CodeGrader
+from pipo.graders.code_tests import ProgramJob, StdinTests
 
 ANSWER = "print(int(input()) * 2)\n"
 

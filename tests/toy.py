@@ -10,22 +10,23 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ProgressBar
 
-from pipo.callbacks.base import IterationStats, RolloutCallback
 from pipo.callbacks.pipo import PIPOCallback
-from pipo.checkpoints import STATE
-from pipo.modules.functional.importance import ImportanceCorrection
+from pipo.functional.importance import ImportanceCorrection
+from pipo.lm.sharding import Sharding
+from pipo.modules.hooks import IterationStats, RolloutCallback
 from pipo.modules.objectives.base import Distillation, Objective
 from pipo.modules.objectives.grpo import GRPO
 from pipo.modules.options import BatchConfig, OptimizerConfig
 from pipo.modules.policy_module import PolicyModule
-from pipo.modules.sharding import Sharding
-from pipo.records import Rollouts, TokenIds
+from pipo.records.problems import Example, Prompt, Reward, Split
+from pipo.records.rollouts import Rollouts, TokenIds
 from pipo.rollout.collector import CollectionConfig, Collector
+from pipo.rollout.datamodule import IterationDataset, PromptDataModule
 from pipo.rollout.engine import SamplingParams
 from pipo.rollout.local import LocalEngine, LocalEngineConfig
 from pipo.rollout.privileged import teacher_prompts
-from pipo.tasks.base import Example, Prompt, Reward, Split, Task
-from pipo.tasks.datamodule import IterationDataset, PromptDataModule
+from pipo.runs.checkpoints import STATE
+from pipo.tasks.base import Task
 from tests.conftest import make_policy as make_policy
 
 STOP = 1

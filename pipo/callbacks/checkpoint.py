@@ -16,15 +16,15 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
 
-from pipo import checkpoints
 from pipo.callbacks.ending import is_last
-from pipo.checkpoints import Manifest
+from pipo.distributed.collectives import all_gather, world
+from pipo.distributed.strategies import ShardedStrategy
 from pipo.errors import RunFailed
-from pipo.folders import resuming
-from pipo.modules.distributed import all_gather, world
 from pipo.modules.policy_module import PolicyModule
-from pipo.run_log import ACCURACY
-from pipo.strategies import ShardedStrategy
+from pipo.runs import checkpoints
+from pipo.runs.checkpoints import Manifest
+from pipo.runs.places import resuming
+from pipo.runs.run_log import ACCURACY
 
 
 class StreamedCheckpointIO(TorchCheckpointIO):
@@ -68,7 +68,7 @@ class IterationCheckpoint(Checkpoint):
     """Saves every so many iterations, at the end, and at every new height of held-out accuracy.
 
     Args:
-        folder: where they go, see :mod:`pipo.checkpoints`.
+        folder: where they go, see :mod:`pipo.runs.checkpoints`.
         every: iterations between two checkpoints.
         keep: how many of the newest stay.
         best: whether the best by held-out accuracy is saved and stays, too.

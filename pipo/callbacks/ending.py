@@ -9,7 +9,11 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Timer
 
 from pipo.errors import ConfigError
-from pipo.trainer_options import KEY, LIMITS
+
+#: Where Lightning's trainer stands in the configuration.
+KEY = "strategy.trainer"
+#: What ends a start of the program before its budget; going on with the run does not repeat it.
+LIMITS = ("max_time", "max_steps", "limit_train_batches", "overfit_batches")
 
 
 class RunEnd(pl.Callback):

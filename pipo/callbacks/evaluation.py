@@ -13,8 +13,9 @@ import lightning.pytorch as pl
 from rich.console import Console
 
 from pipo.callbacks.held_out import HeldOutProblems
+from pipo.distributed.collectives import all_gather, gather, world
 from pipo.errors import reason
-from pipo.evaluation.answers import (
+from pipo.evaluation.held_out import (
     AFTER_FILE,
     BEFORE_FILE,
     held_out_record,
@@ -23,7 +24,6 @@ from pipo.evaluation.answers import (
     write_record,
 )
 from pipo.evaluation.results import EvaluationPlan, EvaluationResult, Summary
-from pipo.modules.distributed import all_gather, gather, world
 from pipo.modules.policy_module import PolicyModule
 
 log = logging.getLogger(__name__)

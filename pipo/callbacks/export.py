@@ -11,12 +11,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from pipo.distributed.collectives import all_gather, world
 from pipo.errors import ConfigError, reason
-from pipo.modules.distributed import all_gather, world
-from pipo.modules.generation import without_contradictions
+from pipo.lm.generation import without_contradictions
+from pipo.lm.sharding import full_tensors
 from pipo.modules.policy_module import PolicyModule
-from pipo.modules.sharding import full_tensors
-from pipo.run_summary import MODEL_FOLDER, missing_products
+from pipo.runs.run_summary import MODEL_FOLDER, missing_products
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from pipo.callbacks.base import RolloutCallback, SkippedStep
-from pipo.modules.distributed import gather, world
+from pipo.distributed.collectives import gather, world
+from pipo.modules.hooks import RolloutCallback, SkippedStep
 from pipo.modules.policy_module import PolicyModule
-from pipo.records import PolicyBatch
+from pipo.records.batches import PolicyBatch
 
 log = logging.getLogger(__name__)
 

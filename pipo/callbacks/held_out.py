@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipo.distributed.collectives import world
 from pipo.evaluation.results import EvaluationPlan, EvaluationResult
 from pipo.evaluation.runner import evaluate
-from pipo.modules.distributed import world
 from pipo.modules.policy_module import PolicyModule
-from pipo.records import TokenIds
+from pipo.records.problems import Example
+from pipo.records.rollouts import TokenIds
 from pipo.rollout.engine import SamplingParams
-from pipo.tasks.base import Example, Task
+from pipo.tasks.base import Task
 from pipo.tasks.prompts import Decode
 
 

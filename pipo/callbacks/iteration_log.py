@@ -10,7 +10,7 @@ import torch
 
 from pipo.errors import RunFailed
 from pipo.modules.policy_module import PolicyModule
-from pipo.run_log import ACCURACY
+from pipo.runs.run_log import ACCURACY
 
 
 class IterationLog(pl.Callback):

@@ -17,20 +17,22 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from pipo.callbacks.base import IterationStats, RolloutCallback
+from pipo.distributed.collectives import gather, own_part, world
+from pipo.distributed.seeds import derive_seed
 from pipo.errors import ConfigError
-from pipo.modules.batching import mini_batches
-from pipo.modules.distributed import derive_seed, gather, own_part, world
-from pipo.modules.functional.progress import (
+from pipo.functional.policy_improvement import (
     Feedback,
     policy_improvement_feedback,
     policy_improvement_reward,
     with_random_sign,
     without_feedback,
 )
-from pipo.modules.functional.row_sampling import sampled_attribution
+from pipo.functional.row_sampling import sampled_attribution
+from pipo.modules.batching import mini_batches
+from pipo.modules.hooks import IterationStats, RolloutCallback
 from pipo.modules.policy_module import PolicyModule
-from pipo.records import PolicyBatch, Rollouts
+from pipo.records.batches import PolicyBatch
+from pipo.records.rollouts import Rollouts
 
 log = logging.getLogger(__name__)
 

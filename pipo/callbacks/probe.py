@@ -14,9 +14,9 @@ import numpy as np
 from pipo.callbacks.held_out import HeldOutProblems
 from pipo.evaluation.results import EvaluationPlan
 from pipo.evaluation.runner import gather_problems
-from pipo.files import replace_text
 from pipo.modules.policy_module import PolicyModule
-from pipo.run_log import PROBE_FILE, read_metrics
+from pipo.runs.files import replace_text
+from pipo.runs.run_log import PROBE_FILE, read_metrics
 
 
 class Probe(pl.Callback):

@@ -13,7 +13,8 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
-from pipo.modules.distributed import derive_seed, gather, own_part, world
+from pipo.distributed.collectives import gather, own_part, world
+from pipo.distributed.seeds import derive_seed
 from pipo.modules.policy_module import PolicyModule
 
 # Distinguishes this use of the run's seed from those of the sampler and the shuffling.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -11,14 +12,11 @@ from pipo.callbacks.ending import RunEnd
 from pipo.callbacks.evaluation import HeldOutEvaluation
 from pipo.callbacks.export import ModelExport
 from pipo.callbacks.interrupt import REQUEUE, GracefulStop
-from pipo.callbacks.progress import RunProgress
+from pipo.callbacks.progress_bar import RunProgress
+from pipo.distributed.collectives import world
 from pipo.errors import reason
-from pipo.evaluation.answers import AFTER_FILE
-from pipo.modules.distributed import world
-from pipo.plotting.dashboard import CURVES_FILE, plot_curves
-from pipo.report.page import REPORT_FILE, write_report
-from pipo.run_log import METRICS_FILE, has_rows
-from pipo.run_summary import MODEL_FOLDER, SUMMARY_FILE, write_summary
+from pipo.evaluation.held_out import AFTER_FILE
+from pipo.runs.run_summary import MODEL_FOLDER, SUMMARY_FILE, write_summary
 
 
 class RunResults(pl.Callback):
@@ -34,6 +32,7 @@ class RunResults(pl.Callback):
         progress: knows how long the run took.
         stop: knows whether a signal ended it.
         end: knows how far it came, and whether a limit ended it.
+        pages: name of a file for people -> what writes it into the run folder, in this order.
 
     Attributes:
         problems: each product that could not be written, and why.
@@ -48,8 +47,10 @@ class RunResults(pl.Callback):
         progress: RunProgress,
         stop: GracefulStop,
         end: RunEnd,
+        pages: Mapping[str, Callable[[Path], None]],
     ) -> None:
         super().__init__()
+        self.pages = dict(pages)
         self.folder, self.stop, self.end = Path(folder), stop, end
         self.export, self.evaluation, self.progress = export, evaluation, progress
         self.problems: dict[str, str] = {}
@@ -70,8 +71,7 @@ class RunResults(pl.Callback):
                 self._show()
             return
         # Until they are there, the summary names them: a program that is killed here owes them.
-        later = [CURVES_FILE, REPORT_FILE]
-        self._make(SUMMARY_FILE, lambda: self._summarise([*self.problems, *later]))
+        self._make(SUMMARY_FILE, lambda: self._summarise([*self.problems, *self.pages]))
         self._show()
         if SUMMARY_FILE not in self.problems:
             self._make(SUMMARY_FILE, lambda: self._summarise(list(self.problems)))
@@ -92,17 +92,12 @@ class RunResults(pl.Callback):
         )
 
     def _show(self) -> None:
-        """The curves, when anything was logged that could be drawn, and the page with them."""
-        metrics, curves = self.folder / METRICS_FILE, self.folder / CURVES_FILE
-        drawn = has_rows(metrics) and self._make(CURVES_FILE, lambda: plot_curves(metrics, curves))
-        page, figure = self.folder / REPORT_FILE, curves if drawn else None
-        self._make(REPORT_FILE, lambda: write_report(self.folder, page, figure))
+        for name, write in self.pages.items():
+            self._make(name, partial(write, self.folder))
 
-    def _make(self, name: str, write: Callable[[], object]) -> bool:
+    def _make(self, name: str, write: Callable[[], object]) -> None:
         """Write one product; what the disk or a damaged file of the run refuses is kept for the end."""
         try:
             write()
         except (OSError, ValueError) as error:
             self.problems[name] = reason(error)
-            return False
-        return True

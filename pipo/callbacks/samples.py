@@ -9,11 +9,13 @@ import lightning.pytorch as pl
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from pipo.callbacks.base import IterationStats, RolloutCallback
-from pipo.files import json_text, replace_text, sync
+from pipo.modules.hooks import IterationStats, RolloutCallback
 from pipo.modules.policy_module import PolicyModule
-from pipo.records import PolicyBatch, Rollouts
-from pipo.run_log import read_metrics
+from pipo.records.batches import PolicyBatch
+from pipo.records.rollouts import Rollouts
+from pipo.records.text import json_text
+from pipo.runs.files import replace_text, sync
+from pipo.runs.run_log import read_metrics
 
 _COLUMNS = [
     "iteration",

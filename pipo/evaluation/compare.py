@@ -21,7 +21,7 @@ from pipo.evaluation.statistics import (
     percentile_interval,
     sign_flip_p,
 )
-from pipo.folders import command, resuming
+from pipo.runs.places import command, resuming
 
 RESULTS_FILE = "results.json"
 # Of every comparison, whatever the two evaluations used for their own intervals.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipo.evaluation.statistics import Estimate
-from pipo.tasks.base import Reward
+from pipo.records.problems import Reward
 
 Summary = dict[str, Any]
 """Plain JSON form of an evaluation; the keys are described at :meth:`EvaluationResult.to_summary`."""

@@ -21,10 +21,11 @@ from pipo.evaluation.results import (
 )
 from pipo.evaluation.statistics import Estimate, estimate, mean_at_n
 from pipo.evaluation.voting import majority_values
-from pipo.records import Completions, TokenIds
+from pipo.graders.infrastructure import warn_of_machine
+from pipo.records.problems import Example, Reward
+from pipo.records.rollouts import Completions, TokenIds
 from pipo.rollout.engine import RolloutEngine, SamplingParams
-from pipo.tasks.base import Example, Reward, Task
-from pipo.tasks.infrastructure import warn_of_machine
+from pipo.tasks.base import Task
 from pipo.tasks.prompts import Decode
 
 OnBatch = Callable[[Sequence[ProblemResult]], None]

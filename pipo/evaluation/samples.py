@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipo.evaluation.results import ProblemResult, Sample
-from pipo.files import json_text
+from pipo.records.text import json_text
 
 SAMPLES_FILE = "samples.jsonl"
 

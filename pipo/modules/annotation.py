@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from pipo.lm.critic import Critic
+from pipo.lm.packing import pack
+from pipo.lm.policy import Policy
 from pipo.modules.batching import row_groups
-from pipo.modules.critic import Critic
-from pipo.modules.packing import pack
-from pipo.modules.policy import Policy
-from pipo.records import Rollouts, TokenIds
+from pipo.records.rollouts import Rollouts, TokenIds
 
 
 @torch.no_grad()

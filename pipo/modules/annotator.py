@@ -8,15 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipo.metrics import IterationMetrics
+from pipo.distributed.metrics import IterationMetrics
+from pipo.functional.importance import ImportanceCorrection, importance_weights
+from pipo.lm.critic import Critic
+from pipo.lm.policy import Policy
+from pipo.lm.sharding import reshard
 from pipo.modules.annotation import score_responses
-from pipo.modules.critic import Critic
-from pipo.modules.functional.importance import ImportanceCorrection, importance_weights
-from pipo.modules.models import ModelHolder
+from pipo.modules.model_holder import ModelHolder
 from pipo.modules.objectives.base import Distillation
-from pipo.modules.policy import Policy
-from pipo.modules.sharding import reshard
-from pipo.records import Annotations, Rollouts, TeacherAnnotation, TokenIds
+from pipo.records.batches import Annotations, TeacherAnnotation
+from pipo.records.rollouts import Rollouts, TokenIds
 
 Privileged = Callable[[Rollouts, Distillation], tuple[TokenIds | None, ...]]
 

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pipo.lm.packing import pack
 from pipo.modules.objectives.base import MicroBatch
-from pipo.modules.packing import pack
-from pipo.records import PolicyBatch, TokenIds
+from pipo.records.batches import PolicyBatch
+from pipo.records.rollouts import TokenIds
 
 # Attention holds whole rows, prompts and all (and padding, at most half as much again), where everything else
 # in a layer holds packed tokens.

@@ -16,22 +16,24 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
-from pipo.callbacks.base import IterationStats, RolloutCallback, SkippedStep
+from pipo.distributed.collectives import world
+from pipo.distributed.metrics import IterationMetrics
+from pipo.distributed.seeds import derive_seed
 from pipo.errors import ConfigError, Diverged
-from pipo.metrics import IterationMetrics
+from pipo.functional.advantages import moments
+from pipo.functional.importance import ImportanceCorrection, truncated_ratio
+from pipo.functional.value import clipped_value_loss, explained_variance
+from pipo.lm.policy import Policy
+from pipo.lm.sharding import Sharding, clip_gradients, reshard, sync_gradients
 from pipo.modules.annotation import unflatten
 from pipo.modules.annotator import Annotator, Privileged
 from pipo.modules.batching import idle_micro_batch, micro_batches, mini_batches
-from pipo.modules.distributed import derive_seed, world
-from pipo.modules.functional.advantages import moments
-from pipo.modules.functional.importance import ImportanceCorrection, truncated_ratio
-from pipo.modules.functional.value import clipped_value_loss, explained_variance
-from pipo.modules.models import ModelHolder
+from pipo.modules.hooks import IterationStats, RolloutCallback, SkippedStep
+from pipo.modules.model_holder import ModelHolder
 from pipo.modules.objectives.base import Loss, MicroBatch, Objective
 from pipo.modules.options import BatchConfig, OptimizerConfig
-from pipo.modules.policy import Policy
-from pipo.modules.sharding import Sharding, clip_gradients, reshard, sync_gradients
-from pipo.records import IterationPrompts, PolicyBatch, Rollouts
+from pipo.records.batches import PolicyBatch
+from pipo.records.rollouts import IterationPrompts, Rollouts
 from pipo.rollout.collector import Collector
 from pipo.rollout.engine import RolloutEngine
 
@@ -51,7 +53,7 @@ class PolicyModule(ModelHolder):
         optimizer: AdamW's numbers.
         batching: how a batch is cut.
         seed: the run's seed.
-        load_policy: see :class:`~pipo.modules.models.ModelHolder`, like the next three.
+        load_policy: see :class:`~pipo.modules.model_holder.ModelHolder`, like the next three.
         make_engine: makes the rollout engine for a policy.
         compute_dtype: dtype of matrix products.
         sharding: how weights are sharded.

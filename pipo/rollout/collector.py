@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pipo.metrics import IterationMetrics
-from pipo.modules.distributed import derive_seed
-from pipo.modules.functional.shaping import overlong_penalty
-from pipo.records import Completions, IterationPrompts, PromptBatch, Rollouts
+from pipo.distributed.metrics import IterationMetrics
+from pipo.distributed.seeds import derive_seed
+from pipo.functional.shaping import overlong_penalty
+from pipo.graders.infrastructure import warn_of_machine
+from pipo.records.rollouts import Completions, IterationPrompts, PromptBatch, Rollouts
 from pipo.rollout.engine import RolloutEngine, SamplingParams
 from pipo.tasks.base import Task
-from pipo.tasks.infrastructure import warn_of_machine
 from pipo.tasks.prompts import Decode
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from pipo.errors import RunFailed
-from pipo.records import Completions, TokenIds
+from pipo.records.rollouts import Completions, TokenIds
 
 
 @dataclass(frozen=True, kw_only=True)

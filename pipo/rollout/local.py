@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipo.modules.policy import Policy
-from pipo.records import Completions, TokenIds, pad_rows
-from pipo.rollout.cache import PreallocatedCache
+from pipo.lm.cache import PreallocatedCache
+from pipo.lm.policy import Policy
+from pipo.records.rollouts import Completions, TokenIds, pad_rows
 from pipo.rollout.engine import SamplingParams
 from pipo.rollout.sampling import sample_tokens
 
@@ -39,7 +39,7 @@ class LocalEngineConfig:
 
 
 class LocalEngine:
-    """Batched decoding of a :class:`~pipo.modules.policy.Policy`."""
+    """Batched decoding of a :class:`~pipo.lm.policy.Policy`."""
 
     shares_weights = True
 

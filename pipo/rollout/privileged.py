@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipo.records import Rollouts, TokenIds
-from pipo.tasks.base import Prompt, Task
-from pipo.tasks.thought import answer_part
+from pipo.graders.thought import answer_part
+from pipo.records.problems import Prompt
+from pipo.records.rollouts import Rollouts, TokenIds
+from pipo.tasks.base import Task
 
 
 def teacher_prompts(

@@ -21,11 +21,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pipo.distributed.collectives import world
+from pipo.distributed.seeds import derive_seed
 from pipo.errors import ConfigError
-from pipo.modules.distributed import derive_seed, world
-from pipo.modules.policy import Policy
-from pipo.modules.sharding import whole_parameters
-from pipo.records import Completions, TokenIds, pad_rows
+from pipo.lm.policy import Policy
+from pipo.lm.sharding import whole_parameters
+from pipo.records.rollouts import Completions, TokenIds, pad_rows
 from pipo.rollout.engine import EngineFailed, SamplingParams
 from pipo.rollout.vllm_process import join_process_group, quiet_vllm, untouched_process
 

@@ -6,9 +6,9 @@ import ast
 from collections.abc import Mapping
 from typing import Any
 
-from pipo.tasks.base import Split
-from pipo.tasks.graders import rlla
-from pipo.tasks.graders.tool_calls import THINK, TOOL_CALL, ToolCall, UnreadableCalls, as_call, render_calls
+from pipo.graders import rlla
+from pipo.graders.tool_calls import THINK, TOOL_CALL, ToolCall, UnreadableCalls, as_call, render_calls
+from pipo.records.problems import Split
 from pipo.tasks.rows import Row, RowSource, UnusableRow
 from pipo.tasks.tool_use import DialogueExample, DialogueTask
 

@@ -27,9 +27,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipo.tasks.base import Example, Message, Prompt, Reward, Split, Task, TaskError
+from pipo.errors import TaskError
+from pipo.graders.thought import answer_part
+from pipo.records.problems import Example, Message, Prompt, Reward, Split
+from pipo.tasks.base import Task
 from pipo.tasks.rows import Row, UnusableRow
-from pipo.tasks.thought import answer_part
 
 MARK = "#"
 """Comes before the result; everything after its last occurrence is read as the answer."""

@@ -10,10 +10,11 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
-from pipo.tasks.base import Example, Message, Prompt, Reward, Split, TaskError
-from pipo.tasks.graders import bfcl as grader
-from pipo.tasks.graders.bfcl_calls import Language, render
-from pipo.tasks.graders.bfcl_literals import TYPES, express
+from pipo.errors import TaskError
+from pipo.graders import bfcl as grader
+from pipo.graders.bfcl_calls import Language, render
+from pipo.graders.bfcl_literals import TYPES, express
+from pipo.records.problems import Example, Message, Prompt, Reward, Split
 from pipo.tasks.row_task import RowTask
 from pipo.tasks.rows import Row, RowSource, UnusableRow
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipo.tasks.base import Example, Reward, Task
-from pipo.tasks.graders.math import MathGrader
+from pipo.graders.math import MathGrader
+from pipo.records.problems import Example, Reward
+from pipo.tasks.base import Task
 
 
 class BoxedTask(Task[Example]):

@@ -6,7 +6,8 @@ import random
 import re
 from collections.abc import Sequence
 
-from pipo.tasks.base import Example, Message, Prompt, Split, TaskError
+from pipo.errors import TaskError
+from pipo.records.problems import Example, Message, Prompt, Split
 from pipo.tasks.boxed import BoxedTask
 from pipo.tasks.rows import Row, UnusableRow
 

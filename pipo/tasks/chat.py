@@ -14,7 +14,8 @@ from datetime import datetime
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from pipo.tasks.base import Message, TaskError
+from pipo.errors import TaskError
+from pipo.records.problems import Message
 
 # What a template is told is now. It is the date that Llama's own templates show where there is no clock.
 NOW = datetime(2024, 7, 26)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from pipo.tasks.base import Example, Prompt, Reward
-from pipo.tasks.graders.code_tests import AssertTests, CallTests, ProgramJob, ProgramTests
+from pipo.graders.code_tests import AssertTests, CallTests, ProgramJob, ProgramTests
+from pipo.records.problems import Example, Prompt, Reward
 from pipo.tasks.program import find_program
 from pipo.tasks.row_task import RowTask
 from pipo.tasks.rows import Source
@@ -55,7 +55,7 @@ class CodeExample(Example):
 
 
 class ProgramGrader(Protocol):
-    """Judges programs, see :class:`pipo.tasks.graders.code.CodeGrader`."""
+    """Judges programs, see :class:`pipo.graders.code.CodeGrader`."""
 
     def grade_batch(self, jobs: Sequence[ProgramJob]) -> list[Reward]:
         """One verdict per program, in order."""

@@ -2,9 +2,9 @@ r"""GSM8K: grade-school word problems whose answer is one number (Cobbe et al., 
 
 from __future__ import annotations
 
-from pipo.tasks.base import Example, Prompt, Split
+from pipo.graders.math import MAX_ANSWER_CHARS
+from pipo.records.problems import Example, Prompt, Split
 from pipo.tasks.boxed import BoxedTask
-from pipo.tasks.graders.math import MAX_ANSWER_CHARS
 from pipo.tasks.row_task import RowTask
 from pipo.tasks.rows import Row, Source, UnusableRow
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipo.tasks.base import Split
+from pipo.graders.code_tests import AssertTests
+from pipo.records.problems import Split
 from pipo.tasks.code import CodeExample, CodeTask, ProgramGrader
-from pipo.tasks.graders.code_tests import AssertTests
 from pipo.tasks.program import complete_function, preamble
 from pipo.tasks.rows import Row, Source, UnusableRow
 

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
-from pipo.tasks.base import Split, TaskError
+from pipo.errors import TaskError
+from pipo.graders.code_tests import CallTests, ProgramTests, StdinTests
+from pipo.graders.integers import read_json
+from pipo.records.problems import Split
 from pipo.tasks.code import CodeExample, CodeTask, ProgramGrader, with_prelude
-from pipo.tasks.graders.code_tests import CallTests, ProgramTests, StdinTests
-from pipo.tasks.integers import read_json
 from pipo.tasks.program import between_last_fences
 from pipo.tasks.rows import Row, Source, UnusableRow
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from pipo.tasks.base import Dropped, Example, Prompt, Split, TaskError
+from pipo.errors import TaskError
+from pipo.graders.math import MAX_ANSWER_CHARS, last_boxed
+from pipo.graders.typesetting import repaired
+from pipo.records.problems import Dropped, Example, Prompt, Split
 from pipo.tasks.boxed import BoxedTask
-from pipo.tasks.graders.math import MAX_ANSWER_CHARS, last_boxed
-from pipo.tasks.graders.typesetting import repaired
 from pipo.tasks.row_task import RowTask
 from pipo.tasks.rows import Row, Source, UnusableRow
 

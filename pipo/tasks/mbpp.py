@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pipo.tasks.base import Split
+from pipo.graders.code_tests import AssertTests
+from pipo.graders.thought import answer_part
+from pipo.records.problems import Split
 from pipo.tasks.code import CodeExample, CodeTask
-from pipo.tasks.graders.code_tests import AssertTests
 from pipo.tasks.program import find_definition
 from pipo.tasks.rows import Row, UnusableRow
-from pipo.tasks.thought import answer_part
 
 # The authors' splits, by task_id. 1-10 are for worked problems in prompts, 511-600 for validation.
 SPLITS = {"train": range(601, 975), "test": range(11, 511)}

@@ -14,7 +14,7 @@ Which of several blocks counts is decided as the harness of the data set does:
   that neither a draft or a repeated signature before it nor an example of its use behind it counts (MBPP,
   HumanEval).
 
-What a model thinks (``pipo/tasks/thought.py``) is never read. Nothing is parsed here: a deeply nested
+What a model thinks (``pipo/graders/thought.py``) is never read. Nothing is parsed here: a deeply nested
 expression, which a model that repeats itself does write, can crash Python's parser and the run with it.
 """
 
@@ -24,8 +24,8 @@ import re
 import textwrap
 from collections.abc import Collection
 
+from pipo.graders.thought import answer_part
 from pipo.tasks.blocks import before_closing, blocks, is_python
-from pipo.tasks.thought import answer_part
 
 # A line of a shell, such as what installs or starts a program.
 _COMMAND = re.compile(

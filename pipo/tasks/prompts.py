@@ -9,10 +9,12 @@ from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from pipo.records import TokenIds
-from pipo.tasks.base import Example, Prompt, Task, TaskError
+from pipo.errors import TaskError
+from pipo.graders.thought import CLOSING, OPENING, open_thought, opened_at_end
+from pipo.records.problems import Example, Prompt
+from pipo.records.rollouts import TokenIds
+from pipo.tasks.base import Task
 from pipo.tasks.chat import generation_prompt, render_chat
-from pipo.tasks.thought import CLOSING, OPENING, open_thought, opened_at_end
 
 # Fields of a response that graders read; many tokenizers have special tokens of these names.
 _FIELDS = ("tool_call", "response", "answer", "reasoning")

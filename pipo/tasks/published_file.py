@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipo.tasks.base import TaskError
+from pipo.errors import TaskError
 from pipo.tasks.rows import Row, read_file
 
 

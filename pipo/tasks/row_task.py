@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Generic
 
-from pipo.tasks.base import Dropped, E, Split, Task, TaskError
+from pipo.errors import TaskError
+from pipo.records.problems import Dropped, E, Split
+from pipo.tasks.base import Task
 from pipo.tasks.rows import Row, RowSource, UnusableRow, read_examples
 from pipo.tasks.template import load_template
 

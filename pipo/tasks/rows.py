@@ -10,10 +10,10 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from pipo.errors import ConfigError, reason
-from pipo.files import has_half_pair, whole_text
+from pipo.errors import ConfigError, TaskError, reason
 from pipo.hub import without_network_from_cache
-from pipo.tasks.base import Dropped, Example, TaskError
+from pipo.records.problems import Dropped, Example
+from pipo.records.text import has_half_pair, whole_text
 
 E = TypeVar("E", bound=Example)
 

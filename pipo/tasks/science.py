@@ -11,8 +11,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipo.tasks.base import Example, Prompt, Reward, Split
-from pipo.tasks.graders.choice import grade_choice, letters
+from pipo.graders.choice import grade_choice, letters
+from pipo.records.problems import Example, Prompt, Reward, Split
 from pipo.tasks.row_task import RowTask
 from pipo.tasks.rows import Row, Source, UnusableRow
 

@@ -11,10 +11,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pipo.tasks.base import Split
+from pipo.graders.code_tests import CallTests, ProgramTests, StdinTests
+from pipo.graders.integers import int_text, read_json
+from pipo.records.problems import Split
 from pipo.tasks.code import CodeExample, CodeTask, contest_prelude, with_prelude
-from pipo.tasks.graders.code_tests import CallTests, ProgramTests, StdinTests
-from pipo.tasks.integers import int_text, read_json
 from pipo.tasks.rows import Row, UnusableRow
 
 # The reward of the method's authors recurses deeper; TACO's own harness knows two modules more, and numpy.

@@ -12,7 +12,8 @@ import jinja2
 import pydantic
 import yaml
 
-from pipo.tasks.base import Message, Prompt, TaskError
+from pipo.errors import TaskError
+from pipo.records.problems import Message, Prompt
 
 TEMPLATES = Path(__file__).parent / "templates"
 

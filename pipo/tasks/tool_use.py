@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipo.tasks.base import Example, Prompt, Reward, Split
-from pipo.tasks.graders import rlla
-from pipo.tasks.graders.tool_calls import THINK, read_response, render_calls
+from pipo.graders import rlla
+from pipo.graders.tool_calls import THINK, read_response, render_calls
+from pipo.records.problems import Example, Prompt, Reward, Split
 from pipo.tasks.row_task import RowTask
 from pipo.tasks.rows import Row, RowSource, UnusableRow
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 
-from pipo import trainer_options
-from pipo.cli import CONF, exit_code
+from pipo.config import trainer_options
+from pipo.config.cli import CONF, exit_code
+from pipo.config.keys import ANY, EVAL, TRAIN, check_keys
 from pipo.errors import ConfigError
-from pipo.keys import ANY, EVAL, TRAIN, check_keys
 from pipo.scoring import score
 from pipo.training import train
 

@@ -6,8 +6,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from pipo import build
-from pipo.instantiate import instantiate
-from pipo.workbench import build_workbench
+from pipo.config.instantiate import instantiate
+from pipo.rollout.task_setup import build_workbench
 from tests.conftest import ROOT
 
 

@@ -14,8 +14,8 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from pipo.command_line import expand_model, expand_task
-from pipo.study.plan import known_studies
+from pipo.analysis.study.plan import known_studies
+from pipo.config.command_line import expand_model, expand_task
 from tests import documented
 from tests.conftest import ROOT
 from tests.documented import Written
@@ -111,7 +111,7 @@ def check_python(compose_config, own_folder: Path, arguments: list[str]) -> None
         else:
             source = source.with_suffix(".py")
             assert '__name__ == "__main__"' in source.read_text()
-        if module == "pipo.study" and not rest[0].isupper():
+        if module == "pipo.analysis.study" and not rest[0].isupper():
             assert rest[0] in known_studies() or rest[0].endswith(".yaml")
     else:
         source = ROOT / program

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from pipo.instantiate import instantiate
-from pipo.model_spec import build_model
-from pipo.tasks.base import Example
+from pipo.config.instantiate import instantiate
+from pipo.lm.spec import build_model
+from pipo.records.problems import Example
+from pipo.rollout.task_setup import build_workbench
 from pipo.tasks.rows import Source, read_file
-from pipo.workbench import build_workbench
 from tests.config.experiments import EXPERIMENTS, composed
 from tests.conftest import ROOT
 

@@ -15,11 +15,11 @@ from omegaconf import OmegaConf
 
 from bench.paper_cost import H20, estimate
 from pipo import build
-from pipo.instantiate import instantiate
-from pipo.model_spec import build_model
-from pipo.tasks.base import Example
-from pipo.tasks.datamodule import IterationDataset
-from pipo.workbench import build_workbench
+from pipo.config.instantiate import instantiate
+from pipo.lm.spec import build_model
+from pipo.records.problems import Example
+from pipo.rollout.datamodule import IterationDataset
+from pipo.rollout.task_setup import build_workbench
 from tests.config.experiments import CONF, EXPERIMENTS, composed
 from tests.conftest import ROOT
 

@@ -19,7 +19,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from hydra_plugins.pipo_optuna import OptunaSweeper, distribution, split
-from pipo.sweep import JOB_TYPE, SWEEP_GROUP
+from pipo.config.sweep import JOB_TYPE, SWEEP_GROUP
 from tests.conftest import ROOT
 
 SWEEPS = sorted((ROOT / "conf/sweeps").glob("*.yaml"))

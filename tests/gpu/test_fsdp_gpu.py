@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from pipo.model_spec import embedded_model
+from pipo.lm.spec import embedded_model
 from tests.conftest import ROOT
 
 pytestmark = [

@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 import torch
 
-from pipo.modules.policy import load_policy
+from pipo.lm.policy import load_policy
 from pipo.rollout.vllm import VllmConfig, VllmEngine
 from tests.conftest import ROOT
 from tests.toy import sampling
@@ -31,7 +31,7 @@ def make(dtype: str, **changes) -> VllmEngine:
         "tensor_parallel_size": 1,
         "sleep": True,
     }
-    policy = load_policy(str(ROOT / "pipo/assets/tiny"), "float32").cuda()
+    policy = load_policy(str(ROOT / "pipo/lm/assets/tiny"), "float32").cuda()
     return VllmEngine(policy, VllmConfig(dtype=dtype, **{**options, **changes}))
 
 
@@ -41,7 +41,7 @@ def test_logprobs_and_three_updates(dtype, mean):
     engine = make(dtype)
     for step in range(3):
         got = engine.generate(PROMPTS, 8, sampling(max_response_tokens=16), seed=3)
-        on_cpu = load_policy(str(ROOT / "pipo/assets/tiny"), "float32")
+        on_cpu = load_policy(str(ROOT / "pipo/lm/assets/tiny"), "float32")
         on_cpu.load_state_dict(engine.policy.state_dict())
         gap = got.logprobs[got.response_mask] - full_logprobs(on_cpu, PROMPTS, got)
         assert gap.abs().mean() < mean
@@ -61,7 +61,7 @@ def test_sleep_gives_memory_back_and_waking_brings_the_new_weights():
     asleep = torch.cuda.mem_get_info()[0]
     # The key-value cache alone is most of 30 % of the device.
     assert asleep - awake > 0.1 * torch.cuda.get_device_properties(0).total_memory
-    moved = load_policy(str(ROOT / "pipo/assets/tiny"), "float32")
+    moved = load_policy(str(ROOT / "pipo/lm/assets/tiny"), "float32")
     disturb(moved, seed=1)
     engine.policy.load_state_dict(moved.state_dict())
     engine.sync_weights(engine.policy.named_parameters())

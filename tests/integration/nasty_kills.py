@@ -15,10 +15,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from bench import kill_and_resume  # first, because it sets the number of threads
-from pipo import checkpoints
 from pipo.callbacks.export import ModelExport
 from pipo.callbacks.samples import SampleLog
-from pipo.loggers import MetricsFileLogger
+from pipo.runs import checkpoints
+from pipo.runs.metric_files import MetricsFileLogger
 
 ARGUMENTS = [*kill_and_resume.SMALL, "iterations=4", "evaluation.problems=2", "recipe.responses=16"]
 

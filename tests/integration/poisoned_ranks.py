@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import lightning.pytorch as pl
 import torch
 
-from pipo.callbacks.base import RolloutCallback
 from pipo.callbacks.guard import SkippedStepLog
+from pipo.modules.hooks import RolloutCallback
 from tests import toy
 
 

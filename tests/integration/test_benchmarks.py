@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from pipo.cli import exit_code
+from pipo.config.cli import exit_code
 from pipo.errors import ConfigError
-from pipo.evaluation.comparison_report import print_comparison
-from pipo.model_spec import ModelSpec
+from pipo.evaluation.comparison_table import print_comparison
+from pipo.graders.worker_pool import WorkerStartError
+from pipo.lm.spec import ModelSpec
 from pipo.scoring import score
 from pipo.tasks.arithmetic import ArithmeticTask
-from pipo.tasks.graders.worker_pool import WorkerStartError
 from tests import wandb_file
 from tests.conftest import ROOT
 from tests.integration.test_command_line import run, start
@@ -206,7 +206,7 @@ def test_going_on_where_there_is_no_evaluation(tmp_path: Path, compose_eval: Com
 def test_one_program_at_a_time_goes_on(
     whole: tuple[Path, str], tmp_path: Path, compose_eval: Compose
 ) -> None:
-    from pipo import run_folder
+    from pipo.runs import run_folder
 
     folder = tmp_path / "run"
     shutil.copytree(whole[0], folder)
@@ -273,7 +273,7 @@ def test_preview_makes_special_tokens_visible(
     monkeypatch.setattr(pipo.scoring, "load_tokenizer", with_chat_template)
     score(compose_eval("preview=1"), [])
     out = capsys.readouterr().out
-    assert f"\n{load(str(ROOT / 'pipo/assets/tiny')).eos_token}" in out
+    assert f"\n{load(str(ROOT / 'pipo/lm/assets/tiny')).eos_token}" in out
 
 
 def test_one_row_in_wandb_with_the_metrics_that_are_explained(

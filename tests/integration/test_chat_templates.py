@@ -11,7 +11,7 @@ import pytest
 from omegaconf import DictConfig
 
 from pipo.errors import ConfigError
-from pipo.evaluation.comparison_report import print_comparison
+from pipo.evaluation.comparison_table import print_comparison
 from pipo.scoring import score
 from tests.conftest import ROOT
 
@@ -23,7 +23,7 @@ Evaluate = Callable[..., Path]
 def evaluate(compose_config: Callable[..., DictConfig], tmp_path: Path) -> Evaluate:
     """Score a few sums with a copy of the embedded model that has a chat template."""
     model = tmp_path / "model"
-    shutil.copytree(ROOT / "pipo/assets/tiny", model)
+    shutil.copytree(ROOT / "pipo/lm/assets/tiny", model)
 
     def run(folder: str, template: str, *, resume: bool = False) -> Path:
         (model / "chat_template.jinja").write_text(template)

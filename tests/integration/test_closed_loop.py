@@ -7,9 +7,9 @@ import statistics
 import pytest
 import torch
 
-from pipo.callbacks.base import RolloutCallback
 from pipo.callbacks.checkpoint import IterationCheckpoint
-from pipo.checkpoints import STATE, finished_checkpoints, iterations_of
+from pipo.modules.hooks import RolloutCallback
+from pipo.runs.checkpoints import STATE, finished_checkpoints, iterations_of
 from tests import toy
 
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipo.checkpoints import finished_checkpoints, verify
-from pipo.run_folder import held
+from pipo.runs.checkpoints import finished_checkpoints, verify
+from pipo.runs.run_folder import held
 from tests.conftest import ROOT
 
 SMALL = ["pipo.window=2", "evaluation.problems=8", "curve.every=2", "recipe.responses=32", "samples.every=1"]
@@ -184,7 +184,7 @@ def test_a_signal_leaves_a_valid_checkpoint_and_readable_metrics(tmp_path, monke
 
 
 def test_a_sweep_makes_one_folder_per_job_and_survives_a_failed_one(tmp_path):
-    model = f"model={ROOT / 'pipo/assets/tiny'}"  # a path must not make folders of its own
+    model = f"model={ROOT / 'pipo/lm/assets/tiny'}"  # a path must not make folders of its own
     arguments = [model, "recipe=tiny", "pipo=default,none", "recipe.learning_rate=1e-5,-1"]
     small = [*(a for a in SMALL if not a.startswith("pipo.")), "hydra.sweep.dir=sweep"]
     code, out, err = run("train.py", "-m", *arguments, *small, "iterations=1", cwd=tmp_path)
@@ -291,7 +291,7 @@ def test_without_a_logger_nothing_is_logged_and_the_summary_is_there(tmp_path):
 
 
 def test_eval_scores_an_ordinary_hugging_face_folder(tmp_path):
-    model = ROOT / "pipo/assets/tiny"
+    model = ROOT / "pipo/lm/assets/tiny"
     code, _, err = run("eval.py", f"model={model}", "evaluation.problems=8", "output_dir=out", cwd=tmp_path)
     assert code == 0, err
     results = json.loads((tmp_path / "out/results.json").read_text())["results"]

@@ -15,8 +15,8 @@ import torch
 from lightning.pytorch.strategies import Strategy
 
 from pipo.callbacks.teacher import TeacherAverage
-from pipo.model_spec import embedded_model
-from pipo.modules.policy import load_policy
+from pipo.lm.policy import load_policy
+from pipo.lm.spec import embedded_model
 from pipo.training import train
 from tests import toy
 from tests.integration.test_ppo import ppo

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from pipo.callbacks.base import RolloutCallback
 from pipo.callbacks.checkpoint import IterationCheckpoint
-from pipo.checkpoints import finished_checkpoints
-from pipo.modules.functional.advantages import group_relative_advantages
+from pipo.functional.advantages import group_relative_advantages
+from pipo.modules.hooks import RolloutCallback
 from pipo.rollout.collector import CollectionConfig
+from pipo.runs.checkpoints import finished_checkpoints
 from tests import toy
 
 # Groups of four: all wrong, all right, one right, three right.

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pipo.config.instantiate import construct, instantiate
 from pipo.errors import ConfigError
-from pipo.instantiate import construct, instantiate
-from pipo.modules.functional.importance import ImportanceCorrection
+from pipo.functional.importance import ImportanceCorrection
 from pipo.rollout.local import LocalEngine
 from tests import toy
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipo.command_line import expand_task
+from pipo.config.command_line import expand_task
 from pipo.scoring import score
 from tests.conftest import ROOT
 from tests.documented import write_extensions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipo.modules.functional.progress import policy_improvement_feedback, with_random_sign, without_feedback
+from pipo.functional.policy_improvement import policy_improvement_feedback, with_random_sign, without_feedback
 from tests import toy
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from pipo.modules.policy import load_policy
+from pipo.lm.policy import load_policy
 from pipo.training import train
 from tests.conftest import ROOT
 
@@ -91,7 +91,7 @@ def check(cfg: DictConfig) -> None:
     # Once per iteration on 4 prompts with 8 responses.
     assert [shape for name, shape in foreign_objective.calls if name == "advantages"] == 4 * [(32,)]
     assert any(name == "surrogate" for name, _ in foreign_objective.calls)
-    start = load_policy(str(ROOT / "pipo/assets/tiny"), "float32").state_dict()
+    start = load_policy(str(ROOT / "pipo/lm/assets/tiny"), "float32").state_dict()
     end = load_policy(f"{folder}/model", "float32").state_dict()
     assert any(not torch.equal(start[name], end[name]) for name in start)
 

@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipo.callbacks.base import RolloutCallback
 from pipo.callbacks.checkpoint import IterationCheckpoint
 from pipo.callbacks.guard import SkippedStepLog
-from pipo.checkpoints import STATE, finished_checkpoints, iterations_of, verify
-from pipo.cli import exit_code
+from pipo.config.cli import exit_code
 from pipo.errors import RunFailed
-from pipo.loggers import MetricsFileLogger
-from pipo.records import PolicyBatch
-from pipo.run_log import DIVERGED_FILE, read_metrics
-from pipo.tasks.graders import worker_pool
+from pipo.graders import worker_pool
+from pipo.modules.hooks import RolloutCallback
+from pipo.records.batches import PolicyBatch
+from pipo.runs.checkpoints import STATE, finished_checkpoints, iterations_of, verify
+from pipo.runs.metric_files import MetricsFileLogger
+from pipo.runs.run_log import DIVERGED_FILE, read_metrics
 from pipo.training import train
 from tests import toy
 

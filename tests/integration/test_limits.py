@@ -9,11 +9,11 @@ import lightning.pytorch as pl
 import pytest
 from omegaconf import DictConfig
 
-from pipo.checkpoints import finished_checkpoints, iterations_of, verify
-from pipo.cli import exit_code
-from pipo.report.content import make_report
-from pipo.report.run_files import read_folder
-from pipo.run_log import read_metrics
+from pipo.analysis.report.content import make_report
+from pipo.analysis.report.run_files import read_folder
+from pipo.config.cli import exit_code
+from pipo.runs.checkpoints import finished_checkpoints, iterations_of, verify
+from pipo.runs.run_log import read_metrics
 from pipo.training import train
 
 SMALL = ["recipe.responses=8", "recipe.mini_batch=4", "algo.group_size=4", "pipo.window=2"]

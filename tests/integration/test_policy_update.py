@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipo.callbacks.base import RolloutCallback
-from pipo.metrics import IterationMetrics
+from pipo.distributed.metrics import IterationMetrics
+from pipo.modules.hooks import RolloutCallback
 from tests import toy
 from tests.conftest import packed
 from tests.unit.batches import policy_batch

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from pipo.callbacks.base import RolloutCallback
 from pipo.callbacks.checkpoint import IterationCheckpoint
-from pipo.checkpoints import finished_checkpoints
-from pipo.modules.functional.advantages import moments
-from pipo.modules.functional.value import explained_variance
+from pipo.functional.advantages import moments
+from pipo.functional.value import explained_variance
+from pipo.modules.hooks import RolloutCallback
 from pipo.modules.objectives.base import CriticConfig
 from pipo.modules.objectives.ppo import PPO
+from pipo.runs.checkpoints import finished_checkpoints
 from tests import toy
 from tests.conftest import packed
 

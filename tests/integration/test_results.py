@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from pipo.callbacks.evaluation import HeldOutEvaluation
-from pipo.cli import exit_code
+from pipo.config.cli import exit_code
 from pipo.training import train
 from tests.conftest import ROOT
 
@@ -106,7 +106,7 @@ def test_a_model_whose_generation_configuration_contradicts_itself_is_exported_w
     compose_config, tmp_path, caplog
 ):
     model, folder = tmp_path / "model", tmp_path / "run"
-    shutil.copytree(ROOT / "pipo/assets/tiny", model)
+    shutil.copytree(ROOT / "pipo/lm/assets/tiny", model)
     # Sampling-only and beam-only fields, and one that transformers refuses to read at all.
     odd = {"eos_token_id": [1, 7], "pad_token_id": 0, "do_sample": False, "temperature": 0.7, "top_p": 0.9}
     odd |= {"length_penalty": 2.0, "num_return_sequences": 3, "max_new_tokens": 9}

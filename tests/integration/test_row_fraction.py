@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipo.callbacks.base import RolloutCallback
 from pipo.callbacks.checkpoint import IterationCheckpoint
-from pipo.checkpoints import finished_checkpoints
-from pipo.modules.functional.row_sampling import (
+from pipo.functional.row_sampling import (
     inclusion_probabilities,
     row_weights,
     sampled_attribution,
 )
+from pipo.modules.hooks import RolloutCallback
+from pipo.runs.checkpoints import finished_checkpoints
 from tests import toy
 from tests.integration.test_closed_loop import RecordUpdates, same
 from tests.unit.batches import policy_batch

@@ -8,17 +8,17 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from pipo.callbacks.base import RolloutCallback
 from pipo.callbacks.checkpoint import IterationCheckpoint
 from pipo.callbacks.teacher import TeacherAverage
-from pipo.checkpoints import STATE, finished_checkpoints
-from pipo.metrics import IterationMetrics
-from pipo.modules.functional.aggregation import Aggregation
-from pipo.modules.functional.divergence import DistillationForm
-from pipo.modules.functional.importance import ImportanceCorrection
+from pipo.distributed.metrics import IterationMetrics
+from pipo.functional.aggregation import Aggregation
+from pipo.functional.divergence import DistillationForm
+from pipo.functional.importance import ImportanceCorrection
+from pipo.lm.policy import Policy
+from pipo.modules.hooks import RolloutCallback
 from pipo.modules.objectives.base import Distillation
 from pipo.modules.objectives.sdpo import SDPO
-from pipo.modules.policy import Policy
+from pipo.runs.checkpoints import STATE, finished_checkpoints
 from tests import toy
 from tests.unit.batches import policy_batch
 

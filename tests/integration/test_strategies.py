@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pipo.checkpoints import finished_checkpoints
+from pipo.runs.checkpoints import finished_checkpoints
 from tests.conftest import ROOT
 
 SMALL = [

@@ -15,8 +15,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pipo.modules.attention import ATTENTION_NAME
-from pipo.modules.policy import load_weights
+from pipo.lm.attention import ATTENTION_NAME
+from pipo.lm.policy import load_weights
 from tests import toy
 from tests.integration import two_ranks
 

@@ -12,10 +12,10 @@ import wandb
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from pipo.config.sweep import JOB_TYPE, SWEEP_GROUP
 from pipo.errors import ConfigError
-from pipo.sweep import JOB_TYPE, SWEEP_GROUP
+from pipo.runs.wandb_logger import RUN_FILE, SUMMARIES, WandbRunLogger
 from pipo.training import train
-from pipo.wandb_logger import RUN_FILE, SUMMARIES, WandbRunLogger
 from tests import wandb_file
 from tests.conftest import ROOT
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from pipo.callbacks.base import RolloutCallback
+from pipo.modules.hooks import RolloutCallback
 from tests import toy
 
 # Rewards of two groups in five iterations.

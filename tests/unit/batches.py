@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from pipo.modules.functional.advantages import group_attribution, group_relative_advantages
-from pipo.records import PolicyBatch
+from pipo.functional.advantages import group_attribution, group_relative_advantages
+from pipo.records.batches import PolicyBatch
 
 
 def policy_batch(*, prompts: int, group_size: int, width: int, seed: int = 0, **changes: Any) -> PolicyBatch:

@@ -11,7 +11,7 @@ from pipo.callbacks.held_out import HeldOutProblems
 from pipo.callbacks.probe import Probe
 from pipo.evaluation.agreement import agreement, realised_change
 from pipo.evaluation.results import EvaluationPlan
-from pipo.run_log import PROBE_FILE
+from pipo.runs.run_log import PROBE_FILE
 from tests import toy
 
 HOW = {"window": 1, "block": 1, "confidence": 0.95, "resamples": 200, "seed": 0}

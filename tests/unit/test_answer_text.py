@@ -7,11 +7,11 @@ from fractions import Fraction
 
 import pytest
 
-from pipo.tasks.graders.answer_lists import Listing, listing
-from pipo.tasks.graders.answer_text import number
-from pipo.tasks.graders.math import MathGrader
-from pipo.tasks.graders.typesetting import tidy
-from pipo.tasks.graders.units import unit_of, units_differ
+from pipo.graders.answer_lists import Listing, listing
+from pipo.graders.answer_text import number
+from pipo.graders.math import MathGrader
+from pipo.graders.typesetting import tidy
+from pipo.graders.units import unit_of, units_differ
 
 EQUAL = [
     (r"4.5 \times 10^{33}", "4.5e33"),

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from pipo.errors import TaskError
+from pipo.records.problems import Example
 from pipo.tasks.arithmetic import (
     LEVELS,
     ArithmeticTask,
@@ -16,7 +18,6 @@ from pipo.tasks.arithmetic import (
     hinted,
     split_of,
 )
-from pipo.tasks.base import Example, TaskError
 
 MIX = {"1": 1.0, "2": 1.0, "3": 1.0, "4": 2.0, "5": 1.0}
 CHARACTERS = set("0123456789+-*=;#()")

@@ -15,7 +15,7 @@ from pipo.modules.batching import (
     mini_batches,
     row_groups,
 )
-from pipo.records import ValueTargets
+from pipo.records.batches import ValueTargets
 from tests.unit.batches import policy_batch
 
 

@@ -12,8 +12,8 @@ from bench.logprobs import relative_difference
 from bench.pipo_cost import overhead, per_trained_row, summarise
 from bench.scaling import fit
 from bench.workload import Problem, added_share, prepare, problems, unlikely_row
-from pipo.model_spec import embedded_model
-from pipo.modules.policy import load_policy
+from pipo.lm.policy import load_policy
+from pipo.lm.spec import embedded_model
 from tests import toy
 from tests.conftest import packed
 

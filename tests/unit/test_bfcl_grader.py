@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipo.tasks.graders.bfcl import ExpectedCall, Parameter, Reference, grade, standardized
-from pipo.tasks.graders.bfcl_calls import Language, UndecodableResponse, decode, render
-from pipo.tasks.graders.bfcl_literals import convert, express
+from pipo.graders.bfcl import ExpectedCall, Parameter, Reference, grade, standardized
+from pipo.graders.bfcl_calls import Language, UndecodableResponse, decode, render
+from pipo.graders.bfcl_literals import convert, express
 
 
 def arguments(response: str, language: Language = "Python") -> list[tuple[str, dict[str, Any]]]:

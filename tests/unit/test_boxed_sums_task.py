@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipo.tasks.base import TaskError
+from pipo.errors import TaskError
 from pipo.tasks.boxed_sums import BoxedSumsTask
 
 OPTIONS: dict[str, Any] = {

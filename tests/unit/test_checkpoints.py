@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pipo import checkpoints
-from pipo.checkpoints import DamagedCheckpoint, Manifest
 from pipo.errors import ConfigError
-from pipo.run_folder import newest_checkpoint
+from pipo.runs import checkpoints
+from pipo.runs.checkpoints import DamagedCheckpoint, Manifest
+from pipo.runs.run_folder import newest_checkpoint
 
 
 def write(folder: Path, iterations: int, accuracy: float | None = None, sharded: bool = False) -> Path:

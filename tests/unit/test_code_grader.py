@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pipo_sandbox.client import SandboxError
+from pipo_sandbox.settings import PROTECTIONS
 
-from pipo.tasks.base import TaskError
-from pipo.tasks.graders import code
-from pipo.tasks.graders.answers import same_output
-from pipo.tasks.graders.code import CodeGrader, weakness
-from pipo.tasks.graders.code_progress import Run
-from pipo.tasks.graders.code_tests import AssertTests, CallTests, ProgramJob, StdinTests
-from pipo.tasks.graders.sandbox.client import SandboxError
-from pipo.tasks.graders.sandbox.settings import PROTECTIONS
+from pipo.errors import TaskError
+from pipo.graders import code
+from pipo.graders.code import CodeGrader, weakness
+from pipo.graders.code_rules import Run
+from pipo.graders.code_tests import AssertTests, CallTests, ProgramJob, StdinTests
+from pipo.graders.program_output import same_output
 
 OPTIONS: dict[str, Any] = {
     "reward": "fraction",

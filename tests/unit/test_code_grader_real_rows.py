@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from pipo.tasks.graders.code import CodeGrader
-from pipo.tasks.graders.code_tests import AssertTests, ProgramJob
+from pipo.graders.code import CodeGrader
+from pipo.graders.code_tests import AssertTests, ProgramJob
 
 DATA = os.environ.get("PIPO_DATA_DIR")
 pytestmark = pytest.mark.skipif(

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from pipo.tasks.base import Reward, TaskError
+from pipo.errors import TaskError
+from pipo.graders.code import CodeGrader
+from pipo.graders.code_tests import AssertTests, CallTests
+from pipo.records.problems import Reward
 from pipo.tasks.code import CodeExample, CodeTask
-from pipo.tasks.graders.code import CodeGrader
-from pipo.tasks.graders.code_tests import AssertTests, CallTests
 from pipo.tasks.mbpp import SPLITS
 from tests.code_rows import DATA, make_task
 

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from pipo.tasks.base import Reward, TaskError
+from pipo.errors import TaskError
+from pipo.graders.code_tests import AssertTests, CallTests, StdinTests
+from pipo.records.problems import Reward
 from pipo.tasks.code import CONTEST_PRELUDE, CodeExample, with_prelude
-from pipo.tasks.graders.code_tests import AssertTests, CallTests, StdinTests
 from pipo.tasks.taco import TACO_PRELUDE
 from tests.code_rows import DATA, ScriptedGrader, make_task
 

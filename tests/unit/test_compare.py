@@ -12,7 +12,7 @@ from rich.console import Console
 
 from pipo.errors import ConfigError
 from pipo.evaluation.compare import Comparison, compare, read_scored
-from pipo.evaluation.comparison_report import comparison_table, comparison_text, print_comparison
+from pipo.evaluation.comparison_table import comparison_table, comparison_text, print_comparison
 
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_response_tokens": 64, "stop_token_ids": [1]}
 

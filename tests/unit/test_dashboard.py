@@ -8,8 +8,8 @@ import socket
 
 import pytest
 
-from pipo import dashboard
-from pipo.wandb_logger import SUMMARIES
+from pipo.runs import wandb_workspace as dashboard
+from pipo.runs.wandb_logger import SUMMARIES
 from tests.conftest import ROOT
 
 

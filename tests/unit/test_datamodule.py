@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pipo.errors import ConfigError
-from pipo.tasks.base import Example
-from pipo.tasks.datamodule import IterationDataset, IterationLoader
+from pipo.records.problems import Example
+from pipo.rollout.datamodule import IterationDataset, IterationLoader
 
 EXAMPLES = [Example(uid=str(i), question=str(i), answer="") for i in range(10)]
 PROMPTS = [(i,) for i in range(10)]

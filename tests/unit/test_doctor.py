@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from pipo_sandbox.settings import PROTECTIONS
 
-from pipo import doctor
-from pipo.tasks.graders.sandbox.settings import PROTECTIONS
+from pipo.graders import doctor
 
 
 def test_the_report_names_protections_versions_and_attempts(

@@ -18,9 +18,10 @@ from torch.multiprocessing.spawn import spawn
 from pipo.evaluation.metric import PassAtK
 from pipo.evaluation.results import EvaluationPlan, EvaluationResult
 from pipo.evaluation.runner import evaluate, gather_problems
-from pipo.records import Completions, TokenIds, pad_rows
+from pipo.records.problems import Example, Prompt, Reward, Split
+from pipo.records.rollouts import Completions, TokenIds, pad_rows
 from pipo.rollout.engine import SamplingParams
-from pipo.tasks.base import Example, Prompt, Reward, Split, Task
+from pipo.tasks.base import Task
 
 SAMPLING = SamplingParams(
     temperature=1.0, top_p=1.0, top_k=0, max_response_tokens=3, stop_token_ids=frozenset({9})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipo.cli import exit_code
+from pipo.config.cli import exit_code
 from pipo.errors import RunFailed, RunStopped
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipo.tasks.base import Reward
-from pipo.tasks.graders.final_form import unfinished
-from pipo.tasks.graders.latex_tree import UnreadableFormula, read_formula
-from pipo.tasks.graders.math import MathGrader
+from pipo.graders.final_form import unfinished
+from pipo.graders.latex_tree import UnreadableFormula, read_formula
+from pipo.graders.math import MathGrader
+from pipo.records.problems import Reward
 
 # Answer, reference, question.
 FINAL = [

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from bench.copy_questions import copies
-from pipo.tasks.graders.answer_lists import same_text
-from pipo.tasks.graders.answer_text import number
-from pipo.tasks.graders.final_form import unfinished
-from pipo.tasks.graders.math import MathGrader, last_boxed
-from pipo.tasks.graders.typesetting import tidy
+from pipo.graders.answer_lists import same_text
+from pipo.graders.answer_text import number
+from pipo.graders.final_form import unfinished
+from pipo.graders.math import MathGrader, last_boxed
+from pipo.graders.typesetting import tidy
 
 # Problems of each file; what its question and answer are called. The first five are the benchmark.
 SETS = {

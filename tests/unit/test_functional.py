@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipo.modules.functional.advantages import group_attribution, group_relative_advantages
-from pipo.modules.functional.aggregation import aggregate, denominator
-from pipo.modules.functional.divergence import kl_k3
-from pipo.modules.functional.progress import policy_improvement_feedback, policy_improvement_reward
-from pipo.modules.functional.surrogate import (
+from pipo.functional.advantages import group_attribution, group_relative_advantages
+from pipo.functional.aggregation import aggregate, denominator
+from pipo.functional.divergence import kl_k3
+from pipo.functional.policy_improvement import policy_improvement_feedback, policy_improvement_reward
+from pipo.functional.surrogate import (
     ClipRange,
     clipped_surrogate_loss,
     clipped_tokens,

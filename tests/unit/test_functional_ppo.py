@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipo.modules.functional.advantages import gae, moments, variance, whiten
-from pipo.modules.functional.aggregation import aggregate
-from pipo.modules.functional.masks import response_lengths
-from pipo.modules.functional.value import clipped_value_loss, explained_variance
+from pipo.functional.advantages import gae, moments, variance, whiten
+from pipo.functional.aggregation import aggregate
+from pipo.functional.masks import response_lengths
+from pipo.functional.value import clipped_value_loss, explained_variance
 
 TIGHT = {"rtol": 1e-8, "atol": 1e-10}
 EXACT = {"rtol": 1e-12, "atol": 1e-14}

@@ -9,15 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipo.modules import distillation, logprobs
-from pipo.modules.distillation import blockwise_divergence
-from pipo.modules.functional.aggregation import aggregate
-from pipo.modules.functional.divergence import (
+from pipo.functional.aggregation import aggregate
+from pipo.functional.divergence import (
     DistillationForm,
     distillation_divergence,
     keep_and_pool,
     token_attribution,
 )
+from pipo.lm import distillation, logprobs
+from pipo.lm.distillation import blockwise_divergence
 
 TIGHT = {"rtol": 1e-8, "atol": 1e-10}
 

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from pipo.command_line import expand_paths
+from pipo.config.command_line import expand_paths
 from pipo.errors import ConfigError, RunFailed, RunStopped
 from pipo.evaluation.results import ProblemResult, Sample
 from pipo.evaluation.samples import append_samples
+from pipo.graders.worker_pool import WorkerStartError
 from pipo.grading import GRADED_FILE, grade
+from pipo.records.problems import Example, Reward
 from pipo.tasks.arithmetic import ArithmeticTask, demonstrate
-from pipo.tasks.base import Example, Reward
-from pipo.tasks.graders.worker_pool import WorkerStartError
 from tests.conftest import ROOT
 
 DATA = ROOT / "tests/data"

@@ -15,7 +15,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from pipo.tasks.base import TaskError
+from pipo.errors import TaskError
 from pipo.tasks.gsm8k import Gsm8kTask
 from pipo.tasks.rows import Source
 from pipo.tasks.template import load_template
@@ -180,7 +180,7 @@ def test_rows_without_an_answer_are_left_out_and_named(tmp_path: Path) -> None:
 def test_hub_without_network_is_one_clear_error(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     script = """
-from pipo.tasks.base import TaskError
+from pipo.errors import TaskError
 from pipo.tasks.gsm8k import Gsm8kTask
 from pipo.tasks.rows import Source
 source = Source(path=None, hub_id="openai/gsm8k", configs=("main",), split="test", revision="main")

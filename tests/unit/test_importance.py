@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from pipo.modules.functional.importance import ImportanceCorrection, importance_weights
-from pipo.modules.functional.surrogate import ClipRange, clipped_surrogate_loss
+from pipo.functional.importance import ImportanceCorrection, importance_weights
+from pipo.functional.surrogate import ClipRange, clipped_surrogate_loss
 
 LN = torch.log(torch.tensor([0.5, 0.2, 0.9, 0.4])).view(2, 2)
 MASK = torch.tensor([[True, True], [True, False]])

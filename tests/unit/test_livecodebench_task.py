@@ -9,9 +9,9 @@ import zlib
 
 import pytest
 
+from pipo.errors import TaskError
+from pipo.graders.code_tests import CallTests, StdinTests
 from pipo.tasks import livecodebench
-from pipo.tasks.base import TaskError
-from pipo.tasks.graders.code_tests import CallTests, StdinTests
 from pipo.tasks.livecodebench import unpacked
 from pipo.tasks.rows import UnusableRow
 from tests.code_rows import DATA, make_task

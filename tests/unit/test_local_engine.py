@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipo.modules.packing import pack
-from pipo.modules.policy import Policy
+from pipo.lm.packing import pack
+from pipo.lm.policy import Policy
 from pipo.rollout.local import LocalEngine, LocalEngineConfig
 from tests.conftest import make_policy
 from tests.toy import sampling

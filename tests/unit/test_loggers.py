@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from pipo.loggers import MetricsFileLogger
-from pipo.run_log import read_metrics
+from pipo.runs.metric_files import MetricsFileLogger
+from pipo.runs.run_log import read_metrics
 
 
 def table(folder):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipo.modules import logprobs
-from pipo.modules.logprobs import _BlockwiseLogprobs, token_logprobs
+from pipo.lm import logprobs
+from pipo.lm.logprobs import _BlockwiseLogprobs, token_logprobs
 
 
 @pytest.mark.parametrize("rows", [1, 7, 26])

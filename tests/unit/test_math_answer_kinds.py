@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pipo.tasks.graders.math import MathGrader, last_boxed
-from pipo.tasks.graders.typesetting import repaired, tidy
+from pipo.graders.math import MathGrader, last_boxed
+from pipo.graders.typesetting import repaired, tidy
 from pipo.tasks.rows import read_file
 
 FILE = Path(__file__).parents[1] / "data" / "math_answer_kinds.jsonl"

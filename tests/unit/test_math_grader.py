@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipo.tasks.base import Reward, TaskError
-from pipo.tasks.graders.math import MAX_ANSWER_CHARS, MathGrader, last_boxed, quick_verdict
+from pipo.errors import TaskError
+from pipo.graders.math import MAX_ANSWER_CHARS, MathGrader, last_boxed, quick_verdict
+from pipo.records.problems import Reward
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pipo.tasks.graders.math import MATH_WORKER, MathGrader
-from pipo.tasks.graders.worker_pool import WorkerStartError
+from pipo.graders.math import MATH_WORKER, MathGrader
+from pipo.graders.worker_pool import WorkerStartError
 
 # Keeps to the protocol of worker_pool; misbehaves on the answers "hang", "crash" and "killed", and puts
 # its process id where the error stands, so a test can see whether it is still there.
@@ -174,7 +174,7 @@ def test_nothing_is_left_when_the_interpreter_ends(bad_program: Path) -> None:
     script = """
 import os, sys
 from pathlib import Path
-from pipo.tasks.graders.math import MathGrader
+from pipo.graders.math import MathGrader
 grader = MathGrader(workers=1, cpu_s=60.0, wall_s=600.0, program=Path(sys.argv[1]))
 print(grader.grade("\\\\boxed{same}", "a").error, flush=True)
 if sys.argv[2] == "killed":
@@ -191,7 +191,7 @@ def test_forked_process_gets_workers_of_its_own(bad_program: Path) -> None:
     script = """
 import os, sys
 from pathlib import Path
-from pipo.tasks.graders.math import MathGrader
+from pipo.graders.math import MathGrader
 grader = MathGrader(workers=1, cpu_s=60.0, wall_s=600.0, program=Path(sys.argv[1]))
 ask = lambda: print(grader.grade("\\\\boxed{same}", "a").error, flush=True)
 ask()

@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from pipo.errors import ConfigError
-from pipo.instantiate import instantiate
-from pipo.tasks.base import TaskError
-from pipo.tasks.graders.math import last_boxed
+from pipo.config.instantiate import instantiate
+from pipo.errors import ConfigError, TaskError
+from pipo.graders.math import last_boxed
 from pipo.tasks.math import MathFields, MathTask
 from pipo.tasks.rows import Source, read_file
 

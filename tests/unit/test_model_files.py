@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipo.errors import ModelError
-from pipo.model_spec import ModelSpec
-from pipo.modules.model_files import read_config
-from pipo.modules.policy import load_policy, load_tokenizer, load_weights, stop_token_ids
+from pipo.lm.model_files import read_config
+from pipo.lm.policy import load_policy, load_tokenizer, load_weights, stop_token_ids
+from pipo.lm.spec import ModelSpec
 from tests.conftest import ROOT
 
-TINY = ROOT / "pipo/assets/tiny"
+TINY = ROOT / "pipo/lm/assets/tiny"
 NORM, GATE = "model.layers.0.input_layernorm.weight", "model.layers.0.mlp.gate_proj.weight"
 EMBEDDING, WEIGHTS = "model.embed_tokens.weight", "model.safetensors"
 

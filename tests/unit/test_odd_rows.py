@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from pipo.callbacks.samples import SampleLog
+from pipo.errors import TaskError
 from pipo.evaluation.results import ProblemResult, Sample
 from pipo.evaluation.samples import append_samples, recover_samples
-from pipo.files import json_text, whole_text
-from pipo.tasks.base import Reward, TaskError
+from pipo.records.problems import Reward
+from pipo.records.text import json_text, whole_text
 from tests.unit.test_math_task import fields, make
 
 COLUMNS = fields(answer="answer", answer_form="plain", level=None)

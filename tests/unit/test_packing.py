@@ -7,10 +7,10 @@ import torch
 from transformers import AutoModelForCausalLM, BartConfig, FalconH1Config, Lfm2Config
 
 from pipo.errors import ConfigError
-from pipo.modules.attention import ATTENTION_NAME, check_packing
-from pipo.modules.critic import Critic
-from pipo.modules.packing import LENGTH_RATIO, Gather, pack
-from pipo.modules.policy import Policy
+from pipo.lm.attention import ATTENTION_NAME, check_packing
+from pipo.lm.critic import Critic
+from pipo.lm.packing import LENGTH_RATIO, Gather, pack
+from pipo.lm.policy import Policy
 from tests.conftest import make_policy
 from tests.unit.test_policy import SIZES, SMALL, SUPPORTED, build
 

@@ -12,11 +12,11 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from pipo import hub
-from pipo.command_line import expand_model, expand_paths
+from pipo.config.command_line import expand_model, expand_paths
+from pipo.config.sweep import job_name
 from pipo.errors import ConfigError
 from pipo.evaluation.compare import read_scored
-from pipo.folders import resuming
-from pipo.sweep import job_name
+from pipo.runs.places import resuming
 from pipo.training import where
 from tests.conftest import ROOT
 
@@ -118,7 +118,10 @@ def test_the_package_says_what_there_is_to_run(tmp_path: Path):
 
     listed = run()
     assert (listed.returncode, listed.stderr) == (0, "")
-    assert all(name in listed.stdout for name in ("train.py", "eval.py", "pipo.report", "pipo.doctor"))
+    assert all(
+        name in listed.stdout
+        for name in ("train.py", "eval.py", "pipo.analysis.report", "pipo.graders.doctor")
+    )
     wrong = run("trian")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
     passed_on = run("train", "+foo=1")

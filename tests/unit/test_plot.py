@@ -13,14 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.patches import StepPatch
 
+from pipo.analysis.plot import _groups, main
+from pipo.analysis.plotting.bars import phase_seconds, signed_mean
+from pipo.analysis.plotting.curves import draw, plot_curves
+from pipo.analysis.plotting.groups import Group, band, find_groups, read_group
+from pipo.analysis.plotting.style import DASHES, MARKERS, WIDTH, look, time_unit
+from pipo.analysis.plotting.theory import draw_theory, factors
 from pipo.errors import ConfigError
-from pipo.plot import _groups, main
-from pipo.plotting.bars import phase_seconds, signed_mean
-from pipo.plotting.dashboard import draw, plot_curves
-from pipo.plotting.groups import Group, band, find_groups, read_group
-from pipo.plotting.style import DASHES, MARKERS, WIDTH, look, time_unit
-from pipo.plotting.theory import draw_theory, factors
-from pipo.run_log import METRICS_FILE, Run, read_run, smooth
+from pipo.runs.run_log import METRICS_FILE, Run, read_run, smooth
 
 # The 97.5 % quantile of Student's t with 1 degree of freedom: tan(0.475 pi).
 T1 = math.tan(0.475 * math.pi)

@@ -31,9 +31,9 @@ from transformers import (
 )
 
 from pipo.errors import ConfigError, ModelError
-from pipo.modules.attention import ATTENTION_NAME
-from pipo.modules.packing import pack
-from pipo.modules.policy import Policy, load_policy, load_tokenizer, most_positions, stop_token_ids
+from pipo.lm.attention import ATTENTION_NAME
+from pipo.lm.packing import pack
+from pipo.lm.policy import Policy, load_policy, load_tokenizer, most_positions, stop_token_ids
 from pipo.rollout.engine import SamplingParams
 from pipo.rollout.local import LocalEngine, LocalEngineConfig
 from tests.conftest import ROOT, packed
@@ -223,7 +223,7 @@ def test_dropout_is_switched_off(tmp_path):
 
 
 def test_stop_tokens_are_the_tokenizers_and_the_generation_configurations(tmp_path):
-    source = ROOT / "pipo/assets/tiny"
+    source = ROOT / "pipo/lm/assets/tiny"
     for file in source.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     generation = json.loads((source / "generation_config.json").read_text())
@@ -240,7 +240,7 @@ def test_stop_tokens_are_the_tokenizers_and_the_generation_configurations(tmp_pa
     ],
 )
 def test_damaged_files_are_one_clear_error(tmp_path, name, message):
-    source = ROOT / "pipo/assets/tiny"
+    source = ROOT / "pipo/lm/assets/tiny"
     for file in source.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / name).write_bytes(b"not what it was")
@@ -265,7 +265,7 @@ def test_damaged_files_are_one_clear_error(tmp_path, name, message):
     ],
 )
 def test_stop_tokens_may_stand_in_either_file(tmp_path, generation, config, expected):
-    source = ROOT / "pipo/assets/tiny"
+    source = ROOT / "pipo/lm/assets/tiny"
     for file in source.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     held = json.loads((source / "config.json").read_text())

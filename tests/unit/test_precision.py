@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipo.callbacks.base import RolloutCallback
+from pipo.functional.divergence import DistillationForm
+from pipo.lm.critic import Critic
+from pipo.lm.policy import Policy
 from pipo.modules.annotator import Annotator
-from pipo.modules.critic import Critic
-from pipo.modules.functional.divergence import DistillationForm
+from pipo.modules.hooks import RolloutCallback
 from pipo.modules.objectives.gspo import GSPO
-from pipo.modules.policy import Policy
 from pipo.rollout.local import LocalEngine
 from tests import toy
 from tests.conftest import make_policy, packed
@@ -52,7 +52,7 @@ def test_sampling_computes_in_the_same_precision_outside_a_training_step():
 def test_gradients_in_bfloat16_are_those_of_float32_but_for_rounding(monkeypatch, blockwise):
     """Also where the head's logits are computed block by block, again in the backward pass."""
     if blockwise:
-        monkeypatch.setattr("pipo.modules.logprobs.BLOCK_LOGITS", 1)
+        monkeypatch.setattr("pipo.lm.logprobs.BLOCK_LOGITS", 1)
     gradients = []
     for dtype in (torch.bfloat16, None):
         model = policy(dtype)

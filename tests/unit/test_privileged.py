@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipo.records import Completions, PromptBatch, Rollouts
+from pipo.records.problems import Prompt, Reward
+from pipo.records.rollouts import Completions, PromptBatch, Rollouts
 from pipo.rollout.privileged import teacher_prompts
-from pipo.tasks.base import Prompt, Reward
 from tests import toy
 
 # Two groups of three: the second and third response of the first group succeeded, nobody in the second.

@@ -8,7 +8,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from pipo.tasks.base import Message, Prompt, TaskError
+from pipo.errors import TaskError
+from pipo.records.problems import Message, Prompt
 from pipo.tasks.prompts import encode_prompt, response_decoder
 from pipo.tasks.template import load_template
 

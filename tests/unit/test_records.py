@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from pipo.records import Completions, PromptBatch, pad_rows
-from pipo.tasks.base import Example, Reward
+from pipo.records.problems import Example, Reward
+from pipo.records.rollouts import Completions, PromptBatch, pad_rows
 from tests.unit.batches import policy_batch
 
 

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from pipo.evaluation.report import before_after_table, scores_table, write_results
 from pipo.evaluation.results import EvaluationResult, LevelResult, Summary
+from pipo.evaluation.results_file import before_after_table, scores_table, write_results
 from pipo.evaluation.statistics import Estimate
 from pipo.evaluation.tables import write_tables
 

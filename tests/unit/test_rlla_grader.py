@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipo.tasks.graders.rlla import Reference, best_pairing, grade, overlap, pair_score
-from pipo.tasks.graders.tool_calls import ToolCall, read_response, render_calls, same_calls
+from pipo.graders.rlla import Reference, best_pairing, grade, overlap, pair_score
+from pipo.graders.tool_calls import ToolCall, read_response, render_calls, same_calls
 
 
 def call(tool: str, **parameters: Any) -> ToolCall:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipo.instantiate import instantiate
-from pipo.modules.functional.advantages import group_attribution
-from pipo.modules.functional.row_sampling import (
+from pipo.config.instantiate import instantiate
+from pipo.functional.advantages import group_attribution
+from pipo.functional.row_sampling import (
     inclusion_probabilities,
     row_weights,
     sampled_attribution,

@@ -14,8 +14,14 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from pipo.analysis.report.__main__ import main
+from pipo.analysis.report.changes import find_changes
+from pipo.analysis.report.content import Report, make_report
+from pipo.analysis.report.events import Event
+from pipo.analysis.report.page import render, write_report
+from pipo.analysis.report.run_files import read_folder
 from pipo.errors import ConfigError
-from pipo.evaluation.answers import (
+from pipo.evaluation.held_out import (
     AFTER_FILE,
     BEFORE_FILE,
     Answer,
@@ -26,12 +32,6 @@ from pipo.evaluation.answers import (
     write_record,
 )
 from pipo.evaluation.results import ProblemResult, Sample
-from pipo.report.__main__ import main
-from pipo.report.changes import find_changes
-from pipo.report.content import Report, make_report
-from pipo.report.events import Event
-from pipo.report.page import render, write_report
-from pipo.report.run_files import read_folder
 
 HOSTILE = "</pre><script>alert('x')</script><img src=x onerror=alert(1)>"
 # A PNG of one transparent pixel.

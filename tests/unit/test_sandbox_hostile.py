@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pipo_sandbox import client
+from pipo_sandbox.settings import PROTECTIONS
 
-from pipo.tasks.graders.code import CodeGrader
-from pipo.tasks.graders.sandbox import client
-from pipo.tasks.graders.sandbox.settings import PROTECTIONS
+from pipo.graders.code import CodeGrader
 from tests.hostile_programs import REACH, STDIN, doubled
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the protections are those of Linux")

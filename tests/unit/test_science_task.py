@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pipo.tasks.base import TaskError
-from pipo.tasks.graders.choice import grade_choice, read_choice
+from pipo.errors import TaskError
+from pipo.graders.choice import grade_choice, read_choice
 from pipo.tasks.rows import Source
 from pipo.tasks.science import ScienceTask, restored
 

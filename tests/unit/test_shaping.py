@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipo.modules.functional.advantages import gae
-from pipo.modules.functional.divergence import kl_k1, kl_k3
-from pipo.modules.functional.shaping import kl_shaped_rewards, overlong_penalty
+from pipo.functional.advantages import gae
+from pipo.functional.divergence import kl_k1, kl_k3
+from pipo.functional.shaping import kl_shaped_rewards, overlong_penalty
 
 
 def tensor(values):

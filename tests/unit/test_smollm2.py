@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipo import smollm2
-from pipo.smollm2 import SmolLM2Error, build_smollm2, ensure_smollm2
+from pipo.lm import smollm2
+from pipo.lm.smollm2 import SmolLM2Error, build_smollm2, ensure_smollm2
 
 
 def require_packages() -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
-from pipo.tasks.graders.sandbox import stopwatch as module
-from pipo.tasks.graders.sandbox.stopwatch import Reading, Starved, Stopwatch
+from pipo_sandbox import stopwatch as module
+from pipo_sandbox.stopwatch import Reading, Starved, Stopwatch
 
 # A reading: the time by the clock, the processor time used by then, whether the program is asleep.
 Look = tuple[float, float, bool]

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipo.analysis.study import runner
+from pipo.analysis.study.__main__ import main
+from pipo.analysis.study.cost import cost_lines, cost_markdown, measure_cost, middle_seconds
+from pipo.analysis.study.plan import StudyPlan, known_studies, load_plan
+from pipo.analysis.study.results_page import write_report
+from pipo.analysis.study.stability import stability_lines, stability_markdown
+from pipo.analysis.study.table import SEED, SIGN_PATTERNS, compare, lines, markdown, read_arm, smallest_p
 from pipo.errors import ConfigError
 from pipo.evaluation.over_seeds import mean
 from pipo.evaluation.statistics import sign_flip_p
-from pipo.run_log import DIVERGED_FILE, PROBE_FILE, Run
-from pipo.study import runner
-from pipo.study.__main__ import main
-from pipo.study.cost import cost_lines, cost_markdown, measure_cost, middle_seconds
-from pipo.study.plan import StudyPlan, known_studies, load_plan
-from pipo.study.report import write_report
-from pipo.study.stability import stability_lines, stability_markdown
-from pipo.study.table import SEED, SIGN_PATTERNS, compare, lines, markdown, read_arm, smallest_p
+from pipo.runs.run_log import DIVERGED_FILE, PROBE_FILE, Run
 
 # The 97.5 % quantile of Student's t with 2 degrees of freedom, which has a closed form.
 T2 = 0.95 * np.sqrt(2 / (1 - 0.95**2))

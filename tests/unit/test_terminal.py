@@ -12,10 +12,10 @@ import lightning.pytorch as pl
 import pytest
 from rich.console import Console
 
-from pipo.callbacks.base import RolloutCallback
-from pipo.callbacks.progress import RunProgress
-from pipo.evaluation.report import before_after_table, scores_table
-from pipo.terminal import TerminalHandler
+from pipo.callbacks.progress_bar import RunProgress
+from pipo.evaluation.results_file import before_after_table, scores_table
+from pipo.modules.hooks import RolloutCallback
+from pipo.runs.terminal import TerminalHandler
 from tests.toy import fit, module, pipo
 from tests.unit.test_report import summary
 

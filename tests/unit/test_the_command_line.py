@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from pipo.cli import exit_code
-from pipo.command_line import check_command_line, expand_paths, quoted
-from pipo.folders import gone_if_empty
+from pipo.config.cli import exit_code
+from pipo.config.command_line import check_command_line, expand_paths, quoted
+from pipo.runs.places import gone_if_empty
 from pipo.training import train
 
 

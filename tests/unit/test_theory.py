@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipo.modules.functional.advantages import group_attribution, group_relative_advantages
-from pipo.theory.scaling import (
+from pipo.functional.advantages import group_attribution, group_relative_advantages
+from pipo.functional.theory import (
     batch_progress_ratio,
     end_limit,
     group_scaling,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from pipo.tasks.graders import rlla
-from pipo.tasks.graders.bfcl_calls import UndecodableResponse, decode
-from pipo.tasks.graders.choice import read_choice
-from pipo.tasks.graders.math import MathGrader
-from pipo.tasks.graders.tool_calls import ToolCall, read_response
+from pipo.graders import rlla
+from pipo.graders.bfcl_calls import UndecodableResponse, decode
+from pipo.graders.choice import read_choice
+from pipo.graders.math import MathGrader
+from pipo.graders.thought import TAGS, answer_part, opened_at_end
+from pipo.graders.tool_calls import ToolCall, read_response
 from pipo.tasks.program import complete_function, find_program
-from pipo.tasks.thought import TAGS, answer_part, opened_at_end
 
 # What stands around a draft and around the answer proper, and which of the two counts.
 DRAFT, ANSWER, NOTHING = "draft", "answer", "nothing"

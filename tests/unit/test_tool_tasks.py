@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pipo.instantiate import instantiate
+from pipo.config.instantiate import instantiate
+from pipo.errors import TaskError
 from pipo.tasks.api_bank import ApiBankTask
-from pipo.tasks.base import TaskError
 from pipo.tasks.bfcl import CATEGORIES, BfclTask
 from pipo.tasks.published_file import PublishedFile
 from pipo.tasks.tool_use import ToolUseTask

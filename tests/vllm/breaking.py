@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
-from pipo.modules.distributed import world
-from pipo.modules.policy import Policy
+from pipo.distributed.collectives import world
+from pipo.lm.policy import Policy
 from pipo.rollout.vllm import VllmConfig, VllmEngine
 
 

@@ -9,15 +9,15 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from pipo.modules.packing import pack
-from pipo.modules.policy import Policy, load_policy
-from pipo.records import Completions, TokenIds
+from pipo.lm.packing import pack
+from pipo.lm.policy import Policy, load_policy
+from pipo.records.rollouts import Completions, TokenIds
 from pipo.rollout.local import LocalEngine, LocalEngineConfig
 from pipo.rollout.vllm import VllmConfig, VllmEngine
 from tests.conftest import ROOT
 
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-TINY = str(ROOT / "pipo/assets/tiny")
+TINY = str(ROOT / "pipo/lm/assets/tiny")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

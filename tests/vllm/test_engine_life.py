@@ -14,8 +14,8 @@ import torch.distributed as dist
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from pipo.errors import ConfigError
-from pipo.modules.attention import ATTENTION_NAME
-from pipo.modules.policy import Policy
+from pipo.lm.attention import ATTENTION_NAME
+from pipo.lm.policy import Policy
 from pipo.rollout.engine import EngineFailed
 from pipo.rollout.vllm import VllmEngine, vllm_engines
 from tests.toy import sampling

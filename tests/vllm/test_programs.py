@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipo.checkpoints import verify
+from pipo.runs.checkpoints import verify
 from tests.conftest import ROOT
 
 SMALL = ["pipo.window=2", "evaluation.problems=16", "curve.every=100", "checkpoint.every=1"]

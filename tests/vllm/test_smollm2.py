@@ -7,9 +7,9 @@ import os
 
 import pytest
 
-from pipo.modules.policy import load_policy, load_tokenizer, stop_token_ids
+from pipo.lm.policy import load_policy, load_tokenizer, stop_token_ids
+from pipo.lm.smollm2 import ensure_smollm2
 from pipo.rollout.vllm import VllmEngine
-from pipo.smollm2 import ensure_smollm2
 from tests.toy import sampling
 from tests.vllm.conftest import config, full_logprobs, rows
 

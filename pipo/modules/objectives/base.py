@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipo.modules.functional.aggregation import Aggregation, aggregate, denominator
-from pipo.modules.functional.divergence import DistillationForm, kl_k3
-from pipo.modules.functional.surrogate import ClipRange, clipped_surrogate_loss, clipped_tokens, token_ratio
-from pipo.modules.packing import PackedRows
-from pipo.movable import Movable
-from pipo.records import Annotations, PolicyBatch, Rollouts, TokenIds, ValueTargets
+from pipo.functional.aggregation import Aggregation, aggregate, denominator
+from pipo.functional.divergence import DistillationForm, kl_k3
+from pipo.functional.surrogate import ClipRange, clipped_surrogate_loss, clipped_tokens, token_ratio
+from pipo.lm.packing import PackedRows
+from pipo.records.batches import Annotations, PolicyBatch, ValueTargets
+from pipo.records.movable import Movable
+from pipo.records.rollouts import Rollouts, TokenIds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,7 @@ class Objective(ABC):
         clip_low: the ratio is clipped below at 1 - clip_low.
         clip_high: the ratio is clipped above at 1 + clip_high.
         dual_clip: bound on the loss of negative advantages; None for none.
-        aggregation: denominator of the loss, see :mod:`pipo.modules.functional.aggregation`.
+        aggregation: denominator of the loss, see :mod:`pipo.functional.aggregation`.
         kl_coef: weight of the k3 penalty against the reference model; 0 loads no reference.
     """
 

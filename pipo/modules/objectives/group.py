@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from pipo.modules.functional.advantages import group_attribution
+from pipo.functional.advantages import group_attribution
 from pipo.modules.objectives.base import Objective, policy_batch
-from pipo.records import Annotations, PolicyBatch, Rollouts
+from pipo.records.batches import Annotations, PolicyBatch
+from pipo.records.rollouts import Rollouts
 
 
 class GroupObjective(Objective):

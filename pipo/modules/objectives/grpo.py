@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pipo.modules.functional.advantages import group_relative_advantages
+from pipo.functional.advantages import group_relative_advantages
 from pipo.modules.objectives.group import GroupObjective
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pipo.modules.functional.surrogate import sequence_ratio
+from pipo.functional.surrogate import sequence_ratio
 from pipo.modules.objectives.base import MicroBatch
 from pipo.modules.objectives.grpo import GRPO
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from pipo.modules.functional.advantages import gae, moments, whiten
-from pipo.modules.functional.shaping import kl_shaped_rewards
+from pipo.functional.advantages import gae, moments, whiten
+from pipo.functional.shaping import kl_shaped_rewards
 from pipo.modules.objectives.base import CriticConfig, Objective, policy_batch
-from pipo.records import Annotations, PolicyBatch, Rollouts, ValueTargets
+from pipo.records.batches import Annotations, PolicyBatch, ValueTargets
+from pipo.records.rollouts import Rollouts
 
 
 class PPO(Objective):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pipo.modules.functional.advantages import group_centred
+from pipo.functional.advantages import group_centred
 from pipo.modules.objectives.group import GroupObjective
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipo.modules.functional.divergence import token_attribution
+from pipo.functional.divergence import token_attribution
 from pipo.modules.objectives.base import Distillation, Objective, policy_batch
-from pipo.records import Annotations, PolicyBatch, Rollouts
+from pipo.records.batches import Annotations, PolicyBatch
+from pipo.records.rollouts import Rollouts
 
 
 class SDPO(Objective):

@@ -1,0 +1,119 @@
+"""Which held-out problems the model solves at the end and did not at the start, and the other way round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipo.evaluation.compare import SEED, SIGN_PATTERNS
+from pipo.evaluation.held_out import Answer, HeldOutRecord, mostly_right
+from pipo.evaluation.statistics import Estimate, estimate, sign_flip_p
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A problem that is answered differently.
+
+    Attributes:
+        before: the response at the start.
+        after: the response at the end.
+        solved_before: right responses then.
+        solved_after: right responses now.
+    """
+
+    before: Answer
+    after: Answer
+    solved_before: int
+    solved_after: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """Two evaluations of the same problems, problem by problem.
+
+    Attributes:
+        problems: all of them.
+        samples: responses to each.
+        right_twice: right before and after.
+        gained: wrong before and right after.
+        lost: right before and wrong after.
+        wrong_twice: wrong before and after.
+        recorded: problems that are kept with a response.
+        gained_examples: some of the gained among them.
+        lost_examples: some of the lost among them.
+        difference: of pass@1, paired, with its interval.
+        p: of the sign-flip test that it is chance.
+    """
+
+    problems: int
+    samples: int
+    right_twice: int
+    gained: int
+    lost: int
+    wrong_twice: int
+    recorded: int
+    gained_examples: Sequence[Change]
+    lost_examples: Sequence[Change]
+    difference: Estimate
+    p: float
+
+
+def find_changes(
+    before: HeldOutRecord,
+    after: HeldOutRecord,
+    *,
+    examples: int,
+    confidence: float,
+    resamples: int,
+    seed: int,
+) -> Changes:
+    """Compare the two.
+
+    Args:
+        before: the model as it came.
+        after: the trained model.
+        examples: how many are shown of each kind.
+        confidence: of the interval.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: when the two are not about the same problems.
+    """
+    pairs = list(zip(before.answers, after.answers, strict=False))
+    same = all(old.uid == new.uid for old, new in pairs) and len(before.answers) == len(after.answers)
+    if not same or len(before.solved) != len(after.solved) or before.samples != after.samples:
+        raise ValueError("held_out: before.json and after.json are not about the same problems")
+    n = before.samples
+    old = np.array([mostly_right(solved, n) for solved in before.solved])
+    new = np.array([mostly_right(solved, n) for solved in after.solved])
+    deltas = (np.array(after.solved) - np.array(before.solved)) / n
+
+    def shown(right_before: bool) -> list[Change]:
+        found = [
+            Change(
+                before=was,
+                after=now,
+                solved_before=before.solved[was.index],
+                solved_after=after.solved[was.index],
+            )
+            for was, now in pairs
+            if old[was.index] == right_before and new[was.index] != right_before
+        ]
+        return found[:examples]
+
+    return Changes(
+        problems=len(old),
+        samples=n,
+        right_twice=int((old & new).sum()),
+        gained=int((~old & new).sum()),
+        lost=int((old & ~new).sum()),
+        wrong_twice=int((~old & ~new).sum()),
+        recorded=len(pairs),
+        gained_examples=shown(False),
+        lost_examples=shown(True),
+        difference=estimate(deltas, confidence, resamples, seed, share=False),
+        p=sign_flip_p(deltas, SIGN_PATTERNS, SEED),
+    )

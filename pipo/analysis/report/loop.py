@@ -1,0 +1,150 @@
+"""What PIPO did in a run, and where the time went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipo.analysis.report.run_files import RunFiles
+from pipo.evaluation.agreement import Agreement, agreement
+from pipo.runs.run_log import Run
+
+# Fewer comparable iterations say nothing, and the agreement is not formed.
+_COMPARABLE = 3
+
+# Phases of an iteration in their order, and what they are.
+_PHASES = {
+    "generate": "sampling responses",
+    "score": "grading them",
+    "annotate": "log-probabilities and advantages",
+    "retrospective": "PIPO's update on the previous batch",
+    "update": "the base update",
+    "critic": "the critic's update",
+    "sync": "handing weights to the sampler",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """The closed loop in numbers.
+
+    Attributes:
+        iterations: that were logged.
+        applied: of them with a retrospective update.
+        improved: iterations whose batch was better than its window.
+        worse: whose batch was worse.
+        level: exactly as the window.
+        undefined: without a verdict: the window was not full, or did not vary.
+        mean_coefficient: over the iterations with a verdict.
+        mean_size: of its absolute value.
+        largest_progress: largest absolute progress, in standard deviations.
+        time_share: of the retrospective updates in the iterations' time.
+        slowdown: an iteration's time over that without them.
+        agreement: of the progress with the probe; None without a probe or with too little to compare.
+    """
+
+    iterations: int
+    applied: int
+    improved: int
+    worse: int
+    level: int
+    undefined: int
+    mean_coefficient: float
+    mean_size: float
+    largest_progress: float
+    time_share: float
+    slowdown: float
+    agreement: Agreement | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A part of the run's time.
+
+    Attributes:
+        name: as in ``time/<name>``.
+        what: in words.
+        seconds: in all.
+        per_iteration: mean over the logged iterations.
+        share: of the whole run, 0 to 1.
+    """
+
+    name: str
+    what: str
+    seconds: float
+    per_iteration: float
+    share: float
+
+
+def find_loop(files: RunFiles) -> Loop | None:
+    """None for a run without PIPO, or without metrics."""
+    run = files.run
+    if run is None or not len(run.series("pipo/applied")[1]):
+        return None
+    progress, coefficient = run.series("pipo/progress")[1], run.series("pipo/coefficient")[1]
+    agreed = _agreement(files)
+    spent, extra = run.column("time/iteration").sum(), run.column("time/retrospective").sum()
+    return Loop(
+        iterations=len(run.rows),
+        applied=int(run.series("pipo/applied")[1].sum()),
+        improved=int((progress > 0).sum()),
+        worse=int((progress < 0).sum()),
+        level=int((progress == 0).sum()),
+        undefined=len(run.rows) - len(progress),
+        mean_coefficient=float(coefficient.mean()) if len(coefficient) else 0.0,
+        mean_size=float(np.abs(coefficient).mean()) if len(coefficient) else 0.0,
+        largest_progress=float(np.abs(progress).max()) if len(progress) else 0.0,
+        time_share=float(extra / spent) if spent else 0.0,
+        slowdown=float(spent / (spent - extra)) if spent > extra else 1.0,
+        agreement=agreed,
+    )
+
+
+def _agreement(files: RunFiles) -> Agreement | None:
+    """Whether the progress had the sign of what the probe saw; None with too little to compare."""
+    if len(files.probe) < 2:
+        return None
+    xi = np.array([np.nan if row["progress"] is None else row["progress"] for row in files.probe])
+    rewards = np.array([row["rewards"] for row in files.probe])
+    change = np.diff(rewards.mean(axis=1), prepend=np.nan)
+    known = np.isfinite(xi) & np.isfinite(change)
+    counts = known & (xi != 0) & (change != 0)
+    if counts.sum() < _COMPARABLE:
+        return None
+    how = {name: files.config.evaluation[name] for name in ("confidence", "resamples", "seed")}
+    # Neighbours whose windows overlap are drawn together.
+    block = min(int(files.config.pipo.window), int(known.sum()))
+    return agreement(xi, rewards, window=1, block=block, **how)
+
+
+def find_phases(files: RunFiles) -> list[Phase]:
+    """Every phase that was timed, and what remains; empty without metrics."""
+    run = files.run
+    if run is None:
+        return []
+    timed = {name: _total(run, f"time/{name}") for name in _PHASES}
+    between = max(0.0, _total(run, "time/iteration") - sum(timed.values()))
+    rows = [(name, _PHASES[name], seconds) for name, seconds in timed.items() if seconds]
+    rows += [("between", "what lies between these", between)]
+    rows += [("evaluate", "held-out accuracy during the run", _total(run, "time/evaluate"))]
+    rows += [("probe", "scoring the probe after every iteration", _total(run, "time/probe"))]
+    if files.summary is not None:
+        rest = files.summary["seconds"] - sum(seconds for _, _, seconds in rows)
+        rows += [("around", "evaluations before and after, checkpoints, export", max(0.0, rest))]
+    total = sum(seconds for _, _, seconds in rows)
+    return [
+        Phase(
+            name=name,
+            what=what,
+            seconds=seconds,
+            per_iteration=seconds / len(run.rows),
+            share=seconds / total,
+        )
+        for name, what, seconds in rows
+        if seconds
+    ]
+
+
+def _total(run: Run, metric: str) -> float:
+    return float(run.series(metric)[1].sum())

@@ -1,0 +1,154 @@
+"""The agreement study: is the sign of the feedback that of what happened more often than by chance?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from pipo.analysis.plotting.style import BLUE, COLOURS, DARK, MARKERS, STYLE, new_figure
+from pipo.analysis.study.runner import run_folder
+from pipo.errors import ConfigError
+from pipo.evaluation.agreement import Agreement, agreement, realised_change
+from pipo.evaluation.over_seeds import CONFIDENCE, mean
+from pipo.evaluation.statistics import Estimate
+from pipo.runs.run_log import PROBE_FILE, Floats, read_metrics
+
+# Of the agreement's bootstrap: blocks as long as the default window, whose values share measurements.
+BLOCK, RESAMPLES = 8, 2000
+
+ProbeRows = tuple[Floats, Floats]
+"""Progress [iterations], nan where undefined, and rewards [iterations, prompts] of a run."""
+
+Found = dict[int, list[Agreement]]
+"""Iterations that the change is measured against -> agreement of every run."""
+
+
+def measure(out: Path, arm: str, seeds: Sequence[int]) -> tuple[list[ProbeRows], Found]:
+    """What the probes of an arm's runs hold, and the agreement of each, by window.
+
+    Raises:
+        ConfigError: a run has no probe, or too little to compare.
+    """
+    folders = [run_folder(out, arm, seed) for seed in seeds]
+    runs = [_probe(folder) for folder in folders]
+    found = {
+        window: [_agreement(folder, *run, window) for folder, run in zip(folders, runs, strict=True)]
+        for window in (1, BLOCK)
+    }
+    return runs, found
+
+
+def draw_agreement(runs: Sequence[ProbeRows], found: Found, seeds: Sequence[int]) -> Figure:
+    """Progress against realised change; every run's share of equal signs, and the share by chance."""
+    figure = new_figure(3.1)
+    with mpl.rc_context(STYLE):
+        left, right = figure.subplots(1, 2, width_ratios=(1.4, 1))
+        for xi, rewards in runs:
+            change = 100 * realised_change(rewards).mean(axis=1)
+            left.plot(xi, change, ".", color=BLUE, alpha=0.3, ms=4)
+        left.axhline(0, color=DARK, lw=0.8)
+        left.axvline(0, color=DARK, lw=0.8)
+        left.set(
+            title="Feedback and realised change",
+            xlabel="feedback ξ, in std of the window",
+            ylabel="change of the probe's reward, points",
+        )
+        for n, (window, results) in enumerate(found.items()):
+            values = [each.sign for each in results]
+            error = np.array([[v.value - v.low for v in values], [v.high - v.value for v in values]])
+            places = np.arange(len(seeds)) + 0.3 * n
+            right.plot([each.expected for each in results], places, "|", color=DARK, ms=10, mew=1.5)
+            right.errorbar(
+                [v.value for v in values],
+                places,
+                xerr=np.clip(error, 0, None),
+                fmt=MARKERS[n],
+                ms=4,
+                color=COLOURS[n],
+                capsize=2,
+                label="change against the last iteration" if window == 1 else f"against the last {window}",
+            )
+        right.set(title="Share of equal signs", xlabel="share (black: by chance)", ylabel="seed", xlim=(0, 1))
+        right.set_yticks(range(len(seeds)), [str(seed) for seed in seeds])
+        figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=len(found))
+    return figure
+
+
+def agreement_table(found: Found, seeds: Sequence[int]) -> str:
+    """The numbers of the right-hand panel and more, as Markdown."""
+    lines = [
+        "| seed | change against | iterations | ties left out | ξ > 0 | change > 0 | equal signs | by chance "
+        "| equal signs minus chance | correlation | reliability of the probe |",
+        "|---" * 11 + "|",
+    ]
+    for window, results in found.items():
+        for seed, each in zip(seeds, results, strict=True):
+            sign = each.sign
+            lines.append(
+                f"| {seed} | last {window} | {each.iterations} | {each.ties} | {each.positive_progress:.2f} "
+                f"| {each.positive_change:.2f} | {sign.value:.2f} [{sign.low:.2f}, {sign.high:.2f}] "
+                f"| {each.expected:.2f} | {_signed(each.excess)} | {_signed(each.correlation)} "
+                f"| {each.reliability:.2f} |"
+            )
+        sign, chance, excess, correlation = (
+            mean(values)
+            for values in (
+                [each.sign.value for each in results],
+                [each.expected for each in results],
+                [each.excess.value for each in results],
+                [each.correlation.value for each in results],
+            )
+        )
+        lines.append(
+            f"| mean of {len(seeds)} seeds | last {window} | | {sum(each.ties for each in results)} in all "
+            f"| | | {sign.value:.2f} ± {sign.half_width:.2f} | {chance.value:.2f} ± {chance.half_width:.2f} "
+            f"| {excess.value:+.2f} ± {excess.half_width:.2f} "
+            f"| {correlation.value:+.2f} ± {correlation.half_width:.2f} | |"
+        )
+    lines += [
+        "",
+        "By chance: p q + (1 - p)(1 - q) with p the share of ξ > 0 and q that of changes > 0, what the same "
+        "signs would give without a relation. Ties: ξ or the change is exactly zero.",
+    ]
+    one_sided = [
+        f"seed {seed} (last {window})"
+        for window, results in found.items()
+        for seed, each in zip(seeds, results, strict=True)
+        if each.one_sided
+    ]
+    if one_sided:
+        lines += ["", f"ξ or the change has one sign only, so signs say nothing: {', '.join(one_sided)}."]
+    return "\n".join(lines) + "\n"
+
+
+def _signed(value: Estimate) -> str:
+    return f"{value.value:+.2f} [{value.low:+.2f}, {value.high:+.2f}]"
+
+
+def _probe(folder: Path) -> ProbeRows:
+    """Progress [iterations], nan where undefined, and rewards [iterations, prompts] of a run."""
+    path = folder / PROBE_FILE
+    if not path.is_file():
+        raise ConfigError(f"{path}: missing; an agreement study needs probe.prompts in its overrides")
+    rows = read_metrics(path)
+    progress = [np.nan if row["progress"] is None else row["progress"] for row in rows]
+    return np.array(progress), np.array([row["rewards"] for row in rows])
+
+
+def _agreement(folder: Path, progress: Floats, rewards: Floats, window: int) -> Agreement:
+    try:
+        return agreement(
+            progress,
+            rewards,
+            window=window,
+            block=BLOCK,
+            confidence=CONFIDENCE,
+            resamples=RESAMPLES,
+            seed=0,
+        )
+    except ValueError as error:
+        raise ConfigError(f"{folder / PROBE_FILE}: too short a run to compare: {error}") from error

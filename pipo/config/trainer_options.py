@@ -1,0 +1,144 @@
+"""What of Lightning's trainer may be set, and what has another name here."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+from omegaconf import DictConfig, OmegaConf
+
+from pipo.callbacks.ending import KEY
+from pipo.config.instantiate import validated
+from pipo.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+#: Read by :class:`pipo.distributed.strategies.Hardware`.
+HARDWARE = ("accelerator", "devices", "num_nodes", "strategy")
+FAST_DEV_RUN = "fast_dev_run"
+
+_NO_VALIDATION = (
+    "there is no validation loop; evaluation.problems and curve.every say what is scored, and when"
+)
+_ONE_EPOCH = "one epoch is the whole run, and iterations says how long it is"
+_FIXED = "it cannot be changed: the loop around sampling needs it as it is"
+# What stands for no limit.
+_OFF = {"max_steps": -1, "overfit_batches": 0, FAST_DEV_RUN: False}
+# Trainer argument -> why it cannot be set, and what does here what it does there.
+REFUSED = {
+    "max_epochs": _ONE_EPOCH,
+    "min_epochs": _ONE_EPOCH,
+    "min_steps": "a run that is told to stop has to stop; iterations says how long it is",
+    "limit_val_batches": _NO_VALIDATION,
+    "limit_test_batches": _NO_VALIDATION,
+    "limit_predict_batches": _NO_VALIDATION,
+    "val_check_interval": _NO_VALIDATION,
+    "check_val_every_n_epoch": _NO_VALIDATION,
+    "num_sanity_val_steps": _NO_VALIDATION,
+    "precision": "set model.dtype (weights) or strategy.compute_dtype (products)",
+    "accumulate_grad_batches": "recipe.mini_batch says how many responses an optimiser step takes, and "
+    "strategy.batching.tokens_per_micro_batch how many tokens go through the model at a time",
+    "gradient_clip_val": "set algo.optimizer.max_grad_norm",
+    "gradient_clip_algorithm": "gradients are clipped by their norm, algo.optimizer.max_grad_norm",
+    "logger": "set logger=csv, logger=wandb or logger=none",
+    "log_every_n_steps": "every iteration is logged",
+    "callbacks": "set callbacks.<name>._target_",
+    "enable_checkpointing": "set checkpoint.every, checkpoint.keep and checkpoint.best",
+    "enable_progress_bar": "without a terminal there is none: python train.py ... | cat",
+    "enable_model_summary": _FIXED,
+    "default_root_dir": "set output_dir",
+    "plugins": _FIXED,
+    "use_distributed_sampler": _FIXED,
+    "reload_dataloaders_every_n_epochs": _ONE_EPOCH,
+    "barebones": _FIXED,
+    "sync_batchnorm": _FIXED,
+    "model_registry": "the trained model is written to model/ in the run folder",
+    "enable_autolog_hparams": "the configuration is always logged",
+}
+
+
+def trainer_options(cfg: DictConfig) -> dict[str, Any]:
+    """What goes to Lightning's trainer as it stands, checked; the hardware is not among it.
+
+    Raises:
+        ConfigError: naming the key, and our word for what it means.
+    """
+    node = cfg.strategy.trainer
+    if not isinstance(node, DictConfig):
+        raise ConfigError(f"{KEY} holds further keys and cannot be {node!r}")
+    container = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(container, dict)
+    hints = _hints()
+    options = {}
+    for name, value in container.items():
+        if name in REFUSED:
+            raise ConfigError(f"{KEY}.{name}: {REFUSED[name]}")
+        if name not in (*HARDWARE, *hints):
+            raise _unknown(str(name), hints)
+        if name not in HARDWARE and value is not None:  # null: as if it were not there
+            options[str(name)] = validated(f"{KEY}.{name}", value, hints[name])
+    _check_counts(options, cfg.iterations)
+    return options
+
+
+def shortened(cfg: DictConfig) -> DictConfig:
+    """Lightning's ``fast_dev_run``: the same run with that many iterations and batches of held-out problems.
+
+    Everything is done and written as in any run, so that it shows what a run would do; but no service hears
+    of it.
+    """
+    count = trainer_options(cfg).get(FAST_DEV_RUN)
+    cfg = cfg.copy()
+    OmegaConf.set_struct(cfg, False)
+    cfg.strategy.trainer.pop(FAST_DEV_RUN, None)
+    if not count:
+        return cfg
+    cfg.iterations = int(count)
+    few, problems = int(count) * cfg.evaluation.prompts_per_batch, cfg.evaluation.problems
+    if problems is None or (isinstance(problems, int) and problems > few):
+        cfg.evaluation.problems = few
+    cfg.logger.wandb = None
+    log.warning(
+        "%s.%s: iterations=%s and evaluation.problems=%s, to see that all works; its numbers say little",
+        KEY,
+        FAST_DEV_RUN,
+        cfg.iterations,
+        cfg.evaluation.problems,
+    )
+    return cfg
+
+
+def _hints() -> dict[str, Any]:
+    """Lightning's own annotations."""
+    hints = typing.get_type_hints(pl.Trainer.__init__)
+    return {name: hint for name, hint in hints.items() if name not in ("return", *HARDWARE)}
+
+
+def _unknown(name: str, hints: Mapping[str, Any]) -> ConfigError:
+    free = sorted(hints.keys() - REFUSED.keys())
+    near = difflib.get_close_matches(name, [*free, *REFUSED, *HARDWARE], n=1)
+    meant = f"did you mean {KEY}.{near[0]}? " if near else ""
+    return ConfigError(f"{KEY}.{name}: unknown key; {meant}Lightning's trainer takes {', '.join(free)}")
+
+
+def _check_counts(options: Mapping[str, Any], iterations: int) -> None:
+    """Refuse a limit that would end the run before its first iteration.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    for name in ("max_steps", "limit_train_batches", "overfit_batches", FAST_DEV_RUN):
+        value = options.get(name, _OFF.get(name))
+        if value is None or value == _OFF.get(name):
+            continue
+        share = isinstance(value, float) and value <= 1 and isinstance(iterations, int)
+        if not value > 0 or (share and int(value * iterations) < 1):
+            raise ConfigError(
+                f"{KEY}.{name}={value}: not one iteration would be made; to score a model as it is: eval.py"
+            )
+        if isinstance(value, float) and not share:
+            raise ConfigError(f"{KEY}.{name}={value}: a whole number, or a share of the iterations up to 1.0")

@@ -1,0 +1,127 @@
+"""What a run's full evaluations leave in its folder besides their summaries: who was solved, and how.
+
+``held_out/before.json`` and ``held_out/after.json`` hold the number of right responses to every problem,
+which makes the two comparable problem by problem, and one response to each of the first problems.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipo.evaluation.results import ProblemResult, Summary
+from pipo.runs.files import replace_text
+from pipo.runs.run_folder import HELD_OUT_FOLDER
+
+BEFORE_FILE, AFTER_FILE = f"{HELD_OUT_FOLDER}/before.json", f"{HELD_OUT_FOLDER}/after.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a model says to one problem.
+
+    Attributes:
+        index: position in the evaluated list.
+        uid: name of the problem.
+        level: its level, empty when the data set has none.
+        prompt: as the model read it.
+        reference: the expected answer.
+        response: the first that is as most are: right where more than half of them are, else wrong.
+        answer: what the grader read in it; None when it found nothing.
+        reward: its verifier reward in [0, 1].
+    """
+
+    index: int
+    uid: str
+    level: str
+    prompt: str
+    reference: str
+    response: str
+    answer: str | None
+    reward: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutRecord:
+    """A full evaluation, problem by problem.
+
+    Attributes:
+        iterations: that the model had been trained for.
+        summary: as in ``summary.json``.
+        samples: responses to each problem.
+        solved: how many of them are right, for every problem.
+        answers: to the first problems.
+    """
+
+    iterations: int
+    summary: Summary
+    samples: int
+    solved: tuple[int, ...]
+    answers: tuple[Answer, ...]
+
+
+def mostly_right(solved: int, samples: int) -> bool:
+    """Whether a problem counts as right as a whole: more than half of its responses are."""
+    return 2 * solved > samples
+
+
+def typical_answer(problem: ProblemResult) -> Answer:
+    """One response that stands for all of a problem's."""
+    right = mostly_right(problem.solved, len(problem.samples))
+    sample = next(sample for sample in problem.samples if sample.solved == right)
+    return Answer(
+        index=problem.index,
+        uid=problem.uid,
+        level=problem.level,
+        prompt=problem.prompt,
+        reference=problem.answer,
+        response=sample.response,
+        answer=sample.answer,
+        reward=sample.score,
+    )
+
+
+def held_out_record(
+    parts: Sequence[tuple[dict[int, int], Sequence[Answer]]], summary: Summary, samples: int, iterations: int
+) -> HeldOutRecord:
+    """Put together what the processes evaluated.
+
+    Args:
+        parts: of each process: index of a problem -> its right responses, and its answers.
+        summary: of all.
+        samples: responses to each problem.
+        iterations: of training so far.
+    """
+    solved = {index: count for counts, _ in parts for index, count in counts.items()}
+    answers = sorted((answer for _, each in parts for answer in each), key=lambda answer: answer.index)
+    return HeldOutRecord(
+        iterations=iterations,
+        summary=summary,
+        samples=samples,
+        solved=tuple(solved[index] for index in sorted(solved)),
+        answers=tuple(answers),
+    )
+
+
+def write_record(path: Path, record: HeldOutRecord) -> None:
+    """Write one of the two files as a whole."""
+    path.parent.mkdir(exist_ok=True)
+    replace_text(path, json.dumps(dataclasses.asdict(record), indent=1) + "\n")
+
+
+def read_record(path: Path) -> HeldOutRecord:
+    """Read it back.
+
+    Raises:
+        ValueError: naming the file, when it is not what :func:`write_record` writes.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["answers"] = tuple(Answer(**each) for each in content["answers"])
+        content["solved"] = tuple(content["solved"])
+        return HeldOutRecord(**content)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a record of held-out problems ({error})") from error

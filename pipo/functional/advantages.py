@@ -1,0 +1,151 @@
+"""Advantages of the base objectives and the attribution that policy improvement re-uses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pipo.functional.masks import response_lengths
+
+# Keeps equal advantages at zero instead of dividing by a variance of zero.
+WHITEN_EPS = 1e-8
+
+
+def group_relative_advantages(rewards: Tensor, group_size: int, eps: float) -> Tensor:
+    """A_i = (r_i - mean) / (sample std + eps) inside the group of each prompt (GRPO).
+
+    Args:
+        rewards: [B * G], group-major.
+        group_size: G, at least 2.
+        eps: added to the standard deviation.
+
+    Returns:
+        [B * G]; exactly zero in a group whose rewards are all equal.
+
+    Raises:
+        ValueError: when the rewards do not fill whole groups.
+    """
+    if group_size < 2 or rewards.numel() % group_size:
+        raise ValueError(
+            f"{rewards.numel()} rewards do not form groups of {group_size} (at least 2 are needed)"
+        )
+    deviation = rewards.view(-1, group_size).std(dim=1, correction=1, keepdim=True)
+    return (group_centred(rewards, group_size).view(-1, group_size) / (deviation + eps)).view(-1)
+
+
+def group_centred(rewards: Tensor, group_size: int) -> Tensor:
+    """r_i - mean inside the group of each prompt, [B * G]; exactly zero where all rewards are equal."""
+    groups = rewards.view(-1, group_size)
+    centred = groups - groups.mean(dim=1, keepdim=True)
+    # Rounding leaves 1e-8 where all rewards are equal, say, 0.1; that must not pass for a signal.
+    degenerate = (groups == groups[:, :1]).all(dim=1, keepdim=True)
+    return torch.where(degenerate, torch.zeros_like(centred), centred).view(-1)
+
+
+def group_attribution(advantages: Tensor, group_size: int) -> Tensor:
+    """s_i = G * A_i / sum_j |A_j| inside the group: who earned the group's result (PIPO, section 3).
+
+    Binary rewards with c of G correct give +G / (2c) to a correct and -G / (2(G - c)) to a wrong
+    response, whatever convention scaled the advantages.
+
+    Args:
+        advantages: [B * G], group-major.
+        group_size: G.
+
+    Returns:
+        [B * G]; zero in a degenerate group.
+    """
+    groups = advantages.view(-1, group_size)
+    total = groups.abs().sum(dim=1, keepdim=True)
+    share = group_size * groups / torch.where(total > 0, total, torch.ones_like(total))
+    return share.view(-1)
+
+
+@torch.no_grad()
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation (arXiv 1506.02438, equation 16) per response token.
+
+    delta_t = r_t + gamma * V_{t+1} - V_t and A_t = sum_l (gamma * lam)^l * delta_{t+l}. A response is
+    an episode: V is 0 after its last token, also for a response that was cut at the length limit.
+
+    Args:
+        rewards: [n, R], reward of each token.
+        values: [n, R], the critic's prediction before each token; treated as constants.
+        mask: bool [n, R], right-padded; what stands on padding is never read.
+        gamma: discount per token, in [0, 1].
+        lam: trace decay per token, in [0, 1].
+
+    Returns:
+        advantages [n, R], not whitened, and returns [n, R] = advantages + values; both 0 on padding.
+
+    Raises:
+        ValueError: when a factor or a shape is wrong or the mask is not right-padded.
+    """
+    for name, factor in (("gamma", gamma), ("lam", lam)):
+        if not 0 <= factor <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], got {factor}")
+    for name, tensor in (("rewards", rewards), ("values", values)):
+        if tensor.shape != mask.shape:
+            raise ValueError(f"{name}: expected shape {tuple(mask.shape)}, got {tuple(tensor.shape)}")
+    response_lengths(mask)
+    values = torch.where(mask, values, torch.zeros_like(values))
+    next_values = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
+    # Zero on padding, so the recursion needs no mask: it starts at the last token of each row by itself.
+    deltas = torch.where(mask, rewards + gamma * next_values - values, torch.zeros_like(values))
+    advantages = torch.empty_like(deltas)
+    running = deltas.new_zeros(len(deltas))
+    for step in reversed(range(deltas.shape[1])):
+        running = deltas[:, step] + gamma * lam * running
+        advantages[:, step] = running
+    return advantages, advantages + values
+
+
+def moments(values: Tensor, mask: Tensor) -> Tensor:
+    """Sum, sum of squares and count of the masked values; summed over ranks they describe the whole batch.
+
+    Args:
+        values: [n, R].
+        mask: bool [n, R].
+
+    Returns:
+        float64 [3]. In float64 because the variance is a difference of two large sums.
+    """
+    kept = values[mask].double()
+    return torch.stack([kept.sum(), kept.square().sum(), mask.sum().double()])
+
+
+def variance(totals: Tensor) -> Tensor:
+    """Unbiased variance from :func:`moments`.
+
+    Args:
+        totals: float64 [3], possibly summed over ranks.
+
+    Returns:
+        float64 scalar, >= 0.
+
+    Raises:
+        ValueError: when fewer than 2 values were counted.
+    """
+    total, squares, count = totals.unbind()
+    if not count >= 2:
+        raise ValueError(f"a variance needs at least 2 response tokens, got {count.item():g}")
+    return ((squares - total.square() / count) / (count - 1)).clamp(min=0.0)
+
+
+def whiten(values: Tensor, mask: Tensor, totals: Tensor | None = None) -> Tensor:
+    """(x - mean) / sqrt(Var + 1e-8) over the response tokens, with the unbiased variance.
+
+    Args:
+        values: [n, R].
+        mask: bool [n, R].
+        totals: the :func:`moments` of all ranks, summed; None takes those of ``values``.
+
+    Returns:
+        [n, R] of the dtype of ``values``, 0 on padding.
+
+    Raises:
+        ValueError: when fewer than 2 tokens were counted.
+    """
+    totals = moments(values, mask) if totals is None else totals
+    scaled = (values - totals[0] / totals[2]) * torch.rsqrt(variance(totals) + WHITEN_EPS)
+    return torch.where(mask, scaled, torch.zeros_like(scaled))

@@ -1,0 +1,211 @@
+"""Grading of Python programs that a model has written.
+
+A program receives inputs and gives answers. It never holds the expected outputs, nor a channel on
+which a verdict travels: verdicts are formed here, or for the test code of a data set in a second
+sandbox. So nothing that it prints, patches or forges counts for more than the answer that it is.
+
+How answers are compared is said in ``answers`` (what is printed) and ``sandbox.wire`` (what is
+returned: by ``==`` on exact built-in values and without tolerance, as the official checkers of
+TACO and LiveCodeBench do; tuples count as lists at every level, there only at the outer ones).
+
+What keeps a program in, and what is left where a protection is missing, ``python -m pipo doctor``
+prints for the system at hand:
+
+* Linux, as root or where users may make namespaces: each program has process, mount, network, IPC
+  and host-name namespaces of its own. It sees the interpreter's folders read-only, an empty
+  working directory and an empty ``/tmp`` in memory, both emptied before the next test, no network and no
+  process but its own, and all of it ends together.
+  As root it also runs as a user of its own.
+* Linux without namespaces, as in most containers: bubblewrap where it is installed and works. With
+  it or without, a system call filter refuses sockets, new processes and signals; Landlock leaves the
+  program the interpreter's folders and its working directory; as root it runs as a user of its
+  own, if that user can read the interpreter.
+* Other systems: resource limits, a process group and the clock. Programs can then read and write what
+  the user can, and reach the network; a warning says so when the grader starts.
+
+Everywhere: limits on processor time, memory, file size, output and open files; an empty environment; and
+on each test a clock that stops while others keep the program from running (``sandbox.stopwatch``). Not
+covered: holes in the kernel or the processor, side channels, and a program that learns from its inputs alone
+what is expected.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+
+from pipo_sandbox.client import Launcher, SandboxError
+from pipo_sandbox.settings import Limits
+
+from pipo.errors import TaskError
+from pipo.graders.code_rules import Rules, Run
+from pipo.graders.code_runs import UnusableTest, run_job
+from pipo.graders.code_tests import ProgramJob, ProgramTests
+from pipo.records.problems import Reward
+
+_LOG = logging.getLogger(__name__)
+
+
+class CodeGrader:
+    """Runs programs against their tests, several at a time.
+
+    Args:
+        reward: ``fraction`` is the share of tests passed; ``all_pass`` is 1 for all of them, else 0.
+        workers: programs that run at one time.
+        timeout_s: seconds that a program may take for one test: processor time, and time that it sleeps. The
+            start of the program counts as one test.
+        total_s: the same for all tests of one program; those not reached count as failed.
+        wall_factor: how many times ``timeout_s`` a test may take by the clock. Beyond that the machine is
+            too busy to judge the program, which is tried once more and then counted apart.
+        max_timeouts: tests of one program that may run out of time before the rest count as failed.
+        cpu_s: seconds of processor time for one test after which the system itself ends a process.
+        memory_mb: address space of the program, with the interpreter's.
+        output_kb: what one test may print or return; twice as much as is expected where that is more.
+        float_tolerance: absolute or relative error allowed in printed decimal fractions; 0 for none.
+
+    Raises:
+        TaskError: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        reward: Literal["fraction", "all_pass"],
+        workers: int,
+        timeout_s: float,
+        total_s: float,
+        max_timeouts: int,
+        cpu_s: int,
+        memory_mb: int,
+        output_kb: int,
+        float_tolerance: float,
+        wall_factor: float = 10.0,
+    ) -> None:
+        if reward not in ("fraction", "all_pass"):
+            raise TaskError(f"grader reward must be 'fraction' or 'all_pass', got {reward!r}")
+        # Two sandboxes a program, and a slot is one byte on the wire.
+        _check_range("workers", workers, 1, 100)
+        _check_range("timeout_s", timeout_s, 0.01, 3600)
+        _check_range("total_s", total_s, timeout_s, 86400)
+        _check_range("wall_factor", wall_factor, 2, 1000)
+        _check_range("max_timeouts", max_timeouts, 1, 1_000_000)
+        _check_range("cpu_s", cpu_s, 1, 3600)
+        _check_range("memory_mb", memory_mb, 64, 1 << 20)
+        _check_range("output_kb", output_kb, 1, 1 << 20)
+        _check_range("float_tolerance", float_tolerance, 0, 0.01)
+        self._options = {name: value for name, value in locals().items() if name != "self"}
+        self._workers = workers
+        self._limits = Limits(cpu_s=cpu_s, memory_mb=memory_mb, output_kb=output_kb)
+        self._rules = Rules(
+            stop_at_failure=reward == "all_pass",
+            timeout_s=timeout_s,
+            total_s=total_s,
+            wall_factor=wall_factor,
+            max_timeouts=max_timeouts,
+            output_bytes=output_kb << 10,
+            float_tolerance=float_tolerance,
+        )
+        self._lock = threading.Lock()
+        self._launcher: Launcher | None = None
+        self._owner = 0
+
+    def grade(self, job: ProgramJob) -> Reward:
+        """The verdict on one program."""
+        return self.grade_batch([job])[0]
+
+    def grade_batch(self, jobs: Sequence[ProgramJob]) -> list[Reward]:
+        """One verdict per program, in order. No failure of a program raises, or shows as an error.
+
+        What the machine could not do, tried twice, is marked ``infrastructure``.
+
+        Raises:
+            SandboxError: no sandbox can be started on this system at all.
+        """
+        with self._lock:
+            launcher = self._running_launcher()
+            pool = ThreadPoolExecutor(self._workers, thread_name_prefix="code-grader")
+            try:
+                return list(pool.map(lambda job: self._grade(launcher, job), jobs))
+            except BaseException:
+                # Ctrl-C: without their sandboxes the threads end by themselves.
+                self.close()
+                raise
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def close(self) -> None:
+        """End the launcher and every program. They start again when they are needed."""
+        launcher, self._launcher = self._launcher, None
+        if launcher is not None and self._owner == os.getpid():
+            self._finalizer.detach()
+            launcher.close()
+
+    def protections(self) -> dict[str, str]:
+        """For each protection an empty text if it is active, else why it is not."""
+        with self._lock:
+            return dict(self._running_launcher().report)
+
+    def _running_launcher(self) -> Launcher:
+        if self._launcher is None or self._owner != os.getpid() or not self._launcher.alive:
+            launcher = Launcher(limits=self._limits, slots=2 * self._workers)
+            self._launcher, self._owner = launcher, os.getpid()
+            self._finalizer = weakref.finalize(self, _close, launcher, self._owner)
+            if warning := weakness(launcher.report):
+                _LOG.warning(warning)
+        return self._launcher
+
+    def _grade(self, launcher: Launcher, job: ProgramJob) -> Reward:
+        if job.program is None:
+            return Reward(score=0.0)
+        try:
+            run = self._run(launcher, job.program, job.tests)
+        except UnusableTest as error:
+            return Reward(score=0.0, answer=job.program, error=str(error))
+        except SandboxError as error:
+            return Reward(score=0.0, answer=job.program, error=str(error), infrastructure=True)
+        passed, total = run.passed, run.total
+        score = float(passed == total) if self._rules.stop_at_failure else passed / total
+        return Reward(score=score, answer=job.program, feedback=run.feedback)
+
+    def _run(self, launcher: Launcher, program: str, tests: ProgramTests) -> Run:
+        """The tests of a program, from the beginning again if the machine fails once."""
+        try:
+            return run_job(launcher, program, tests, self._rules)
+        except SandboxError:
+            return run_job(launcher, program, tests, self._rules)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._options  # processes cannot be pickled; the copy starts its own
+
+    def __setstate__(self, options: dict[str, Any]) -> None:
+        self.__init__(**options)
+
+
+def weakness(report: dict[str, str]) -> str | None:
+    """One line about what programs can reach on this system and should not; None if nothing."""
+    if not report["namespaces"]:
+        return None
+    reach = []
+    if report["system call filter"]:
+        reach.append("use the network, start processes and signal those of this user")
+    if report["file rules"]:
+        own = "its own user's rights" if not report["own user"] else "your rights"
+        reach.append(f"read and write files with {own}")
+    if not reach:
+        return None
+    return f"programs under test can {' and '.join(reach)} here; see python -m pipo doctor"
+
+
+def _close(launcher: Launcher, owner: int) -> None:
+    if os.getpid() == owner:  # a forked child holds a copy, but the process is its parent's
+        launcher.close()
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise TaskError(f"grader {name} must lie between {low:g} and {high:g}, got {value}")

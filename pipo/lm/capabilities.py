@@ -1,0 +1,67 @@
+"""Whether a model can be sampled from as it is here; tried on a few tokens as soon as it is loaded."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from pipo.errors import ModelError
+from pipo.lm.attention import PROMPTS, TOLERANCE, alone, named, relative_difference, some_tokens
+from pipo.lm.cache import PreallocatedCache
+from pipo.lm.model_files import foreign
+
+
+@torch.no_grad()
+def check_decoding(backbone: PreTrainedModel) -> None:
+    """Compare a few tokens read one by one from the cache, as the engine does, with each row alone.
+
+    Raises:
+        ModelError: when they differ, or when the model does not work with the engine's cache.
+    """
+    name, device = named(backbone), backbone.device
+    width, new = max(map(len, PROMPTS)), some_tokens(backbone).view(4, 4).tolist()
+    lengths = torch.tensor([len(prompt) for prompt in PROMPTS])
+    padded = torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in PROMPTS])
+    with foreign(f"{name}: a model of this kind cannot be sampled from: it does not work with the cache"):
+        cache = PreallocatedCache(backbone.config.get_text_config().num_hidden_layers, width + 3)
+        positions = torch.arange(width)[None].expand(len(PROMPTS), -1)
+        hidden = _cached(backbone, padded, positions, cache, None)
+        got = [hidden[torch.arange(len(PROMPTS)), lengths - 1]]
+        expected = [torch.stack([alone(backbone, prompt)[-1] for prompt in PROMPTS])]
+        rows = torch.tensor([0, 0, 1, 1])
+        texts = [list(PROMPTS[row]) for row in rows.tolist()]
+        cache.select(rows.to(device))
+        for step in range(3):
+            kept = torch.tensor([0, 2, 3]) if step == 2 else torch.arange(len(texts))
+            if step == 2:  # a row is finished
+                cache.select(kept.to(device))
+                texts, rows = [texts[i] for i in kept.tolist()], rows[kept]
+            tokens = [new[i][step] for i in range(len(texts))]
+            texts = [[*text, token] for text, token in zip(texts, tokens, strict=True)]
+            at = lengths[rows]
+            visible = torch.ones(len(texts), 1, 1, width + step + 1, dtype=torch.bool)
+            visible[:, 0, 0, :width] = torch.arange(width) < at[:, None]
+            ids = torch.tensor(tokens)[:, None]
+            got.append(_cached(backbone, ids, (at + step)[:, None], cache, visible)[:, 0])
+            expected.append(torch.stack([alone(backbone, text)[-1] for text in texts]))
+    difference = relative_difference(torch.cat(got), torch.cat(expected))
+    if not difference < TOLERANCE:
+        raise ModelError(
+            f"{name}: read token by token, a text gets other hidden states than read at once (by "
+            f"{difference:.0%}); models whose layers keep more than keys and values are not supported"
+        )
+
+
+def _cached(
+    backbone: PreTrainedModel, ids: Tensor, positions: Tensor, cache: PreallocatedCache, mask: Tensor | None
+) -> Tensor:
+    """[rows, tokens, width], as :meth:`~pipo.lm.policy.Policy.next_token_logits` reads them."""
+    device = backbone.device
+    return backbone(
+        input_ids=ids.to(device),
+        position_ids=positions.to(device),
+        attention_mask=None if mask is None else mask.to(device),
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state

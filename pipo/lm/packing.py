@@ -1,0 +1,179 @@
+"""Rows of a batch for one forward pass: no padding, and every prompt once however many responses it has.
+
+In the transformers that are trained here everything but attention looks at one token at a time
+(:func:`~pipo.lm.attention.check_packing` makes sure). So the tokens are laid end to end, those of a
+prompt once, and only attention puts the rows together again (:class:`RowLayout`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipo.records.movable import Movable
+from pipo.records.rollouts import TokenIds, pad_rows
+
+# Rows of one call of attention: the longest is at most so many times as long as the shortest. Less would mean
+# more calls, more would mean more padding.
+LENGTH_RATIO = 1.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gather(Movable):
+    """Copies packed tokens to where ``index`` asks for them; the backward pass adds the copies up.
+
+    Attributes:
+        index: int64, of any shape: which token; 0 where there is none (padding).
+        places: int64 [real entries], where in the flattened ``index`` a token is pointed at, token by token.
+        offsets: int64 [tokens], where each token's entries begin in ``places``.
+    """
+
+    index: Tensor
+    places: Tensor
+    offsets: Tensor
+
+    @staticmethod
+    def of(index: Tensor, real: Tensor, tokens: int) -> Gather:
+        """The gather of an index into so many tokens, whose entries are real where the mask is True."""
+        flat = real.flatten().nonzero()[:, 0]
+        pointed = index.flatten()[flat]
+        counts = torch.bincount(pointed, minlength=tokens)
+        order = pointed.argsort(stable=True)
+        return Gather(index=index, places=flat[order], offsets=counts.cumsum(0) - counts)
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """[tokens, width] -> [entries of ``index``, width]; padding holds anything, and has no gradient."""
+        taken: Tensor = _Gather.apply(values, self.index.flatten(), self.places, self.offsets)
+        return taken
+
+    def firsts(self) -> tuple[Tensor, Tensor]:
+        """The tokens that are pointed at, and the first place of each."""
+        ends = torch.cat([self.offsets[1:], torch.tensor([len(self.places)])])
+        used = (ends > self.offsets).nonzero()[:, 0]
+        return used, self.places[self.offsets[used]]
+
+
+class _Gather(torch.autograd.Function):
+    """The library's gradient adds up in bfloat16 and, on a GPU, in any order; this, in float32 in order."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, index: Tensor, places: Tensor, offsets: Tensor) -> Tensor:
+        ctx.save_for_backward(places, offsets)
+        return values.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grad_outputs
+        places, offsets = ctx.saved_tensors
+        if len(places) == 0:
+            return grad.new_zeros(len(offsets), grad.shape[1]), None, None, None
+        return F.embedding_bag(places, grad.contiguous(), offsets, mode="sum"), None, None, None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowLayout(Movable):
+    """How attention finds the rows among the packed tokens.
+
+    Attributes:
+        blocks: [n, T] each, right-padded rows of similar length; every row is in one.
+        back: int64 [tokens], where each packed token is among the flattened entries of all blocks.
+    """
+
+    blocks: tuple[Gather, ...]
+    back: Tensor
+
+    @staticmethod
+    def of(rows: Sequence[Sequence[int]], tokens: int) -> RowLayout:
+        """The layout of rows that are given by where their tokens are among so many."""
+        ordered = sorted(rows, key=len)
+        starts = [0]
+        for at, row in enumerate(ordered):
+            if len(row) > LENGTH_RATIO * len(ordered[starts[-1]]):
+                starts.append(at)
+        ends = [*starts[1:], len(ordered)]
+        blocks = [Gather.of(*pad_rows(ordered[a:b]), tokens) for a, b in zip(starts, ends, strict=True)]
+        back, before = torch.empty(tokens, dtype=torch.int64), 0
+        for block in blocks:
+            # A prompt stands in several rows, and its hidden states are the same in all of them.
+            used, first = block.firsts()
+            back[used] = first + before
+            before += block.index.numel()
+        return RowLayout(blocks=tuple(blocks), back=back)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedRows(Movable):
+    """What a model reads to score some responses, and where the scores are.
+
+    Attributes:
+        input_ids: int64 [tokens], each prompt once and each response but for its last token, which is never
+            an input.
+        position_ids: int64 [tokens], place of the token in its row.
+        layout: for attention.
+        predecessors: [M], the packed token before each response token: its hidden state predicts that one.
+        targets: int64 [M], the response tokens, row after row.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    layout: RowLayout
+    predecessors: Gather
+    targets: Tensor
+
+    def without_targets(self) -> PackedRows:
+        """The same rows with no token to score."""
+        none = torch.empty(0, dtype=torch.int64)
+        return replace(self, predecessors=Gather.of(none, none, len(self.input_ids)), targets=none)
+
+
+def pack(
+    prompt_ids: Sequence[TokenIds],
+    group_size: int,
+    response_ids: Tensor,
+    lengths: Tensor,
+    rows: Sequence[int],
+) -> PackedRows:
+    """Rows of a batch for one forward pass.
+
+    Args:
+        prompt_ids: B prompts.
+        group_size: G; row i answers prompt i // G.
+        response_ids: int64 [N, R], right-padded.
+        lengths: int64 [N], tokens of each response.
+        rows: which ones, in the order of the scores.
+    """
+    ids: list[int] = []
+    positions: list[int] = []
+
+    def append(tokens: Sequence[int], position: int) -> range:
+        start = len(ids)
+        ids.extend(tokens)
+        positions.extend(range(position, position + len(tokens)))
+        return range(start, len(ids))
+
+    prompts: dict[TokenIds, range] = {}
+    sequences: list[list[int]] = []
+    predecessors: list[int] = []
+    targets: list[Tensor] = []
+    for row in rows:
+        prompt = prompt_ids[row // group_size]
+        if prompt not in prompts:
+            prompts[prompt] = append(prompt, 0)
+        response = response_ids[row, : int(lengths[row])]
+        sequences.append([*prompts[prompt], *append(response[:-1].tolist(), len(prompt))])
+        predecessors += sequences[-1][len(prompt) - 1 :][: len(response)]
+        targets.append(response)
+    return PackedRows(
+        input_ids=torch.tensor(ids, dtype=torch.int64),
+        position_ids=torch.tensor(positions, dtype=torch.int64),
+        layout=RowLayout.of(sequences, len(ids)),
+        predecessors=Gather.of(
+            torch.tensor(predecessors, dtype=torch.int64), torch.ones(len(predecessors)), len(ids)
+        ),
+        targets=torch.cat(targets),
+    )

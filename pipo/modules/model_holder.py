@@ -1,0 +1,185 @@
+"""The models that a run holds: loading, sharding, the optimisers on them, the engine that samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TypeVar, cast
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from pipo.distributed.collectives import Number, all_reduce_max, all_reduce_sum
+from pipo.lm.critic import Critic
+from pipo.lm.policy import Policy
+from pipo.lm.reference import frozen
+from pipo.lm.sharding import Sharding, gathered, is_sharded, shard
+from pipo.modules.objectives.base import Objective
+from pipo.modules.options import OptimizerConfig
+from pipo.rollout.engine import RolloutEngine
+
+Model = TypeVar("Model", Policy, Critic)
+
+
+class ModelHolder(pl.LightningModule):
+    """The policy, what an objective needs beside it, and how they are placed on the hardware.
+
+    Args:
+        load_policy: makes the policy; called once per model and process, after the strategy is set up.
+        make_engine: makes the rollout engine for a policy.
+        objective: says which further models there are.
+        optimizer: AdamW's numbers.
+        compute_dtype: dtype of matrix products, everywhere; None for that of the weights.
+        sharding: how weights are sharded by a strategy that does; None for whole weights.
+
+    Attributes:
+        policy: is trained.
+        critic: only with an objective that has one.
+        teacher: the policy itself, or its average.
+        engine: samples from the policy.
+    """
+
+    policy: Policy
+    critic: Critic
+    teacher: Policy
+    engine: RolloutEngine
+
+    def __init__(
+        self,
+        *,
+        load_policy: Callable[[], Policy],
+        make_engine: Callable[[Policy], RolloutEngine],
+        objective: Objective,
+        optimizer: OptimizerConfig,
+        compute_dtype: torch.dtype | None,
+        sharding: Sharding | None,
+    ) -> None:
+        super().__init__()
+        self.compute_dtype, self.sharding = compute_dtype, sharding
+        self._load_policy, self._make_engine = load_policy, make_engine
+        self.objective, self.optimizer_config = objective, optimizer
+        self._configured = False
+
+    def configure_model(self) -> None:
+        """Load the policy, the engine on it, and the further models that the objective asks for.
+
+        On the CPU, one after another, each being brought to its place before the next. Lightning calls this
+        with a GPU as the default device of everything that is made: a library that reads a file would put
+        it there behind the strategy's back.
+        """
+        if self._configured:
+            return
+        self._configured = True
+        with torch.device("cpu"):
+            self._make_models()
+
+    def _make_models(self) -> None:
+        """Fill the attributes of this class."""
+        self.policy = self._placed(self._load())
+        self.engine = self._make_engine(self.policy)
+        # Each model is loaded anew and placed before the next, so that one whole model is held at a time.
+        if self.objective.critic is not None:
+            self.critic = self._placed(Critic(self._load()))
+        # Not registered as a submodule: checkpoints need not hold what can be loaded again.
+        needed = self.objective.needs_reference
+        self.__dict__["reference"] = self._placed(frozen(self._load())) if needed else None
+        distillation = self.objective.distillation
+        if distillation is not None and distillation.teacher_average < 1:
+            self.teacher = self._placed(frozen(self._load()))
+        else:
+            self.__dict__["teacher"] = self.policy  # the same module, which is registered already
+
+    def _load(self) -> Policy:
+        """The policy as the run finds it."""
+        policy = self._load_policy()
+        if self.device_mesh is None:
+            policy.compute_dtype = self.compute_dtype
+        return policy  # the layers of a sharded model get their weights in the dtype in which they compute
+
+    def _placed(self, model: Model) -> Model:
+        """The model where this process computes, or cut over the processes by a strategy that does so."""
+        if self.device_mesh is None:
+            return model.to(self.device)
+        assert self.sharding is not None
+        shard(model, self.device_mesh["data_parallel"], self.sharding, self.compute_dtype)
+        return model
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        """Where this process computes; offloaded weights are elsewhere."""
+        return super().device if self._trainer is None else self._trainer.strategy.root_device
+
+    @property
+    def reference(self) -> Policy | None:
+        """The policy as it was, for objectives that stay near it; loaded, never restored, so no submodule."""
+        return self.__dict__["reference"]
+
+    @property
+    def samples_as_it_trains(self) -> bool:
+        """Whether the sampler's log-probabilities are the trainer's, and need no second forward pass.
+
+        The sampler reads tokens one by one, the trainer all at once. In float32 the two differ by 1e-6; in
+        a shorter format by hundredths, which would pass for a move of the policy and be clipped.
+        """
+        exact = self.policy.head.weight.dtype == torch.float32 and self.compute_dtype in (None, torch.float32)
+        return self.engine.shares_weights and exact and torch.get_float32_matmul_precision() == "highest"
+
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """Around any use of the engine; every rank enters, and may then generate as often as it likes."""
+        with gathered(self.policy) if self.engine.shares_weights else nullcontext():
+            yield
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW on the policy and, apart from it, on the critic; the schedules count iterations."""
+        optimizers = [self._adamw(self.policy, 1.0)]
+        if self.objective.critic is not None:
+            optimizers.append(self._adamw(self.critic, self.objective.critic.learning_rate_scale))
+        warmup = max(1, self.optimizer_config.warmup_iterations)
+        schedules = [
+            torch.optim.lr_scheduler.LambdaLR(each, lambda done: min(1.0, (done + 1) / warmup))
+            for each in optimizers
+        ]
+        return optimizers, schedules
+
+    def _adamw(self, model: torch.nn.Module, scale: float) -> torch.optim.AdamW:
+        config = self.optimizer_config
+        return torch.optim.AdamW(
+            model.parameters(),
+            lr=config.learning_rate * scale,
+            betas=(config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+        )
+
+    def optimizer(self, which: int) -> LightningOptimizer:
+        """The policy's (0) or the critic's (1) optimiser; Lightning unwraps a list of one."""
+        found = self.optimizers()
+        return cast(LightningOptimizer, found[which] if isinstance(found, list) else found)
+
+    def teardown(self, stage: str) -> None:
+        """The engine ends with the training that it served."""
+        self.engine.close()
+
+    def models(self) -> list[torch.nn.Module]:
+        """Every model that is held, each once."""
+        held: list[torch.nn.Module | None] = [self.policy, self.reference]
+        if self.objective.critic is not None:
+            held.append(self.critic)
+        if self.teacher is not self.policy:
+            held.append(self.teacher)
+        return [model for model in held if model is not None]
+
+    def passes(self, own: int) -> int:
+        """How many forward passes to make where this rank needs ``own``."""
+        return self.max_over_ranks(own) if is_sharded(self.policy) else own
+
+    def max_over_ranks(self, value: Number) -> Number:
+        """Largest value over all ranks."""
+        return all_reduce_max(value, self.device)
+
+    def sum_over_ranks(self, value: Tensor) -> Tensor:
+        """Sum of a CPU tensor over all ranks."""
+        return all_reduce_sum(value, self.device)

@@ -1,0 +1,181 @@
+"""What models say about sampled tokens, and the batch that one policy update needs: frozen records.
+
+The axes B, G, N and R are those of :mod:`pipo.records.rollouts`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipo.records.movable import Movable
+from pipo.records.rollouts import TokenIds
+from pipo.records.shapes import check_tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotations:
+    """Per-token quantities that some models computed for the rollouts, without gradient.
+
+    Attributes:
+        old_logprobs: float32 [N, R], the trainer's log-probabilities of the policy that sampled, fixed at
+            sampling time.
+        importance: float32 [N, R], weight of each token in the policy loss, 0 on padding; None for no
+            correction of the sampler's distance from ``old_logprobs``.
+        ref_logprobs: float32 [N, R], the frozen reference model's; None unless the objective asks.
+        values: float32 [N, R], the critic's value before each token; None unless the objective asks.
+        teacher: prompts and log-probabilities of the self-teacher; None unless the objective asks.
+    """
+
+    old_logprobs: Tensor
+    importance: Tensor | None
+    ref_logprobs: Tensor | None
+    values: Tensor | None
+    teacher: TeacherAnnotation | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherAnnotation:
+    """The self-teacher: the policy on a prompt that also carries privileged information.
+
+    Attributes:
+        prompt_ids: N tokenised teacher prompts; None for a response without privileged information.
+        logprobs: float32 [N, R], the teacher's log-probabilities of the sampled tokens; 0 where there is
+            no prompt.
+    """
+
+    prompt_ids: tuple[TokenIds | None, ...]
+    logprobs: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueTargets(Movable):
+    """What the critic learns from; float32 [N, R] each, 0 on padding.
+
+    Attributes:
+        old_values: the critic's values when the batch was sampled.
+        returns: the values it should have given.
+    """
+
+    old_values: Tensor
+    returns: Tensor
+
+    def rows(self, index: Tensor, width: int) -> ValueTargets:
+        """Some rows, cut to ``width`` tokens."""
+        return ValueTargets(old_values=self.old_values[index, :width], returns=self.returns[index, :width])
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyBatch:
+    """Everything one policy update needs; produced by ``Objective.prepare``.
+
+    Attributes:
+        prompt_ids: B tokenised prompts, unpadded.
+        group_size: G.
+        response_ids: int64 [N, R], right-padded.
+        response_mask: bool [N, R].
+        old_logprobs: float32 [N, R], log-probabilities under the policy that sampled the batch.
+        advantages: float32 [N, R], weight of each token in the surrogate, 0 on padding.
+        attribution: float32 [N, R], the policy-improvement attribution s, 0 on padding.
+        ref_logprobs: float32 [N, R] or None when no term uses the reference model.
+        kl_coef: weight of the k3 penalty against ``ref_logprobs`` in this update.
+        teacher_prompt_ids: N prompts of the self-teacher, None for a response without one; None for an
+            update that does not distil.
+        value_targets: what the critic learns from this batch; None without a critic.
+        importance: float32 [N, R], factor on each token's distillation loss for the sampler's distance; None
+            for 1. A surrogate has it in its advantages.
+    """
+
+    prompt_ids: tuple[TokenIds, ...]
+    group_size: int
+    response_ids: Tensor
+    response_mask: Tensor
+    old_logprobs: Tensor
+    advantages: Tensor
+    attribution: Tensor
+    ref_logprobs: Tensor | None
+    kl_coef: float
+    teacher_prompt_ids: tuple[TokenIds | None, ...] | None
+    value_targets: ValueTargets | None
+    importance: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        shape = (len(self.prompt_ids) * self.group_size, self.response_ids.shape[1])
+        check_tensor("response_ids", self.response_ids, shape, torch.int64)
+        check_tensor("response_mask", self.response_mask, shape, torch.bool)
+        for name in ("old_logprobs", "advantages", "attribution"):
+            check_tensor(name, getattr(self, name), shape, torch.float32)
+        if self.ref_logprobs is not None:
+            check_tensor("ref_logprobs", self.ref_logprobs, shape, torch.float32)
+        elif self.kl_coef != 0:
+            raise ValueError(f"ref_logprobs: required because kl_coef is {self.kl_coef}, got None")
+        if self.teacher_prompt_ids is not None and len(self.teacher_prompt_ids) != shape[0]:
+            raise ValueError(f"teacher_prompt_ids: expected {shape[0]}, got {len(self.teacher_prompt_ids)}")
+        if self.value_targets is not None:
+            check_tensor("value_targets.old_values", self.value_targets.old_values, shape, torch.float32)
+            check_tensor("value_targets.returns", self.value_targets.returns, shape, torch.float32)
+        if self.importance is not None:
+            check_tensor("importance", self.importance, shape, torch.float32)
+
+    def __len__(self) -> int:
+        return self.response_ids.shape[0]
+
+    def contributing_rows(self) -> Tensor:
+        """Bool [N]: rows whose gradient can differ from zero, so the others need no forward pass."""
+        if self.teacher_prompt_ids is not None:
+            return self.loss_mask().any(dim=1)
+        if self.kl_coef != 0:
+            return self.response_mask.any(dim=1)
+        return (self.advantages != 0).any(dim=1)
+
+    def loss_mask(self) -> Tensor:
+        """Bool [N, R]: tokens that the loss is defined on; distillation masks out rows without a teacher."""
+        if self.teacher_prompt_ids is None:
+            return self.response_mask
+        taught = torch.tensor([ids is not None for ids in self.teacher_prompt_ids])
+        return self.response_mask & taught[:, None]
+
+    def reweighted(self, advantages: Tensor, kl_coef: float) -> PolicyBatch:
+        """The same responses for a surrogate with other advantages; neither distils nor teaches a critic."""
+        return replace(
+            self,
+            advantages=advantages,
+            ref_logprobs=self.ref_logprobs if kl_coef else None,
+            kl_coef=kl_coef,
+            teacher_prompt_ids=None,
+            value_targets=None,
+            importance=None,
+        )
+
+    def to_plain(self) -> dict[str, Any]:
+        """Tensors, numbers and lists only, so that a file of it loads without running code."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.value_targets is not None:
+            plain["value_targets"] = {
+                f.name: getattr(self.value_targets, f.name) for f in fields(ValueTargets)
+            }
+        return _to_plain(plain)
+
+    @staticmethod
+    def from_plain(plain: dict[str, Any]) -> PolicyBatch:
+        """The batch that :meth:`to_plain` described."""
+        values = dict(plain)
+        values["prompt_ids"] = tuple(tuple(ids) for ids in plain["prompt_ids"])
+        if (teacher := plain["teacher_prompt_ids"]) is not None:
+            values["teacher_prompt_ids"] = tuple(None if ids is None else tuple(ids) for ids in teacher)
+        if (targets := plain["value_targets"]) is not None:
+            values["value_targets"] = ValueTargets(**targets)
+        return PolicyBatch(**values)
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()  # a view would take all that it is a view of into the file
+    if isinstance(value, dict):
+        return {key: _to_plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_to_plain(item) for item in value]
+    return value

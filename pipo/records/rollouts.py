@@ -1,0 +1,182 @@
+"""Problems put to the model and what it answered: the frozen records up to the reward.
+
+A stage makes the next record and never changes one; that is what allows a callback to keep
+the previous batch for a later update. Construction checks shapes and names the field that is wrong.
+
+Axes, everywhere in this package:
+
+====  ==========================================================================
+B     prompts of this iteration on this rank
+G     responses sampled for each prompt (``group_size``)
+N     responses on this rank, N = B * G, group-major: row i answers prompt i // G
+R     response positions, right-padded to the longest response on this rank
+====  ==========================================================================
+
+Log-probabilities are natural logarithms of the policy at the sampling temperature, lengths are in
+tokens, verifier rewards lie in [0, 1], masks are boolean and True on response tokens (the stop
+token is a response token).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipo.records.problems import Example, Reward
+from pipo.records.shapes import check_tensor
+
+TokenIds = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptBatch:
+    """The problems of one iteration on one rank; produced by the data module.
+
+    Attributes:
+        examples: B problems.
+        prompt_ids: B tokenised prompts, unpadded.
+    """
+
+    examples: tuple[Example, ...]
+    prompt_ids: tuple[TokenIds, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.examples) != len(self.prompt_ids):
+            raise ValueError(f"prompt_ids: {len(self.prompt_ids)} prompts for {len(self.examples)} examples")
+        for example, ids in zip(self.examples, self.prompt_ids, strict=True):
+            if not ids:
+                raise ValueError(f"prompt_ids: the prompt of {example.uid} has no tokens")
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IterationPrompts:
+    """The prompts that an iteration may use on one rank; produced by the data module.
+
+    Attributes:
+        first: those it begins with.
+        refill: round (1, 2, ...) -> as many further prompts, for a collector that drops some.
+    """
+
+    first: PromptBatch
+    refill: Callable[[int], PromptBatch]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completions:
+    """What the engine sampled; produced by a rollout engine.
+
+    Attributes:
+        response_ids: int64 [N, R], right-padded with 0 (the mask, not the value, marks padding).
+        response_mask: bool [N, R], True on sampled tokens.
+        logprobs: float32 [N, R], log-probability of each sampled token, 0 on padding.
+        finished: bool [N], True when the response ended with a stop token, False when it was cut.
+    """
+
+    response_ids: Tensor
+    response_mask: Tensor
+    logprobs: Tensor
+    finished: Tensor
+
+    def __post_init__(self) -> None:
+        rows, width = self.response_ids.shape
+        check_tensor("response_ids", self.response_ids, (rows, width), torch.int64)
+        check_tensor("response_mask", self.response_mask, (rows, width), torch.bool)
+        check_tensor("logprobs", self.logprobs, (rows, width), torch.float32)
+        check_tensor("finished", self.finished, (rows,), torch.bool)
+
+    @property
+    def lengths(self) -> Tensor:
+        """int64 [N], response length in tokens."""
+        return self.response_mask.sum(dim=1)
+
+    def rows(self, index: Tensor) -> Completions:
+        """Some of the responses, in the given order."""
+        return Completions(
+            response_ids=self.response_ids[index],
+            response_mask=self.response_mask[index],
+            logprobs=self.logprobs[index],
+            finished=self.finished[index],
+        )
+
+    @staticmethod
+    def join(parts: Sequence[Completions]) -> Completions:
+        """Concatenate along the rows, padding each part to the longest response."""
+        if not parts:
+            return Completions(
+                response_ids=torch.empty(0, 0, dtype=torch.int64),
+                response_mask=torch.empty(0, 0, dtype=torch.bool),
+                logprobs=torch.empty(0, 0),
+                finished=torch.empty(0, dtype=torch.bool),
+            )
+        width = max(part.response_ids.shape[1] for part in parts)
+
+        def pad(name: str) -> Tensor:
+            tensors: list[Tensor] = [getattr(part, name) for part in parts]
+            return torch.cat([torch.nn.functional.pad(t, (0, width - t.shape[1])) for t in tensors])
+
+        return Completions(
+            response_ids=pad("response_ids"),
+            response_mask=pad("response_mask"),
+            logprobs=pad("logprobs"),
+            finished=torch.cat([part.finished for part in parts]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollouts:
+    """Sampled and graded responses of one iteration on one rank; produced by the collector.
+
+    Attributes:
+        prompts: the B prompts that the responses answer.
+        completions: the N = B * G responses.
+        texts: N decoded responses without special tokens.
+        verdicts: N verdicts of the task's grader.
+        rewards: float32 [N], ``verdicts[i].score``.
+        shaping: float32 [N], added to the reward for training only (over-long penalty).
+        group_size: G.
+        reward_sum: sum of the verifier rewards over *all* sampled responses on this rank, also of
+            those that a filter dropped afterwards.
+        reward_count: how many responses that sum covers.
+    """
+
+    prompts: PromptBatch
+    completions: Completions
+    texts: tuple[str, ...]
+    verdicts: tuple[Reward, ...]
+    rewards: Tensor
+    shaping: Tensor
+    group_size: int
+    reward_sum: float
+    reward_count: int
+
+    def __post_init__(self) -> None:
+        rows = len(self.prompts) * self.group_size
+        check_tensor("rewards", self.rewards, (rows,), torch.float32)
+        check_tensor("shaping", self.shaping, (rows,), torch.float32)
+        for name, length in (
+            ("completions", self.completions.response_ids.shape[0]),
+            ("texts", len(self.texts)),
+            ("verdicts", len(self.verdicts)),
+        ):
+            if length != rows:
+                raise ValueError(f"{name}: expected {rows} responses, got {length}")
+
+
+def pad_rows(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Right-pad ragged token ids.
+
+    Returns:
+        ids int64 [len(rows), longest] padded with 0, and the boolean mask of real tokens.
+    """
+    lengths = torch.tensor([len(row) for row in rows])
+    width = int(lengths.max()) if len(rows) else 0
+    mask = torch.arange(width)[None, :] < lengths[:, None]
+    ids = torch.zeros(len(rows), width, dtype=torch.int64)
+    ids[mask] = torch.tensor([token for row in rows for token in row], dtype=torch.int64)
+    return ids, mask

@@ -1,0 +1,90 @@
+"""Metrics as files: one JSON object per iteration, and the same as CSV.
+
+Lightning's ``CSVLogger`` deletes what it finds when a run resumes, and writes in batches; here every row is
+in the file before the next iteration begins, and a resumed run goes on where its checkpoint was.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from pipo.runs.files import replace_text, sync
+from pipo.runs.run_log import METRICS_FILE, read_metrics
+
+
+class MetricsFileLogger(Logger):
+    """Writes ``metrics.jsonl`` and ``metrics.csv``; a row's ``iteration`` counts from 0.
+
+    Args:
+        folder: the run folder.
+        start: first iteration that this run will log; rows from there on are left over from work that was
+            done after the checkpoint and lost, and are removed.
+    """
+
+    def __init__(self, *, folder: str, start: int) -> None:
+        super().__init__()
+        self.folder = Path(folder)
+        self.jsonl, self.csv = self.folder / METRICS_FILE, self.folder / "metrics.csv"
+        self._rows: list[dict[str, Any]] = []
+        self._columns: list[str] = []
+        self._take_over(start)
+
+    @rank_zero_only
+    def _take_over(self, start: int) -> None:
+        """Go on with the rows before ``start``; other processes log nothing."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        earlier = read_metrics(self.jsonl) if self.jsonl.exists() else []
+        self._rows = [row for row in earlier if row["iteration"] < start]
+        replace_text(self.jsonl, "".join(json.dumps(row) + "\n" for row in self._rows))
+        self._write_csv()
+
+    @property
+    def name(self) -> str:
+        """Lightning's name for the kind of logger."""
+        return "files"
+
+    @property
+    def version(self) -> str:
+        """The run folder's name."""
+        return self.folder.name
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """The composed configuration is saved as ``config.yaml`` beside the metrics."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Add one row; it is on its way to the disk when this returns."""
+        if step is None:
+            raise ValueError("metrics must be logged with their iteration")
+        row = {"iteration": step, **{name: float(value) for name, value in metrics.items()}}
+        self._rows.append(row)
+        with self.jsonl.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if set(row) <= set(self._columns):
+            with self.csv.open("a", encoding="utf-8", newline="") as file:
+                csv.DictWriter(file, self._columns, restval="").writerow(row)
+        else:
+            self._write_csv()
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Called before a checkpoint is written: its rows outlive a loss of power, too."""
+        sync(self.jsonl)
+
+    def _write_csv(self) -> None:
+        """Columns appear during a run (the first evaluation, the first comparison): write all rows again."""
+        names = {name for row in self._rows for name in row} - {"iteration"}
+        self._columns = ["iteration", *sorted(names)]
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, self._columns, restval="")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        replace_text(self.csv, table.getvalue())
