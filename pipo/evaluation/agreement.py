@@ -23,33 +23,29 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How the progress and the realised change go together.
-
-    Attributes:
-        sign: share of comparable iterations with equal signs.
-        expected: the share that the same signs would have if they had nothing to do with each other:
-            p q + (1 - p)(1 - q), with p the share of positive progress and q that of positive changes.
-        excess: ``sign`` minus ``expected``, 0 without a relation; ``expected`` is formed anew in every
-            resample.
-        positive_progress: p.
-        positive_change: q.
-        correlation: Pearson's, of progress and realised change; ties count here.
-        reliability: share of the measured change's variance that is not the probe's own noise, at most 1.
-            Noise in the change makes ``correlation`` smaller by about the square root of it; near 0 the probe
-            is too small to say anything.
-        iterations: comparable iterations: progress and change defined and not zero.
-        ties: iterations left out of them because one of the two is exactly zero.
-    """
+    """How the progress and the realised change go together."""
 
     sign: Estimate
+    """Share of comparable iterations with equal signs."""
     expected: float
+    """p q + (1 - p)(1 - q): the share of equal signs if the two had nothing to do with each other."""
     excess: Estimate
+    """``sign`` minus ``expected``, 0 without a relation; ``expected`` is formed anew in every resample."""
     positive_progress: float
+    """p, the share of positive progress."""
     positive_change: float
+    """q, the share of positive changes."""
     correlation: Estimate
+    """Pearson's correlation of progress and realised change; ties count here."""
     reliability: float
+    """Share of the measured change's variance that is not the probe's own noise, at most 1. Noise in the
+    change makes ``correlation`` smaller by about the square root of it; near 0 the probe is too small to say
+    anything.
+    """
     iterations: int
+    """Comparable iterations: progress and change defined and not zero."""
     ties: int
+    """Iterations left out of them because one of the two is exactly zero."""
 
     @property
     def one_sided(self) -> bool:

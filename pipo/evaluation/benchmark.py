@@ -16,52 +16,44 @@ from pipo.evaluation.statistics import Estimate, Floats, bootstrap_means, percen
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One number of the report.
-
-    Attributes:
-        name: its heading.
-        shares: part -> its share in the column; they add up to 1.
-    """
+    """One number of the report."""
 
     name: str
+    """Its heading."""
     shares: Mapping[str, float]
+    """Part -> its share in the column; they add up to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NotCovered:
-    """Something that the official benchmark counts and this one does not.
-
-    Attributes:
-        name: what is missing.
-        weight: its share in the official total, in [0, 1].
-        why: the reason.
-    """
+    """Something that the official benchmark counts and this one does not."""
 
     name: str
+    """What is missing."""
     weight: float
+    """Its share in the official total, in [0, 1]."""
     why: str
+    """Why it is missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """What is scored and how it is averaged.
 
-    Attributes:
-        name: of the benchmark.
-        parts: names of the parts, in order.
-        average: column -> its parts; None: every part is a column.
-        weights: part -> its weight inside its column; None: equal weights.
-        not_covered: fields of :class:`NotCovered` for each thing that is missing; None for nothing.
-
     Raises:
         ValueError: a part is unknown, in no column or in two, or a weight cannot be used.
     """
 
     name: str
+    """Name of the benchmark."""
     parts: Sequence[str]
+    """Names of the parts, in order."""
     average: Mapping[str, Sequence[str]] | None
+    """Column -> its parts; None: every part is a column."""
     weights: Mapping[str, float] | None
+    """Part -> its weight inside its column; None: equal weights."""
     not_covered: Sequence[Mapping[str, Any]] | None
+    """Fields of :class:`NotCovered` for each thing that is missing; None for nothing."""
 
     def __post_init__(self) -> None:
         if not self.parts:

@@ -45,46 +45,40 @@ _SAMPLING = ("samples", "temperature", "top_p", "top_k", "max_response_tokens")
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """What a result file says.
-
-    Attributes:
-        path: the file.
-        model: what was scored.
-        parts: part -> its description, see ``docs/evaluation.md``.
-        rates: part -> share of right responses to each problem.
-        columns: what the average is over.
-    """
+    """What a result file says."""
 
     path: Path
+    """The result file."""
     model: str
+    """Name of the model."""
     parts: Mapping[str, Mapping[str, Any]]
+    """Part -> its description, see ``docs/evaluation.md``."""
     rates: Mapping[str, Floats]
+    """Part -> share of right responses to each problem."""
     columns: Sequence[Column]
+    """The columns that the average is over."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How much better the second is.
-
-    Attributes:
-        first: pass@1 of the first.
-        second: pass@1 of the second.
-        difference: second minus first, with its interval.
-        p: of the sign-flip test.
-        adjusted: p adjusted for the number of parts; None for the average, which is one question of its own.
-        problems: behind it.
-        wins: problems at which the second has the larger share of right responses.
-        losses: at which it has the smaller.
-    """
+    """How much better the second is."""
 
     first: float
+    """pass@1 of the first."""
     second: float
+    """pass@1 of the second."""
     difference: Estimate
+    """Second minus first, with its interval."""
     p: float
+    """p-value of the sign-flip test."""
     adjusted: float | None
+    """p adjusted for the number of parts; None for the average, which is one question of its own."""
     problems: int
+    """Number of problems behind it."""
     wins: int
+    """Problems at which the second has the larger share of right responses."""
     losses: int
+    """Problems at which the second has the smaller share."""
 
     @property
     def ties(self) -> int:
@@ -99,17 +93,14 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Everything that is said about two evaluations.
-
-    Attributes:
-        parts: part -> difference, for the parts that both have.
-        average: over the columns; None when the two do not average the same, or there is only one part.
-        notes: what a reader must know: parts of one only, sampling that differs.
-    """
+    """Everything that is said about two evaluations."""
 
     parts: Mapping[str, Difference]
+    """Part -> difference, for the parts that both have."""
     average: Difference | None
+    """Over the columns; None when the two do not average the same, or there is only one part."""
     notes: Sequence[str]
+    """What a reader must know: parts of one only, sampling that differs."""
 
 
 def read_scored(place: Path) -> Scored:

@@ -21,46 +21,40 @@ BEFORE_FILE, AFTER_FILE = f"{HELD_OUT_FOLDER}/before.json", f"{HELD_OUT_FOLDER}/
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a model says to one problem.
-
-    Attributes:
-        index: position in the evaluated list.
-        uid: name of the problem.
-        level: its level, empty when the data set has none.
-        prompt: as the model read it.
-        reference: the expected answer.
-        response: the first that is as most are: right where more than half of them are, else wrong.
-        answer: what the grader read in it; None when it found nothing.
-        reward: its verifier reward in [0, 1].
-    """
+    """What a model says to one problem."""
 
     index: int
+    """Position in the evaluated list."""
     uid: str
+    """Name of the problem."""
     level: str
+    """Its level, empty when the data set has none."""
     prompt: str
+    """The prompt as the model read it."""
     reference: str
+    """The reference answer."""
     response: str
+    """The first response that is as most are: right where more than half of them are, else wrong."""
     answer: str | None
+    """What the grader read in it; None when it found nothing."""
     reward: float
+    """Verifier reward of the response, in [0, 1]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutRecord:
-    """A full evaluation, problem by problem.
-
-    Attributes:
-        iterations: that the model had been trained for.
-        summary: as in ``summary.json``.
-        samples: responses to each problem.
-        solved: how many of them are right, for every problem.
-        answers: to the first problems.
-    """
+    """A full evaluation, problem by problem."""
 
     iterations: int
+    """Iterations that the model had been trained for."""
     summary: Summary
+    """Summary of the evaluation, as in ``summary.json``."""
     samples: int
+    """Responses to each problem."""
     solved: tuple[int, ...]
+    """Number of right responses to every problem."""
     answers: tuple[Answer, ...]
+    """One response to each of the first problems."""
 
 
 def mostly_right(solved: int, samples: int) -> bool:

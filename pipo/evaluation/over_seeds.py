@@ -15,17 +15,14 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Mean:
-    """A mean over seeds with the half-width of its 95 % t-interval.
-
-    Attributes:
-        value: the mean.
-        half_width: of the interval.
-        seeds: how many values there are.
-    """
+    """A mean over seeds with the half-width of its 95 % t-interval."""
 
     value: float
+    """Mean over seeds."""
     half_width: float
+    """Half the width of its interval."""
     seeds: int
+    """Number of seeds."""
 
 
 def half_widths(table: ArrayLike) -> Floats:

@@ -16,25 +16,22 @@ Summary = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationPlan:
-    """How a set of problems is measured.
-
-    Attributes:
-        samples: n, responses per problem.
-        ks: the k of pass@k, rising, starting with 1 and at most ``samples``.
-        prompts_per_batch: problems generated and graded at a time; also the unit dealt to ranks.
-        confidence: of the intervals, in (0, 1).
-        resamples: bootstrap resamples behind each interval.
-        majority: whether to put the responses to the vote too (maj@n), where the task can compare answers.
-        seed: of sampling and of the bootstrap.
-    """
+    """How a set of problems is measured."""
 
     samples: int
+    """n, responses per problem."""
     ks: tuple[int, ...]
+    """The k of pass@k, rising, starting with 1 and at most ``samples``."""
     prompts_per_batch: int
+    """Problems generated and graded at a time; also the unit dealt to ranks."""
     confidence: float
+    """Confidence of the intervals, in (0, 1)."""
     resamples: int
+    """Bootstrap resamples behind each interval."""
     majority: bool
+    """Whether to put the responses to the vote too (maj@n), where the task can compare answers."""
     seed: int
+    """Seed of sampling and of the bootstrap."""
 
     def __post_init__(self) -> None:
         # Hydra hands over a list.
@@ -54,25 +51,22 @@ class EvaluationPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One graded response.
-
-    Attributes:
-        response: decoded text without special tokens.
-        score: verifier reward in [0, 1]; 1 counts as solved.
-        answer: what the grader read as the final answer; None when it found none.
-        error: why grading failed; None when it did not.
-        infrastructure: whether the machine was at fault there and not the response.
-        finished: False when the response was cut at the length limit.
-        length: response length in tokens, the stop token included.
-    """
+    """One graded response."""
 
     response: str
+    """Decoded text without special tokens."""
     score: float
+    """Verifier reward in [0, 1]; 1 counts as solved."""
     answer: str | None
+    """What the grader read as the final answer; None when it found none."""
     error: str | None
+    """Why grading failed; None when it did not."""
     finished: bool
+    """False when the response was cut at the length limit."""
     length: int
+    """Response length in tokens, the stop token included."""
     infrastructure: bool = False
+    """Whether the machine was at fault there and not the response."""
 
     @classmethod
     def of(cls, response: str, verdict: Reward, *, finished: bool, length: int) -> Sample:
@@ -95,26 +89,24 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class ProblemResult:
-    """One problem with its graded responses.
-
-    Attributes:
-        index: position in the evaluated list.
-        uid: name of the problem.
-        level: its level, empty when the data set has none.
-        prompt: the prompt as the model read it, decoded without special tokens.
-        answer: the reference answer.
-        samples: the graded responses.
-        majority: how often their majority answer is right, see :mod:`pipo.evaluation.voting`; None when
-            there was no vote.
-    """
+    """One problem with its graded responses."""
 
     index: int
+    """Position in the evaluated list."""
     uid: str
+    """Name of the problem."""
     level: str
+    """Its level, empty when the data set has none."""
     prompt: str
+    """The prompt as the model read it, decoded without special tokens."""
     answer: str
+    """The reference answer."""
     samples: tuple[Sample, ...]
+    """The graded responses."""
     majority: float | None
+    """How often their majority answer is right, see :mod:`pipo.evaluation.voting`; None when there was no
+    vote.
+    """
 
     @property
     def solved(self) -> int:
@@ -124,49 +116,44 @@ class ProblemResult:
 
 @dataclass(frozen=True, kw_only=True)
 class LevelResult:
-    """One level of an evaluation.
-
-    Attributes:
-        accuracy: pass@1 over the problems of this level.
-        problems: how many there are.
-    """
+    """One level of an evaluation."""
 
     accuracy: Estimate
+    """pass@1 over the problems of this level."""
     problems: int
+    """Number of problems of this level."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationResult:
-    """Everything measured in one evaluation. All numbers cover all ranks; ``problems`` covers one.
-
-    Attributes:
-        pass_at_k: k -> unbiased pass@k; k = 1 is the share of responses that solve their problem.
-        majority: n -> maj@n, the share of problems that the majority of all n responses solves; empty when
-            there was no vote.
-        reward: mean verifier reward; differs from pass@1 only for graders that give partial scores.
-        response_length: in tokens.
-        truncated: share of responses cut at the length limit.
-        levels: level -> accuracy; problems without a level are in none.
-        grader_errors: responses that the grader failed on (they score what the grader says, usually 0).
-        infrastructure_errors: responses that could not be graded for the machine's sake; they score 0, too.
-        problem_count: problems evaluated.
-        sample_count: responses evaluated, over all problems.
-        confidence: of all intervals.
-        problems: the problems of this rank, in order; see :func:`pipo.evaluation.runner.gather_problems`.
-    """
+    """Everything measured in one evaluation. All numbers cover all ranks; ``problems`` covers one."""
 
     pass_at_k: Mapping[int, Estimate]
+    """k -> unbiased pass@k; k = 1 is the share of responses that solve their problem."""
     majority: Mapping[int, Estimate]
+    """n -> maj@n, the share of problems that the majority of all n responses solves; empty when there was no
+    vote.
+    """
     reward: Estimate
+    """Mean verifier reward; differs from pass@1 only for graders that give partial scores."""
     response_length: Estimate
+    """Mean length of a response in tokens."""
     truncated: Estimate
+    """Share of responses cut at the length limit."""
     levels: Mapping[str, LevelResult]
+    """Level -> accuracy; problems without a level are in none."""
     grader_errors: int
+    """Responses that the grader failed on (they score what the grader says, usually 0)."""
     infrastructure_errors: int
+    """Responses that could not be graded for the machine's sake; they score 0, too."""
     problem_count: int
+    """Number of problems."""
     sample_count: int
+    """Number of responses, over all problems."""
     confidence: float
+    """Confidence of all intervals."""
     problems: tuple[ProblemResult, ...]
+    """The problems of this rank, in order; see :func:`pipo.evaluation.runner.gather_problems`."""
 
     def to_summary(self) -> Summary:
         """Flat, plain JSON types.

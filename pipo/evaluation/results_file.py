@@ -195,19 +195,16 @@ def _table(title: str, *summaries: Summary) -> Table:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MetricRow:
-    """Where a metric stands in a summary, and how it is written.
-
-    Attributes:
-        label: name with unit.
-        path: keys that lead to the value; the interval lies beside it.
-        scale: factor from the stored to the shown number: 100 for shares.
-        digits: decimals shown.
-    """
+    """Where a metric stands in a summary, and how it is written."""
 
     label: str
+    """Name of the metric, with its unit."""
     path: Sequence[str]
+    """Keys that lead to the value; the interval lies beside it."""
     scale: int
+    """Factor from the stored to the shown number: 100 for shares."""
     digits: int
+    """Decimals shown."""
 
     def _at(self, summary: Summary, suffix: str) -> Any:
         node: Any = summary

@@ -23,17 +23,14 @@ _DRAWS_AT_ONCE = 1 << 22
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """The mean over problems with its bootstrap interval.
-
-    Attributes:
-        value: mean over problems.
-        low: lower end of the interval.
-        high: upper end of the interval.
-    """
+    """The mean over problems with its bootstrap interval."""
 
     value: float
+    """Mean over problems."""
     low: float
+    """Lower end of the interval."""
     high: float
+    """Upper end of the interval."""
 
 
 def pass_at_k(samples: ArrayLike, solved: ArrayLike, k: int) -> Floats:

@@ -37,32 +37,26 @@ class DamagedCheckpoint(ConfigError):
 
 @dataclass(frozen=True, kw_only=True)
 class FileMark:
-    """What a file must be.
-
-    Attributes:
-        bytes: its size.
-        sha256: of its content, hexadecimal.
-    """
+    """What a file must be."""
 
     bytes: int
+    """Size of the file."""
     sha256: str
+    """SHA-256 of its content, hexadecimal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a checkpoint says about itself.
-
-    Attributes:
-        iterations: how many were finished.
-        processes: how many trained together.
-        accuracy: held-out pass@1 of exactly these weights; None when it was not measured then.
-        files: path inside the checkpoint -> mark.
-    """
+    """What a checkpoint says about itself."""
 
     iterations: int
+    """How many iterations were finished."""
     processes: int
+    """How many processes trained together."""
     accuracy: float | None
+    """Held-out pass@1 of exactly these weights; None when it was not measured then."""
     files: dict[str, FileMark]
+    """Path inside the checkpoint -> what the file there must be."""
 
 
 def checkpoint_name(iterations: int) -> str:

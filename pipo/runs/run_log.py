@@ -23,15 +23,12 @@ DIVERGED_FILE = "diverged.txt"
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """The metrics of one run.
-
-    Attributes:
-        name: label in the legend.
-        rows: iteration -> metric -> value, rising.
-    """
+    """The metrics of one run."""
 
     name: str
+    """Label in the legend."""
     rows: dict[int, dict[str, float]]
+    """Iteration -> metric -> value, rising."""
 
     def series(self, metric: str) -> tuple[Floats, Floats]:
         """Iterations that logged a finite value of this metric, and the values; empty when none did."""

@@ -24,15 +24,12 @@ _SHARES = ("eval/pass@1", "train/reward")
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Runs that are drawn as one line: one run, or several of which the mean and its interval are drawn.
-
-    Attributes:
-        name: in the legend.
-        runs: at least one.
-    """
+    """Runs that are drawn as one line: one run, or several of which the mean and its interval are drawn."""
 
     name: str
+    """Its name in the legend."""
     runs: tuple[Run, ...]
+    """One run or more."""
 
     @property
     def label(self) -> str:
@@ -46,20 +43,18 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Band:
-    """A metric of a group, at the iterations where all of its runs have it.
-
-    Attributes:
-        at: iterations.
-        centre: the run's values, or the mean over runs.
-        low: lower end of the 95 % t-interval over runs; of one run the lower end of the interval that it
-            logged itself, or nan.
-        high: the upper end.
-    """
+    """A metric of a group, at the iterations where all of its runs have it."""
 
     at: Floats
+    """The iterations."""
     centre: Floats
+    """The run's values, or the mean over runs."""
     low: Floats
+    """Lower end of the 95 % t-interval over runs; of one run the lower end of the interval that it logged
+    itself, or nan.
+    """
     high: Floats
+    """Upper end of the same interval."""
 
 
 def band(group: Group, metric: str, window: int = 1) -> Band:

@@ -14,50 +14,44 @@ from pipo.evaluation.statistics import Estimate, estimate, sign_flip_p
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """A problem that is answered differently.
-
-    Attributes:
-        before: the response at the start.
-        after: the response at the end.
-        solved_before: right responses then.
-        solved_after: right responses now.
-    """
+    """A problem that is answered differently."""
 
     before: Answer
+    """The response before training."""
     after: Answer
+    """The response after training."""
     solved_before: int
+    """How many responses were right before training."""
     solved_after: int
+    """How many responses were right after training."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """Two evaluations of the same problems, problem by problem.
-
-    Attributes:
-        problems: all of them.
-        samples: responses to each.
-        right_twice: right before and after.
-        gained: wrong before and right after.
-        lost: right before and wrong after.
-        wrong_twice: wrong before and after.
-        recorded: problems that are kept with a response.
-        gained_examples: some of the gained among them.
-        lost_examples: some of the lost among them.
-        difference: of pass@1, paired, with its interval.
-        p: of the sign-flip test that it is chance.
-    """
+    """Two evaluations of the same problems, problem by problem."""
 
     problems: int
+    """How many problems there are."""
     samples: int
+    """Responses to each problem."""
     right_twice: int
+    """Problems right before and after."""
     gained: int
+    """Problems wrong before and right after."""
     lost: int
+    """Problems right before and wrong after."""
     wrong_twice: int
+    """Problems wrong before and after."""
     recorded: int
+    """Problems that are kept with a response."""
     gained_examples: Sequence[Change]
+    """Some of the gained problems among the recorded ones."""
     lost_examples: Sequence[Change]
+    """Some of the lost problems among the recorded ones."""
     difference: Estimate
+    """Difference of pass@1, paired, with its interval."""
     p: float
+    """p-value of the sign-flip test that it is chance."""
 
 
 def find_changes(

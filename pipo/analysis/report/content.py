@@ -22,98 +22,86 @@ _EXAMPLES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """One number with its interval.
-
-    Attributes:
-        value: in the unit of its row, written out.
-        interval: written out; empty without one.
-        low: lower end in percent of the row's scale, for the drawn bar.
-        at: the value there.
-        high: upper end there.
-    """
+    """One number with its interval."""
 
     value: str
+    """The number in the unit of its row, written out."""
     interval: str
+    """Its interval, written out; empty without one."""
     low: float
+    """Lower end in percent of the row's scale, for the drawn bar."""
     at: float
+    """The value in the same percent."""
     high: float
+    """Upper end in the same percent."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A held-out metric.
-
-    Attributes:
-        label: name with unit.
-        share: whether it is a percentage, and is drawn.
-        before: at the start.
-        after: at the end; None for an unfinished run.
-        difference: after minus before, written out; empty for an unfinished run.
-    """
+    """A held-out metric."""
 
     label: str
+    """Name of the metric, with its unit."""
     share: bool
+    """Whether the metric is a percentage, and is drawn."""
     before: Number
+    """The number before training."""
     after: Number | None
+    """The number after training; None for an unfinished run."""
     difference: str
+    """After minus before, written out; empty for an unfinished run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """A headline number.
-
-    Attributes:
-        label: what it is.
-        before: at the start; empty where there is no such thing.
-        value: now.
-        note: its interval or another remark.
-    """
+    """A headline number."""
 
     label: str
+    """What the number is."""
     before: str
+    """The number before training; empty where there is no such thing."""
     value: str
+    """The number now."""
     note: str
+    """Its interval or another remark."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The page.
-
-    Attributes:
-        title: algorithm, PIPO and task.
-        outcome: one sentence.
-        unfinished: what is missing and how to go on; None for a finished run.
-        ended: what ended it before its budget; None when nothing did.
-        tiles: the headline.
-        rows: every held-out metric.
-        basis: what the rows are measured on.
-        changes: problem by problem; None when the records are missing.
-        loop: what PIPO did; None for a run without it.
-        phases: where the time went.
-        events: warnings and remarks.
-        overrides: what the command line changed.
-        commands: of every start.
-        facts: names and values that say what would have to be the same to repeat it.
-        config: the composed configuration as YAML.
-        folder: the run's.
-    """
+    """The page."""
 
     title: str
+    """Algorithm, PIPO and task."""
     outcome: str
+    """What came of the run, in one sentence."""
     unfinished: str | None
+    """What is missing and how to go on; None for a finished run."""
     ended: str | None
+    """What ended it before its budget; None when nothing did."""
     tiles: Sequence[Tile]
+    """The headline numbers."""
     rows: Sequence[Row]
+    """Every held-out metric."""
     basis: str
+    """What the rows are measured on."""
     changes: Changes | None
+    """Held-out answers problem by problem; None when the records are missing."""
     loop: Loop | None
+    """What PIPO did; None for a run without it."""
     phases: Sequence[Phase]
+    """Where the time went."""
     events: Sequence[Event]
+    """Warnings and remarks."""
     overrides: Sequence[str]
+    """What the command line changed."""
     commands: Sequence[str]
+    """The command of every start."""
     facts: Mapping[str, str]
+    """Names and values that say what would have to be the same to repeat it."""
     config: str
+    """The composed configuration as YAML."""
     folder: str
+    """The run folder."""
 
 
 def make_report(files: RunFiles) -> Report:

@@ -33,17 +33,14 @@ _STOPPED = "finishing this iteration"
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something to know.
-
-    Attributes:
-        warning: whether it may have harmed the run; else it is a remark.
-        text: what happened.
-        advice: what to do about it.
-    """
+    """Something to know."""
 
     warning: bool
+    """Whether it may have harmed the run; otherwise it is a remark."""
     text: str
+    """What happened."""
     advice: str
+    """What to do about it."""
 
 
 def find_events(files: RunFiles) -> list[Event]:

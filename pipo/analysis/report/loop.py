@@ -27,54 +27,48 @@ _PHASES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    """The closed loop in numbers.
-
-    Attributes:
-        iterations: that were logged.
-        applied: of them with a retrospective update.
-        improved: iterations whose batch was better than its window.
-        worse: whose batch was worse.
-        level: exactly as the window.
-        undefined: without a verdict: the window was not full, or did not vary.
-        mean_coefficient: over the iterations with a verdict.
-        mean_size: of its absolute value.
-        largest_progress: largest absolute progress, in standard deviations.
-        time_share: of the retrospective updates in the iterations' time.
-        slowdown: an iteration's time over that without them.
-        agreement: of the progress with the probe; None without a probe or with too little to compare.
-    """
+    """The closed loop in numbers."""
 
     iterations: int
+    """Iterations that were logged."""
     applied: int
+    """How many of them made a retrospective update."""
     improved: int
+    """Iterations whose batch was better than its window."""
     worse: int
+    """Iterations whose batch was worse."""
     level: int
+    """Iterations whose batch was exactly as good as its window."""
     undefined: int
+    """Iterations without a verdict: the window was not full, or did not vary."""
     mean_coefficient: float
+    """Mean coefficient over the iterations with a verdict."""
     mean_size: float
+    """Mean of the coefficient's absolute value."""
     largest_progress: float
+    """Largest absolute progress, in standard deviations."""
     time_share: float
+    """Share of the retrospective updates in the iterations' time."""
     slowdown: float
+    """An iteration's time over that without them."""
     agreement: Agreement | None
+    """Agreement of the progress with the probe; None without a probe or with too little to compare."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A part of the run's time.
-
-    Attributes:
-        name: as in ``time/<name>``.
-        what: in words.
-        seconds: in all.
-        per_iteration: mean over the logged iterations.
-        share: of the whole run, 0 to 1.
-    """
+    """A part of the run's time."""
 
     name: str
+    """Its name, as in ``time/<name>``."""
     what: str
+    """The same in words."""
     seconds: float
+    """Seconds in all."""
     per_iteration: float
+    """Mean seconds over the logged iterations."""
     share: float
+    """Share of the whole run, 0 to 1."""
 
 
 def find_loop(files: RunFiles) -> Loop | None:

@@ -24,47 +24,42 @@ _LOG_LINE = re.compile(r"\[(?P<time>[^\]]*)\]\[(?P<name>[^\]]*)\]\[(?P<level>[A-
 
 @dataclass(frozen=True, kw_only=True)
 class LogLine:
-    """One line of the run's log.
-
-    Attributes:
-        time: as the log has it.
-        level: ``WARNING`` and so on.
-        text: without a trace that may follow.
-    """
+    """One line of the run's log."""
 
     time: str
+    """When, as the log has it."""
     level: str
+    """``WARNING`` and so on."""
     text: str
+    """The message, without a trace that may follow."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFiles:
-    """A run folder, read.
-
-    Attributes:
-        folder: where.
-        config: the composed configuration.
-        config_text: the same as it stands in the file.
-        starts: command, commit and versions of every start, the first first.
-        run: the metrics; None when none were logged.
-        summary: of a run that came to an end, its budget's or a limit's; None when the evaluation after it
-            is missing.
-        before: the held-out problems before training; None when they were not recorded.
-        after: the same after training; None for an unfinished run, too.
-        probe: rows of the probe; empty without one.
-        log: what the run said.
-    """
+    """A run folder, read."""
 
     folder: Path
+    """The run folder."""
     config: DictConfig
+    """The composed configuration."""
     config_text: str
+    """The configuration as it stands in the file."""
     starts: Sequence[Mapping[str, Any]]
+    """Command, commit and versions of every start, the first first."""
     run: Run | None
+    """The metrics; None when none were logged."""
     summary: Mapping[str, Any] | None
+    """``summary.json`` of a run that came to an end, its budget's or a limit's; None when the evaluation
+    after it is missing.
+    """
     before: HeldOutRecord | None
+    """The held-out problems before training; None when they were not recorded."""
     after: HeldOutRecord | None
+    """The held-out problems after training; None for an unfinished run, too."""
     probe: Sequence[Mapping[str, Any]]
+    """Rows of the probe; empty without one."""
     log: Sequence[LogLine]
+    """The lines of ``train.log`` that have a level."""
 
     @property
     def done(self) -> int:

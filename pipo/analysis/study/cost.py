@@ -26,21 +26,18 @@ from pipo.runs.run_log import Floats, Run
 
 @dataclass(frozen=True, kw_only=True)
 class PairCost:
-    """Seconds of an arm and of its baseline.
-
-    Attributes:
-        arm: the one.
-        base: its baseline.
-        arm_seconds: phase -> mean seconds of an iteration, per seed.
-        base_seconds: the same of the baseline.
-        extra: what the arm takes on top of its baseline's seconds, as a share; over seeds.
-    """
+    """Seconds of an arm and of its baseline."""
 
     arm: str
+    """The arm."""
     base: str
+    """The arm that it is compared with."""
     arm_seconds: tuple[dict[str, float], ...]
+    """Phase -> mean seconds of an iteration, per seed."""
     base_seconds: tuple[dict[str, float], ...]
+    """The same of the baseline, in the same order."""
     extra: Mean
+    """What the arm takes on top of its baseline's seconds, as a share; over seeds."""
 
 
 def measure_cost(plan: StudyPlan, arms: dict[str, ArmResult]) -> list[PairCost]:

@@ -20,46 +20,41 @@ Seed = Annotated[int, pydantic.Field(ge=0)]
 
 
 class Arm(pydantic.BaseModel):
-    """One line of the study's table.
-
-    Attributes:
-        overrides: what ``train.py`` gets on top of the study's common overrides.
-        label: how figures and tables name it.
-        against: arms that it is compared with, pair by pair of the same seed.
-        x: its place on the axis of a sweep or of a stability study; None outside of one.
-        series: the line of a stability study's figure that it is a point of.
-    """
+    """One line of the study's table."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
     overrides: tuple[str, ...]
+    """What ``train.py`` gets on top of the study's common overrides."""
     label: str
+    """How figures and tables name it."""
     against: tuple[str, ...] = ()
+    """Arms that it is compared with, pair by pair of the same seed."""
     x: float | None = None
+    """Its place on the axis of a sweep or of a stability study; None outside of one."""
     series: str = ""
+    """The line of a stability study's figure that it is a point of."""
 
 
 class StudyPlan(pydantic.BaseModel):
-    """A study.
-
-    Attributes:
-        question: what it asks, in one sentence.
-        figure: ``curves`` of every arm with bands over seeds, a ``sweep`` over x, ``pairs`` of arms and what
-            they are compared with, ``agreement``, ``cost`` or ``stability``.
-        axis: name of the axis that x stands on.
-        alone: one run at a time whatever ``--jobs`` says, because the study compares their seconds.
-        common: overrides of every run.
-        seeds: one run per arm and seed.
-        arms: name -> arm.
-    """
+    """A study."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
     question: str
+    """What the study asks, in one sentence."""
     figure: Literal["curves", "sweep", "pairs", "agreement", "cost", "stability"]
+    """``curves`` of every arm with bands over seeds, a ``sweep`` over x, ``pairs`` of arms and what they are
+    compared with, ``agreement``, ``cost`` or ``stability``.
+    """
     axis: str = ""
+    """Name of the axis of x."""
     alone: bool = False
+    """One run at a time whatever ``--jobs`` says, because the study compares their seconds."""
     common: tuple[str, ...]
+    """Overrides of every run."""
     seeds: tuple[Seed, ...]
+    """Seeds; there is one run per arm and seed."""
     arms: Annotated[Mapping[ArmName, Arm], pydantic.Field(min_length=1)]
+    """The arms by their names."""
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> StudyPlan:

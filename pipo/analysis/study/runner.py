@@ -29,17 +29,14 @@ BAD_CONFIGURATION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A run that is missing in the study.
-
-    Attributes:
-        run: name of its folder.
-        code: exit status.
-        log: what it said.
-    """
+    """A run that is missing in the study."""
 
     run: str
+    """Name of its run folder."""
     code: int
+    """Exit status of ``train.py``."""
     log: Path
+    """The file with what it said."""
 
     def __str__(self) -> str:
         return f"{self.run} ended with status {self.code}; see {self.log}"

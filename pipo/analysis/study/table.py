@@ -31,46 +31,40 @@ SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """An arm minus another, pair by pair of the same seed.
-
-    Attributes:
-        arm: the one.
-        other: the other.
-        difference: of held-out pass@1.
-        p_value: exact sign-flip test of "the pairs differ by chance", two-sided; see :func:`smallest_p`.
-        adjusted: the same by Holm's method for all comparisons of the study.
-    """
+    """An arm minus another, pair by pair of the same seed."""
 
     arm: str
+    """The arm."""
     other: str
+    """The arm that it is compared with."""
     difference: Mean
+    """Mean difference of held-out pass@1 after training."""
     p_value: float
+    """Exact sign-flip test of "the pairs differ by chance", two-sided; see :func:`smallest_p`."""
     adjusted: float
+    """The same by Holm's method for all comparisons of the study."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArmResult:
-    """The runs of an arm.
-
-    Attributes:
-        name: of the arm.
-        seeds: of the finished runs; everything per seed is in this order.
-        ended_early: the metrics of runs that diverged.
-        before: held-out pass@1 before training, per seed.
-        after: the same afterwards.
-        runs: the metrics, per seed.
-        seconds: of a whole run without its held-out scoring, per seed.
-        responses: sampled for training, per seed.
-    """
+    """The runs of an arm."""
 
     name: str
+    """Name of the arm."""
     seeds: tuple[int, ...]
+    """Seeds of the finished runs; everything per seed is in this order."""
     ended_early: tuple[Run, ...]
+    """Metrics of the runs that diverged."""
     before: Floats
+    """Held-out pass@1 before training, per seed."""
     after: Floats
+    """Held-out pass@1 after training, per seed."""
     runs: tuple[Run, ...]
+    """Metrics of the runs, per seed."""
     seconds: Floats
+    """Seconds of a whole run without its held-out scoring, per seed."""
     responses: Floats
+    """Responses sampled for training, per seed."""
 
     def metric(self, name: str) -> Floats:
         """All values of a metric over seeds and iterations; empty when none was logged."""
