@@ -24,7 +24,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from pipo.distributed.seeds import derive_seed
+from pipo.distributed.seeds import numbered_seed
 from pipo.lm.policy import Policy, load_policy
 from pipo.lm.spec import embedded_model
 from pipo.records.rollouts import Completions, TokenIds, pad_rows
@@ -50,7 +50,7 @@ def options() -> argparse.Namespace:
 def prompts_for(policy: Policy, count: int) -> list[TokenIds]:
     """Random token ids: speed and agreement do not depend on their meaning."""
     size = policy.model.config.get_text_config().vocab_size
-    generator = torch.Generator().manual_seed(derive_seed(0, count))
+    generator = torch.Generator().manual_seed(numbered_seed(0, count))
     drawn = torch.randint(3, size, (count, PROMPT_TOKENS), generator=generator)
     return [tuple(row) for row in drawn.tolist()]
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pipo.distributed.collectives import gather, own_part, world
-from pipo.distributed.seeds import derive_seed
+from pipo.distributed.seeds import Purpose, derive_seed
 from pipo.errors import ConfigError
 from pipo.functional.policy_improvement import (
     Feedback,
@@ -41,10 +41,6 @@ UNUSUAL_PROGRESS = 10.0
 
 
 FeedbackKind = Literal["progress", "constant", "random_sign"]
-
-# Distinguish these uses of the run's seed from the others.
-_SIGN = 5
-_ROWS = 6
 
 
 class PIPOCallback(RolloutCallback):
@@ -149,7 +145,7 @@ class PIPOCallback(RolloutCallback):
         if self.feedback_kind == "constant":
             return without_feedback(feedback, self.constant)
         if self.feedback_kind == "random_sign":
-            coin = derive_seed(seed, _SIGN, stats.iteration)
+            coin = derive_seed(seed, Purpose.SIGN, stats.iteration)
             return with_random_sign(feedback, self.negative_scale, self.max_progress, coin)
         return feedback
 
@@ -194,7 +190,7 @@ class PIPOCallback(RolloutCallback):
         if fraction == 1:
             return previous.attribution
         size = module.own_mini_batch(self.mini_batch or module.batching.mini_batch)
-        draws = random.Random(derive_seed(module.seed, _ROWS, iteration, world()[0]))
+        draws = random.Random(derive_seed(module.seed, Purpose.ROWS, iteration, world()[0]))
         parts = [
             sampled_attribution(
                 previous.attribution[rows],

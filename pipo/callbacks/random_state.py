@@ -14,11 +14,8 @@ import numpy as np
 import torch
 
 from pipo.distributed.collectives import gather, own_part, world
-from pipo.distributed.seeds import derive_seed
+from pipo.distributed.seeds import Purpose, derive_seed
 from pipo.modules.policy_module import PolicyModule
-
-# Distinguishes this use of the run's seed from those of the sampler and the shuffling.
-_GLOBAL = 4
 
 
 class RandomState(pl.Callback):
@@ -35,7 +32,7 @@ class RandomState(pl.Callback):
             _set_state(self._loaded)
             self._loaded = None
             return
-        seed = derive_seed(pl_module.seed, _GLOBAL, world()[0])
+        seed = derive_seed(pl_module.seed, Purpose.GLOBAL, world()[0])
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)

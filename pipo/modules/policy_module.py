@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipo.distributed.collectives import world
 from pipo.distributed.metrics import IterationMetrics
-from pipo.distributed.seeds import derive_seed
+from pipo.distributed.seeds import Purpose, derive_seed
 from pipo.errors import ConfigError, Diverged
 from pipo.functional.advantages import moments
 from pipo.functional.importance import ImportanceCorrection, truncated_ratio
@@ -37,8 +37,6 @@ from pipo.records.rollouts import IterationPrompts, Rollouts
 from pipo.rollout.collector import Collector
 from pipo.rollout.engine import RolloutEngine
 
-# Distinguishes the sampler's use of the run's seed from the shuffling's.
-_ROLLOUT = 2
 _ZERO = torch.zeros((), dtype=torch.float64)
 
 
@@ -108,7 +106,7 @@ class PolicyModule(ModelHolder):
     def training_step(self, prompts: IterationPrompts, iteration: int) -> None:
         """Sample, grade, prepare, let callbacks act, update, synchronise, log."""
         started = time.perf_counter()
-        seed = derive_seed(self.seed, _ROLLOUT, iteration, world()[0])
+        seed = derive_seed(self.seed, Purpose.ROLLOUT, iteration, world()[0])
         with self.sampling():
             rollouts = self.collector.collect(self.engine, prompts, seed, self.metrics, self.max_over_ranks)
         self.engine.sleep()

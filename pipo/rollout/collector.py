@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipo.distributed.metrics import IterationMetrics
-from pipo.distributed.seeds import derive_seed
+from pipo.distributed.seeds import numbered_seed
 from pipo.functional.shaping import overlong_penalty
 from pipo.graders.infrastructure import warn_of_machine
 from pipo.records.rollouts import Completions, IterationPrompts, PromptBatch, Rollouts
@@ -91,7 +91,7 @@ class Collector:
         parts = [_select(rollouts, _mixed_groups(rollouts))]
         drawn = 1
         while drawn < rounds and max_over_ranks(wanted - sum(len(part.prompts) for part in parts)) > 0:
-            rollouts = self._round(engine, prompts.refill(drawn), derive_seed(seed, drawn), metrics)
+            rollouts = self._round(engine, prompts.refill(drawn), numbered_seed(seed, drawn), metrics)
             parts.append(_select(rollouts, _mixed_groups(rollouts)))
             drawn += 1
         found = sum(len(part.prompts) for part in parts)

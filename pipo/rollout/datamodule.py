@@ -16,14 +16,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pipo.distributed.collectives import world
-from pipo.distributed.seeds import derive_seed
+from pipo.distributed.seeds import Purpose, derive_seed
 from pipo.errors import TaskError
 from pipo.records.problems import Example
 from pipo.records.rollouts import IterationPrompts, PromptBatch, TokenIds
-
-# Distinguish these uses of the run's seed from the sampler's.
-_SHUFFLE = 1
-_REFILL = 3
 
 
 class IterationDataset(Dataset[IterationPrompts]):
@@ -90,13 +86,13 @@ class IterationDataset(Dataset[IterationPrompts]):
         return IterationPrompts(first=self._first(iteration), refill=partial(self._refill, iteration))
 
     def _refill(self, iteration: int, number: int) -> PromptBatch:
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, _REFILL, iteration, number))
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, Purpose.REFILL, iteration, number))
         return self._share(torch.randperm(len(self.examples), generator=generator).tolist(), 0)
 
     def _first(self, iteration: int) -> PromptBatch:
         per_epoch = len(self.examples) // self.prompts_per_iteration
         epoch, position = divmod(iteration, per_epoch)
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, _SHUFFLE, epoch))
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, Purpose.SHUFFLE, epoch))
         order = torch.randperm(len(self.examples), generator=generator).tolist()
         return self._share(order, position)
 

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipo.distributed.collectives import world
-from pipo.distributed.seeds import derive_seed
+from pipo.distributed.seeds import numbered_seed
 from pipo.errors import ConfigError
 from pipo.lm.policy import Policy
 from pipo.lm.sharding import whole_parameters
@@ -203,7 +203,7 @@ class VllmEngine:
         are those of what is left: vLLM has no others at temperatures besides 1.
         """
         self.wake()
-        wanted = [(ids, derive_seed(seed, index) >> 1) for index, ids in enumerate(prompts)]
+        wanted = [(ids, numbered_seed(seed, index) >> 1) for index, ids in enumerate(prompts)]
         start = 0
         if self.config.tensor_parallel_size > 1:
             wanted, start = _of_the_group(wanted)
