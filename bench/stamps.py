@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bench import ruler
+from pipo.distributed.processes import is_first
 from pipo.modules.policy_module import PolicyModule
 
 
@@ -54,7 +55,7 @@ class IterationStamps(pl.Callback):
         mine = [ruler.peak_memory(), *(row["cpu"] for row in self.rows)]
         peak, *cpu = pl_module.sum_over_ranks(torch.tensor(mine, dtype=torch.float64)).tolist()
         rows = [{**row, "cpu": seconds} for row, seconds in zip(self.rows, cpu, strict=True)]
-        if trainer.is_global_zero:
+        if is_first():
             stamps = {"peak_gib": peak, "began": self._began, "rows": rows}
             self.path.write_text(json.dumps(stamps), encoding="utf-8")
 

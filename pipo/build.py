@@ -32,7 +32,7 @@ from pipo.callbacks.samples import SampleLog
 from pipo.callbacks.teacher import TeacherAverage
 from pipo.config.instantiate import construct, instantiate
 from pipo.config.trainer_options import HARDWARE, trainer_options
-from pipo.distributed.processes import leads
+from pipo.distributed.processes import is_first
 from pipo.distributed.strategies import COMPUTE_DTYPES, Hardware, build_strategy
 from pipo.errors import ConfigError
 from pipo.evaluation.results import EvaluationPlan
@@ -298,7 +298,7 @@ def build_extra_callback(cfg: DictConfig, name: str) -> pl.Callback:
 
 def build_loggers(cfg: DictConfig, run: RunConfig, start: int) -> list[Logger]:
     """Metrics files, and W&B if chosen; in the first process only, which sees the metrics of all."""
-    if cfg.logger.name == "none" or not leads():
+    if cfg.logger.name == "none" or not is_first():
         return []
     loggers: list[Logger] = [MetricsFileLogger(folder=run.output_dir, start=start)]
     if cfg.logger.wandb is not None:

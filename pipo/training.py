@@ -24,7 +24,7 @@ from pipo.config.cli import CONF
 from pipo.config.keys import TRAIN, check_keys
 from pipo.config.relations import check_relations
 from pipo.config.trainer_options import shortened
-from pipo.distributed.processes import leads, telling_folder
+from pipo.distributed.processes import is_first, telling_folder
 from pipo.errors import ConfigError, Diverged, RunFailed, RunStopped
 from pipo.evaluation.results_file import before_after_table
 from pipo.graders.worker_pool import WorkerStartError
@@ -73,13 +73,13 @@ def train(cfg: DictConfig, overrides: list[str]) -> float:
         _holding(folder, cfg, fresh=fresh),
     ):
         checkpoint = None
-        if leads():
+        if is_first():
             run_folder.open_log(folder, run_folder.LOG_FILE)
         if not fresh:
-            checkpoint = run_folder.newest_checkpoint(folder, leads=leads())
+            checkpoint = run_folder.newest_checkpoint(folder, leads=is_first())
             if _ended_before(run, checkpoint):
                 _drop_limits(cfg, overrides)
-            if leads():
+            if is_first():
                 run_folder.save_config(folder, cfg)
         callbacks = _run(cfg, run, checkpoint)
         return _finish(cfg, run, callbacks)
@@ -87,7 +87,7 @@ def train(cfg: DictConfig, overrides: list[str]) -> float:
 
 def _holding(folder: Path, cfg: DictConfig, *, fresh: bool) -> AbstractContextManager[None]:
     """The first process keeps others out of the run folder."""
-    if not leads():
+    if not is_first():
         return nullcontext()
     return run_folder.claimed(folder, cfg) if fresh else run_folder.held(folder)
 
@@ -133,7 +133,7 @@ def _run(cfg: DictConfig, run: build.RunConfig, checkpoint: Path | None) -> list
         callbacks = build.build_callbacks(cfg, run, bench, module.objective.distillation, start)
         loggers = build.build_loggers(cfg, run, start)
         trainer = build.build_trainer(cfg, callbacks, loggers, module.objective)
-        if leads():
+        if is_first():
             run_folder.record_run(Path(run.output_dir))
             (Path(run.output_dir) / DIVERGED_FILE).unlink(missing_ok=True)
         _log_config(trainer.loggers, cfg)
@@ -142,7 +142,7 @@ def _run(cfg: DictConfig, run: build.RunConfig, checkpoint: Path | None) -> list
         log.info("the run ended here", exc_info=error)  # the trace, for whoever has to find out why
         raise RunFailed(f"{error}; {_left(Path(run.output_dir))}") from error
     except Diverged as error:
-        if leads():
+        if is_first():
             replace_text(Path(run.output_dir) / DIVERGED_FILE, f"{error}\n")
         raise
     finally:
@@ -173,7 +173,7 @@ def _log_config(loggers: list[Logger], cfg: DictConfig) -> None:
 
 def _finish(cfg: DictConfig, run: build.RunConfig, callbacks: list[pl.Callback]) -> float:
     """The table at the end, and a word on whatever is missing."""
-    folder, leader = Path(run.output_dir), leads()
+    folder, leader = Path(run.output_dir), is_first()
     stop, evaluation = _only(callbacks, GracefulStop), _only(callbacks, HeldOutEvaluation)
     before, after, end = evaluation.before, evaluation.after, _only(callbacks, RunEnd)
     if end.iterations is None:
@@ -204,7 +204,7 @@ def _finish(cfg: DictConfig, run: build.RunConfig, callbacks: list[pl.Callback])
 def _stopped(stop: GracefulStop, folder: Path, problems: str) -> RunStopped:
     """How a run ends that a signal ended; SLURM is asked to start it again if that was what it meant."""
     assert stop.reason is not None
-    again = requeue() if stop.reason == REQUEUE and leads() else None
+    again = requeue() if stop.reason == REQUEUE and is_first() else None
     then = f"{again}; " if again is not None else ""
     then = f"{problems}; {then}" if problems else then
     message = f"{stop.reason.name}: stopped and saved; {then}go on with {resuming(folder)}"

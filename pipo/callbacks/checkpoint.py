@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from pipo.callbacks.ending import is_last
 from pipo.distributed.collectives import all_gather, world
+from pipo.distributed.processes import is_first
 from pipo.distributed.strategies import ShardedStrategy
 from pipo.errors import RunFailed
 from pipo.modules.policy_module import PolicyModule
@@ -90,7 +91,7 @@ class IterationCheckpoint(Checkpoint):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Finish what a killed save or deletion had begun."""
-        if world()[0] == 0 and self.folder.is_dir():
+        if is_first() and self.folder.is_dir():
             checkpoints.sweep(self.folder)
             checkpoints.prune(self.folder, self.keep, self.best)
 
@@ -164,7 +165,7 @@ class IterationCheckpoint(Checkpoint):
         problems = [each for each in all_gather(problem) if each is not None]
         if not problems:
             return
-        if world()[0] == 0 and self.folder.is_dir():
+        if is_first() and self.folder.is_dir():
             checkpoints.sweep(self.folder)
         kept = checkpoints.finished_checkpoints(self.folder)
         before = f"the newest before it is {kept[-1]}" if kept else "there is none before it"

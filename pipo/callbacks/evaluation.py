@@ -13,7 +13,8 @@ import lightning.pytorch as pl
 from rich.console import Console
 
 from pipo.callbacks.held_out import HeldOutProblems
-from pipo.distributed.collectives import all_gather, gather, world
+from pipo.distributed.collectives import all_gather, gather
+from pipo.distributed.processes import is_first
 from pipo.errors import reason
 from pipo.evaluation.held_out import (
     AFTER_FILE,
@@ -73,7 +74,7 @@ class HeldOutEvaluation(pl.Callback):
 
     def _measure(self, module: PolicyModule, when: str, iterations: int) -> Summary:
         """A full evaluation, with a word on the terminal about what takes so long, and its record."""
-        console = Console(quiet=world()[0] != 0)
+        console = Console(quiet=not is_first())
         problems = len(self.problems.examples)
         responses = problems * self.plan.samples
         console.print(f"{when} training: {problems} held-out problems, {responses} responses ...", end=" ")
@@ -88,7 +89,7 @@ class HeldOutEvaluation(pl.Callback):
         solved = {problem.index: problem.solved for problem in result.problems}
         answers = [typical_answer(problem) for problem in result.problems if problem.index < self.answers]
         parts = gather((solved, answers))
-        if world()[0] == 0:
+        if is_first():
             record = held_out_record(parts, summary, self.plan.samples, iterations)
             try:
                 write_record(self.folder / name, record)
@@ -137,7 +138,7 @@ class HeldOutEvaluation(pl.Callback):
         if done != self._first:
             return None
         path, found = self.folder / AFTER_FILE, None
-        if world()[0] == 0 and path.exists():
+        if is_first() and path.exists():
             try:
                 record = read_record(path)
             except ValueError as error:

@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipo.distributed.collectives import all_gather, world
+from pipo.distributed.collectives import all_gather
+from pipo.distributed.processes import is_first
 from pipo.errors import ConfigError, reason
 from pipo.lm.generation import without_contradictions
 from pipo.lm.sharding import full_tensors
@@ -59,14 +60,14 @@ class ModelExport(pl.Callback):
         model = pl_module.policy.model
         if model.can_generate() and model.generation_config is not None:
             model.generation_config, left_out = without_contradictions(model.generation_config)
-            if left_out and world()[0] == 0:
+            if left_out and is_first():
                 log.warning(
                     "model.path=%s: its generation configuration contradicts itself; what is trained will be "
                     "saved without %s",
                     model.name_or_path,
                     ", ".join(left_out),
                 )
-        problem = self._rehearsed(model) if world()[0] == 0 else None
+        problem = self._rehearsed(model) if is_first() else None
         if (found := all_gather(problem)[0]) is not None:
             raise ConfigError(found)
 
@@ -84,7 +85,7 @@ class ModelExport(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the folder; every rank sends its shards, the first puts them together and writes."""
         assert isinstance(pl_module, PolicyModule)
-        leader, model, whole = world()[0] == 0, pl_module.policy.model, {}
+        leader, model, whole = is_first(), pl_module.policy.model, {}
         if self._is_there(trainer.fit_loop.total_batch_idx + 1):
             return
         for name, tensor in full_tensors(model):
@@ -103,7 +104,7 @@ class ModelExport(pl.Callback):
         """Whether an earlier program has written the model after as many iterations; alike on every rank."""
         if done != self._first:
             return False
-        missing = missing_products(self.folder.parent, done) if world()[0] == 0 else None
+        missing = missing_products(self.folder.parent, done) if is_first() else None
         return all_gather(missing is not None and f"{MODEL_FOLDER}/" not in missing)[0]
 
     def _write(self, model: PreTrainedModel, weights: dict[str, Tensor]) -> None:

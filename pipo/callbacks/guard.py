@@ -10,7 +10,8 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from pipo.distributed.collectives import gather, world
+from pipo.distributed.collectives import gather
+from pipo.distributed.processes import is_first
 from pipo.modules.hooks import RolloutCallback, SkippedStep
 from pipo.modules.policy_module import PolicyModule
 from pipo.records.batches import PolicyBatch
@@ -37,7 +38,7 @@ class SkippedStepLog(RolloutCallback):
     ) -> None:
         """Collect the mini-batch from every process and write it."""
         parts = gather({"batch": batch.to_plain(), "rows": rows})
-        if world()[0] != 0:
+        if not is_first():
             return
         path = self.folder / f"bad_batch_{step.iteration:06d}.pt"
         kept = sorted(self.folder.glob("bad_batch_*.pt"))

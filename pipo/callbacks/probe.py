@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 import numpy as np
 
 from pipo.callbacks.held_out import HeldOutProblems
+from pipo.distributed.processes import is_first
 from pipo.evaluation.results import EvaluationPlan
 from pipo.evaluation.runner import gather_problems
 from pipo.modules.policy_module import PolicyModule
@@ -55,7 +56,7 @@ class Probe(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The weights as they came; a resumed run has their rewards from its checkpoint."""
         assert isinstance(pl_module, PolicyModule)
-        if trainer.is_global_zero and self.path.exists():
+        if is_first() and self.path.exists():
             kept = [row for row in read_metrics(self.path) if row["iteration"] < self.start]
             replace_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         if self.current is None:
@@ -75,7 +76,7 @@ class Probe(pl.Callback):
             progress = row.get("pipo/progress", 0.0)
             if progress and change:
                 row["pipo/sign_agreement"] = float((progress > 0) == (change > 0))
-        if trainer.is_global_zero:
+        if is_first():
             entry = {"iteration": batch_idx, "progress": row.get("pipo/progress"), "rewards": self.current}
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")

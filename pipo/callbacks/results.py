@@ -13,7 +13,7 @@ from pipo.callbacks.evaluation import HeldOutEvaluation
 from pipo.callbacks.export import ModelExport
 from pipo.callbacks.interrupt import REQUEUE, GracefulStop
 from pipo.callbacks.progress_bar import RunProgress
-from pipo.distributed.collectives import world
+from pipo.distributed.processes import is_first
 from pipo.errors import reason
 from pipo.evaluation.held_out import AFTER_FILE
 from pipo.runs.run_summary import MODEL_FOLDER, SUMMARY_FILE, write_summary
@@ -57,7 +57,7 @@ class RunResults(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The first process writes; a run that was stopped before its budget has no summary yet."""
-        if world()[0] != 0:
+        if not is_first():
             return
         for name, problem in (
             (f"{MODEL_FOLDER}/", self.export.problem),

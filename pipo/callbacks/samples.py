@@ -7,8 +7,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
 
+from pipo.distributed.processes import is_first
 from pipo.modules.hooks import IterationStats, RolloutCallback
 from pipo.modules.policy_module import PolicyModule
 from pipo.records.batches import PolicyBatch
@@ -61,22 +61,19 @@ class SampleLog(RolloutCallback):
             raise ValueError(f"samples.every and samples.prompts must be >= 1, got {every} and {prompts}")
         self.path, self.every, self.prompts, self.start = Path(path), every, prompts, start
 
-    @rank_zero_only
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget what was written after the checkpoint that this run goes on from."""
-        if self.path.exists():
+        if is_first() and self.path.exists():
             kept = [row for row in read_metrics(self.path) if row["iteration"] < self.start]
             replace_text(self.path, "".join(json_text(row) + "\n" for row in kept))
 
-    @rank_zero_only
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """No checkpoint is ahead of its samples."""
-        if self.path.exists():
+        if is_first() and self.path.exists():
             sync(self.path)
 
-    @rank_zero_only
     def on_rollouts_ready(
         self,
         trainer: pl.Trainer,
@@ -86,7 +83,7 @@ class SampleLog(RolloutCallback):
         stats: IterationStats,
     ) -> None:
         """Append the entries; a line is complete once it is in the file."""
-        if stats.iteration % self.every:
+        if not is_first() or stats.iteration % self.every:
             return
         rows = self._rows(module, rollouts, batch, stats.iteration)
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from omegaconf import ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipo.config.sweep import JOB_TYPE, SWEEP_GROUP, job_name
-from pipo.distributed.processes import given_folder, leads, started_together
+from pipo.distributed.processes import given_folder, is_first, started_together
 from pipo.errors import ConfigError, RunFailed, RunStopped
 
 Value = TypeVar("Value")
@@ -84,7 +84,7 @@ def exit_code(run: Callable[[], Value]) -> tuple[int, Value | None]:
     except (RunFailed, RunStopped) as end:
         # An end that all processes share is the first one's to tell. The others must not end with an error:
         # whatever has started them would kill the first while it still writes.
-        if not leads() and (isinstance(end, RunStopped) or end.agreed):
+        if not is_first() and (isinstance(end, RunStopped) or end.agreed):
             return 0, None
         return _told(end), None
     except KeyboardInterrupt:

@@ -20,7 +20,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from pipo.distributed.processes import OF_THIS_PROCESS, leads
+from pipo.distributed.processes import OF_THIS_PROCESS, is_first
 from pipo.errors import ConfigError
 
 # What a run is told about the sweep or study that it belongs to, for W&B.
@@ -101,7 +101,7 @@ def run_job(script: str) -> float:
             folder.rmdir()
         _failed.append(f"{folder} (exit status {code})")
         return math.nan
-    if not leads():
+    if not is_first():
         return math.nan
     _finished.append(str(folder))
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))

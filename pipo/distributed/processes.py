@@ -1,12 +1,13 @@
-"""What a process can tell about the others before there is a process group: from its environment.
+"""What a process knows of the others of its run, also before there is a process group.
 
-torchrun sets RANK, Lightning sets LOCAL_RANK for the processes that it starts itself, and SLURM's srun sets
-SLURM_PROCID.
+Until then it has its environment: torchrun sets RANK, Lightning sets LOCAL_RANK (and NODE_RANK on further
+machines) for the processes that it starts itself, and SLURM's srun sets SLURM_PROCID.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,8 +26,15 @@ OF_THIS_PROCESS = {
 }
 
 
-def leads() -> bool:
-    """Whether this is the first of all processes."""
+def is_first() -> bool:
+    """Whether this is the first of all processes of a run: the one that writes, logs and speaks.
+
+    The same answer before, while and after there is a process group, so nobody has to know which it is.
+    """
+    # Not imported here: torch takes seconds, and where nobody has imported it there is no group.
+    dist = sys.modules.get("torch.distributed")
+    if dist is not None and dist.is_available() and dist.is_initialized():
+        return dist.get_rank() == 0
     if "RANK" in os.environ:
         return int(os.environ["RANK"]) == 0
     own = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))

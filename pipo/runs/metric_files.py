@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
 
 from pipo.runs.files import replace_text, sync
 from pipo.runs.run_log import METRICS_FILE, read_metrics
@@ -22,6 +21,8 @@ from pipo.runs.run_log import METRICS_FILE, read_metrics
 
 class MetricsFileLogger(Logger):
     """Writes ``metrics.jsonl`` and ``metrics.csv``; a row's ``iteration`` counts from 0.
+
+    Only the first process makes one.
 
     Args:
         folder: the run folder.
@@ -37,9 +38,8 @@ class MetricsFileLogger(Logger):
         self._columns: list[str] = []
         self._take_over(start)
 
-    @rank_zero_only
     def _take_over(self, start: int) -> None:
-        """Go on with the rows before ``start``; other processes log nothing."""
+        """Go on with the rows before ``start``."""
         self.folder.mkdir(parents=True, exist_ok=True)
         earlier = read_metrics(self.jsonl) if self.jsonl.exists() else []
         self._rows = [row for row in earlier if row["iteration"] < start]
@@ -59,7 +59,6 @@ class MetricsFileLogger(Logger):
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """The composed configuration is saved as ``config.yaml`` beside the metrics."""
 
-    @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Add one row; it is on its way to the disk when this returns."""
         if step is None:
@@ -74,7 +73,6 @@ class MetricsFileLogger(Logger):
         else:
             self._write_csv()
 
-    @rank_zero_only
     def save(self) -> None:
         """Called before a checkpoint is written: its rows outlive a loss of power, too."""
         sync(self.jsonl)

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import wandb
-from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
 from wandb.errors import CommError, Error, UsageError
 from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
@@ -45,7 +43,7 @@ class WandbRunLogger(WandbLogger):
     """One W&B run per run folder, however often it is resumed; without its server the run goes on offline.
 
     A row's W&B step is its iteration. The server ignores a step that it has seen, so the iterations that a
-    resumed run makes again do not appear twice.
+    resumed run makes again do not appear twice. Only the first process makes one.
 
     Args:
         save_dir: the run folder; ``wandb_run.json`` there names the W&B run.
@@ -79,7 +77,6 @@ class WandbRunLogger(WandbLogger):
         self._place = {"name": name, "group": group, "job_type": job_type}
 
     @property
-    @rank_zero_experiment
     def experiment(self) -> Any:
         """The W&B run, begun or gone on with at the first use."""
         if self._experiment is None:
@@ -134,14 +131,12 @@ class WandbRunLogger(WandbLogger):
         for name, summary in SUMMARIES.items():
             run.define_metric(name, step_metric=ITERATION, step_sync=False, summary=summary)
 
-    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Send one row."""
         self._describe_metrics()
         # Committed at once: the row of the newest checkpoint must not wait for the iteration after it.
         self.experiment.log({ITERATION: step, **metrics}, step=step, commit=True)
 
-    @rank_zero_only
     def log_table(
         self,
         key: str,
@@ -161,7 +156,6 @@ class WandbRunLogger(WandbLogger):
             return value
         return f"{value[: self.table_characters]} [+{len(value) - self.table_characters} characters]"
 
-    @rank_zero_only
     def finalize(self, status: str) -> None:
         """Called by Lightning at the end, also after an error: end what this program adds to the run."""
         if self._experiment is None:
