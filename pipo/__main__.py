@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 # Name -> module, or script beside the package -> what it does.
 PROGRAMS = {
     "train": ("train.py", "train a model: python train.py [group=option] [key=value]"),
-    "eval": ("eval.py", "score a model, compare two scores, grade responses: python eval.py model=..."),
+    "eval": ("eval.py", "evaluate a model, compare two results, grade responses: python eval.py model=..."),
     "report": ("pipo.analysis.report", "the page about a run, again: python -m pipo report RUN_FOLDER"),
     "plot": ("pipo.analysis.plot", "figures of one run or many: python -m pipo plot FOLDER..."),
     "study": ("pipo.analysis.study", "the paper's tables in small: python -m pipo study NAME"),

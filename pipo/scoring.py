@@ -22,14 +22,15 @@ from pipo.distributed.strategies import default_device
 from pipo.errors import ConfigError, RunFailed, RunStopped
 from pipo.evaluation import parts as scoring_content
 from pipo.evaluation.benchmark import Benchmark
+from pipo.evaluation.paper_table import write_tables
 from pipo.evaluation.parts import Part
 from pipo.evaluation.preview import print_preview
 from pipo.evaluation.progress_bar import EvaluationProgress
 from pipo.evaluation.results import EvaluationPlan, EvaluationResult, ProblemResult
-from pipo.evaluation.results_file import RESULTS_FILE, scores_table, write_results
+from pipo.evaluation.results_file import RESULTS_FILE, write_results
 from pipo.evaluation.runner import evaluate
 from pipo.evaluation.samples import SAMPLES_FILE, append_samples, recover_samples
-from pipo.evaluation.tables import write_tables
+from pipo.evaluation.summary_tables import benchmark_table
 from pipo.graders.worker_pool import WorkerStartError
 from pipo.lm.policy import load_tokenizer
 from pipo.lm.spec import ModelSpec, build_model
@@ -127,7 +128,7 @@ def _score(cfg: DictConfig, folder: Path) -> None:
     write_tables(folder, content)
     write_results(folder, content)
     console = Console()
-    console.print(scores_table(benchmark.name, content))
+    console.print(benchmark_table(benchmark.name, content))
     console.print(f"results.json, samples.jsonl, table.md and table.tex are in {folder}", highlight=False)
     if logger is not None:
         scoring_content.log_to_wandb(logger, cfg, content)

@@ -26,7 +26,7 @@ from pipo.config.relations import check_relations
 from pipo.config.trainer_options import shortened
 from pipo.distributed.processes import is_first, telling_folder
 from pipo.errors import ConfigError, Diverged, RunFailed, RunStopped
-from pipo.evaluation.results_file import before_after_table
+from pipo.evaluation.summary_tables import before_after_table
 from pipo.graders.worker_pool import WorkerStartError
 from pipo.rollout.engine import EngineFailed
 from pipo.rollout.task_setup import build_workbench

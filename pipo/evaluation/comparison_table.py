@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipo.errors import ConfigError
-from pipo.evaluation.compare import CONFIDENCE, Comparison, Difference, Scored, compare, read_scored
+from pipo.evaluation.compare import CONFIDENCE, Comparison, Difference, compare
+from pipo.evaluation.results_file import EvaluationFile, read_results
 
 
 def print_comparison(arguments: Sequence[str]) -> None:
@@ -28,7 +29,7 @@ def print_comparison(arguments: Sequence[str]) -> None:
         raise ConfigError(
             f"compare takes two evaluations, folders or results.json files; {len(arguments)} were given"
         )
-    first, second = (read_scored(Path(argument).expanduser()) for argument in arguments)
+    first, second = (read_results(Path(argument).expanduser()) for argument in arguments)
     comparison = compare(first, second)
     console = Console()
     console.print(comparison_table(comparison))
@@ -75,7 +76,7 @@ def _p(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else "<.001"
 
 
-def comparison_text(comparison: Comparison, first: Scored, second: Scored) -> str:
+def comparison_text(comparison: Comparison, first: EvaluationFile, second: EvaluationFile) -> str:
     """What was compared, what it means in words, and what a reader must know."""
     lines = [f"A: {_named(first)}", f"B: {_named(second)}"]
     if comparison.average is not None:
@@ -88,8 +89,8 @@ def comparison_text(comparison: Comparison, first: Scored, second: Scored) -> st
     return "\n".join([*lines, *(f"note: {note}" for note in comparison.notes)])
 
 
-def _named(scored: Scored) -> str:
-    return f"{scored.model} ({os.path.normpath(scored.path)})"
+def _named(evaluation: EvaluationFile) -> str:
+    return f"{evaluation.model} ({os.path.normpath(evaluation.path)})"
 
 
 def _sentence(where: str, each: Difference, parts: int) -> str:

@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from pipo.errors import ConfigError
-from pipo.evaluation.compare import Comparison, compare, read_scored
+from pipo.evaluation.compare import Comparison, compare
 from pipo.evaluation.comparison_table import comparison_table, comparison_text, print_comparison
+from pipo.evaluation.results_file import read_results
 
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_response_tokens": 64, "stop_token_ids": [1]}
 
@@ -54,7 +55,7 @@ def write(
 
 
 def compared(first: Path, second: Path) -> Comparison:
-    return compare(read_scored(first), read_scored(second))
+    return compare(read_results(first), read_results(second))
 
 
 def test_a_part_by_hand(tmp_path: Path) -> None:
@@ -161,40 +162,40 @@ def test_other_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no part in common: .* has x; .* has y"):
         compared(a, write(tmp_path / "c", {"y": [0]}))
     with pytest.raises(ConfigError, match=r"nowhere: no results\.json here"):
-        read_scored(tmp_path / "nowhere")
+        read_results(tmp_path / "nowhere")
     (tmp_path / "config.yaml").write_text("")
     with pytest.raises(ConfigError, match=r"no results\.json yet; go on with python eval\.py resume="):
-        read_scored(tmp_path)
+        read_results(tmp_path)
     for text in ("{", "[]", "{}", '{"metadata": {"parts": {}}}'):
         (a / "results.json").write_text(text)
         with pytest.raises(ConfigError, match=r"a/results\.json: not a result of eval\.py"):
-            read_scored(a)
+            read_results(a)
     content = json.loads((write(a, {"x": [0, 1]}) / "results.json").read_text())
     del content["metadata"]["parts"]["x"]["grading_hash"]
     (a / "results.json").write_text(json.dumps(content))
     with pytest.raises(ConfigError, match="x has no grading_hash; it was written by another version"):
-        read_scored(a)
+        read_results(a)
     content = json.loads((write(a, {"x": [0, 1]}) / "results.json").read_text())
     content["solved"]["x"] = [0, 5]
     (a / "results.json").write_text(json.dumps(content))
     with pytest.raises(ConfigError, match="solved must lie between 0 and samples=4"):
-        read_scored(a)
+        read_results(a)
     content["solved"]["x"] = [0, 1, 1]
     (a / "results.json").write_text(json.dumps(content))
     with pytest.raises(ConfigError, match="x does not hold as many results as problems"):
-        read_scored(a)
+        read_results(a)
     with pytest.raises(ConfigError, match="compare takes two evaluations"):
         print_comparison([str(a)])
 
 
 def shown(first: Path, second: Path) -> tuple[str, str]:
     """Table and words, 80 characters wide."""
-    scored = read_scored(first), read_scored(second)
-    comparison = compare(*scored)
+    files = read_results(first), read_results(second)
+    comparison = compare(*files)
     console = Console(width=80)
     with console.capture() as capture:
         console.print(comparison_table(comparison))
-    return capture.get(), comparison_text(comparison, *scored)
+    return capture.get(), comparison_text(comparison, *files)
 
 
 def test_table_and_sentences(tmp_path: Path) -> None:

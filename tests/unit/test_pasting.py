@@ -15,7 +15,7 @@ from pipo import hub
 from pipo.config.command_line import expand_model, expand_paths
 from pipo.config.sweep import job_name
 from pipo.errors import ConfigError
-from pipo.evaluation.compare import read_scored
+from pipo.evaluation.results_file import read_results
 from pipo.runs.places import resuming
 from pipo.training import where
 from tests.conftest import ROOT
@@ -94,10 +94,10 @@ def test_the_hint_after_training_carries_the_data(compose_config, tmp_path, monk
 def test_a_training_run_is_no_evaluation(tmp_path):
     (tmp_path / "config.yaml").write_text("iterations: 1")
     with pytest.raises(ConfigError, match=r"no results\.json yet; go on with python eval\.py resume="):
-        read_scored(tmp_path)
+        read_results(tmp_path)
     (tmp_path / "train.log").touch()
-    with pytest.raises(ConfigError, match=r"a training run; score it with python eval\.py model="):
-        read_scored(tmp_path)
+    with pytest.raises(ConfigError, match=r"a training run; evaluate it with python eval\.py model="):
+        read_results(tmp_path)
 
 
 def test_a_host_that_is_not_there_is_known_at_once():
@@ -118,10 +118,7 @@ def test_the_package_says_what_there_is_to_run(tmp_path: Path):
 
     listed = run()
     assert (listed.returncode, listed.stderr) == (0, "")
-    assert all(
-        name in listed.stdout
-        for name in ("train.py", "eval.py", "pipo.analysis.report", "pipo.graders.doctor")
-    )
+    assert all(name in listed.stdout for name in ("train.py", "eval.py", "pipo report", "pipo doctor"))
     wrong = run("trian")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
     passed_on = run("train", "+foo=1")

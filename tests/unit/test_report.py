@@ -11,10 +11,11 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from pipo.evaluation.paper_table import write_tables
 from pipo.evaluation.results import EvaluationResult, LevelResult, Summary
-from pipo.evaluation.results_file import before_after_table, scores_table, write_results
+from pipo.evaluation.results_file import write_results
 from pipo.evaluation.statistics import Estimate
-from pipo.evaluation.tables import write_tables
+from pipo.evaluation.summary_tables import before_after_table, benchmark_table
 
 
 def summary(accuracy: float, grader_errors: int = 0) -> Summary:
@@ -91,8 +92,8 @@ def content(**changes: Any) -> dict[str, Any]:
 MISSING = [{"name": "live", "weight": 0.3, "why": "needs 100% of\nsome service"}]
 
 
-def test_scores_table_has_a_row_per_part_and_the_average() -> None:
-    rendered = text(scores_table("real [test]", content(not_covered=MISSING)))
+def test_benchmark_table_has_a_row_per_part_and_the_average() -> None:
+    rendered = text(benchmark_table("real [test]", content(not_covered=MISSING)))
     assert "real [test]" in rendered
     assert "[95% interval]" in rendered
     assert cells(rendered, "math ") == [
@@ -117,12 +118,12 @@ def test_scores_table_has_a_row_per_part_and_the_average() -> None:
     assert "code: 0 responses" not in rendered
 
 
-def test_scores_table_is_80_wide_with_usual_names_and_large_numbers() -> None:
+def test_benchmark_table_is_80_wide_with_usual_names_and_large_numbers() -> None:
     wide = content()
     worst = summary(1.0, grader_errors=1000) | {"pass@1_interval": [1.0, 1.0], "problems": 14042}
     wide["results"] = {"olympiadbench": worst | {"response_length": 16384.0, "truncated": 1.0, "pass@8": 1.0}}
     wide["metadata"]["parts"] = {"olympiadbench": {"left_out": {"count": 100}}}
-    row = next(line for line in text(scores_table("x", wide)).splitlines() if "olympiadbench" in line)
+    row = next(line for line in text(benchmark_table("x", wide)).splitlines() if "olympiadbench" in line)
     assert row.split() == [
         *(
             "olympiadbench",
@@ -144,7 +145,7 @@ def test_a_single_part_has_no_average_row() -> None:
     one = content()
     del one["results"]["code"]
     one["average"]["columns"] = {"math": {"pass@1": 0.5, "shares": {"math": 1.0}}}
-    assert "average" not in text(scores_table("x", one))
+    assert "average" not in text(benchmark_table("x", one))
 
 
 def test_tables_for_papers(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from pipo.callbacks.progress_bar import RunProgress
-from pipo.evaluation.results_file import before_after_table, scores_table
+from pipo.evaluation.summary_tables import before_after_table, benchmark_table
 from pipo.modules.hooks import RolloutCallback
 from pipo.runs.terminal import TerminalHandler
 from tests.toy import fit, module, pipo
@@ -135,7 +135,8 @@ def content() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: before_after_table(summary(0.25), summary(0.5)), lambda: scores_table("toy", content())]
+    "make",
+    [lambda: before_after_table(summary(0.25), summary(0.5)), lambda: benchmark_table("toy", content())],
 )
 def test_tables_are_the_same_at_every_width_and_in_colour(make: Any) -> None:
     narrow = rendered(make(), 80)

@@ -14,7 +14,7 @@ from pipo.analysis.report.events import Event, find_events
 from pipo.analysis.report.loop import Loop, Phase, find_loop, find_phases
 from pipo.analysis.report.run_files import RunFiles
 from pipo.evaluation.results import Summary
-from pipo.evaluation.results_file import MetricRow, metric_rows
+from pipo.evaluation.summary_tables import MetricRow, metric_rows
 
 # Problems shown of those that became right, and as many of those that became wrong.
 _EXAMPLES = 4
