@@ -21,7 +21,7 @@ from pipo.evaluation.held_out import (
     BEFORE_FILE,
     held_out_record,
     read_record,
-    typical_answer,
+    typical_response,
     write_record,
 )
 from pipo.evaluation.results import EvaluationPlan, EvaluationResult, Summary
@@ -87,8 +87,8 @@ class HeldOutEvaluation(pl.Callback):
     def _record(self, result: EvaluationResult, summary: Summary, name: str, iterations: int) -> None:
         """Collect from every process what is kept of each problem, and write it."""
         solved = {problem.index: problem.solved for problem in result.problems}
-        answers = [typical_answer(problem) for problem in result.problems if problem.index < self.answers]
-        parts = gather((solved, answers))
+        responses = [typical_response(problem) for problem in result.problems if problem.index < self.answers]
+        parts = gather((solved, responses))
         if is_first():
             record = held_out_record(parts, summary, self.plan.samples, iterations)
             try:

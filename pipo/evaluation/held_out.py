@@ -20,8 +20,8 @@ BEFORE_FILE, AFTER_FILE = f"{HELD_OUT_FOLDER}/before.json", f"{HELD_OUT_FOLDER}/
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What a model says to one problem."""
+class HeldOutResponse:
+    """One response to a held-out problem, graded."""
 
     index: int
     """Position in the evaluated list."""
@@ -37,8 +37,8 @@ class Answer:
     """The first response that is as most are: right where more than half of them are, else wrong."""
     answer: str | None
     """What the grader read in it; None when it found nothing."""
-    reward: float
-    """Verifier reward of the response, in [0, 1]."""
+    score: float
+    """Its score in [0, 1]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class HeldOutRecord:
     """Responses to each problem."""
     solved: tuple[int, ...]
     """Number of right responses to every problem."""
-    answers: tuple[Answer, ...]
+    responses: tuple[HeldOutResponse, ...]
     """One response to each of the first problems."""
 
 
@@ -62,11 +62,11 @@ def mostly_right(solved: int, samples: int) -> bool:
     return 2 * solved > samples
 
 
-def typical_answer(problem: ProblemResult) -> Answer:
+def typical_response(problem: ProblemResult) -> HeldOutResponse:
     """One response that stands for all of a problem's."""
     right = mostly_right(problem.solved, len(problem.samples))
     sample = next(sample for sample in problem.samples if sample.solved == right)
-    return Answer(
+    return HeldOutResponse(
         index=problem.index,
         uid=problem.uid,
         level=problem.level,
@@ -74,29 +74,32 @@ def typical_answer(problem: ProblemResult) -> Answer:
         reference=problem.answer,
         response=sample.response,
         answer=sample.answer,
-        reward=sample.score,
+        score=sample.score,
     )
 
 
 def held_out_record(
-    parts: Sequence[tuple[dict[int, int], Sequence[Answer]]], summary: Summary, samples: int, iterations: int
+    parts: Sequence[tuple[dict[int, int], Sequence[HeldOutResponse]]],
+    summary: Summary,
+    samples: int,
+    iterations: int,
 ) -> HeldOutRecord:
     """Put together what the processes evaluated.
 
     Args:
-        parts: of each process: index of a problem -> its right responses, and its answers.
+        parts: of each process: index of a problem -> number of its right responses, and what is kept.
         summary: of all.
         samples: responses to each problem.
         iterations: of training so far.
     """
     solved = {index: count for counts, _ in parts for index, count in counts.items()}
-    answers = sorted((answer for _, each in parts for answer in each), key=lambda answer: answer.index)
+    responses = sorted((response for _, each in parts for response in each), key=lambda each: each.index)
     return HeldOutRecord(
         iterations=iterations,
         summary=summary,
         samples=samples,
         solved=tuple(solved[index] for index in sorted(solved)),
-        answers=tuple(answers),
+        responses=tuple(responses),
     )
 
 
@@ -114,7 +117,7 @@ def read_record(path: Path) -> HeldOutRecord:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        content["answers"] = tuple(Answer(**each) for each in content["answers"])
+        content["responses"] = tuple(HeldOutResponse(**each) for each in content["responses"])
         content["solved"] = tuple(content["solved"])
         return HeldOutRecord(**content)
     except (ValueError, KeyError, TypeError) as error:

@@ -24,11 +24,11 @@ from pipo.errors import ConfigError
 from pipo.evaluation.held_out import (
     AFTER_FILE,
     BEFORE_FILE,
-    Answer,
     HeldOutRecord,
+    HeldOutResponse,
     held_out_record,
     read_record,
-    typical_answer,
+    typical_response,
     write_record,
 )
 from pipo.evaluation.results import ProblemResult, Sample
@@ -59,16 +59,16 @@ def summary(accuracy: float, width: float = 0.02) -> dict[str, Any]:
     return {**flat, "levels": {"2": level}, **counts}
 
 
-def answer(index: int, reward: float, text: str = "1+1=2") -> Answer:
-    return Answer(
+def answer(index: int, score: float, text: str = "1+1=2") -> HeldOutResponse:
+    return HeldOutResponse(
         index=index,
         uid=f"toy/{index}",
         level="2",
         prompt="1+1=",
         reference="2",
         response=text,
-        answer="2" if reward else None,
-        reward=reward,
+        answer="2" if score else None,
+        score=score,
     )
 
 
@@ -79,7 +79,7 @@ def record(solved: list[int], iterations: int, accuracy: float, text: str = "1+1
         summary=summary(accuracy),
         samples=4,
         solved=tuple(solved),
-        answers=tuple(answer(i, float(c > 2), text) for i, c in enumerate(solved)),
+        responses=tuple(answer(i, float(c > 2), text) for i, c in enumerate(solved)),
     )
 
 
@@ -159,7 +159,7 @@ class Tags(HTMLParser):
 
 
 @pytest.mark.parametrize(("scores", "expected"), [((0, 1, 0, 0), 0), ((0, 1, 1, 0), 0), ((0, 1, 1, 1), 1)])
-def test_the_typical_answer_is_the_first_of_the_majority_and_a_tie_is_wrong(scores, expected) -> None:
+def test_the_typical_response_is_the_first_of_the_majority_and_a_tie_is_wrong(scores, expected) -> None:
     samples = tuple(
         Sample(response=f"r{i}", score=s, answer=None, error=None, finished=True, length=1)
         for i, s in enumerate(scores)
@@ -167,15 +167,15 @@ def test_the_typical_answer_is_the_first_of_the_majority_and_a_tie_is_wrong(scor
     problem = ProblemResult(
         index=3, uid="u", level="", prompt="p", answer="a", samples=samples, majority=None
     )
-    assert typical_answer(problem).reward == expected
-    assert typical_answer(problem).response == ("r1" if expected else "r0")
+    assert typical_response(problem).score == expected
+    assert typical_response(problem).response == ("r1" if expected else "r0")
 
 
 def test_records_of_several_processes_are_put_in_order_and_read_back(tmp_path: Path) -> None:
     parts = [({2: 1, 3: 0}, [answer(2, 0.0)]), ({0: 4, 1: 3}, [answer(0, 1.0), answer(1, 1.0)])]
     whole = held_out_record(parts, summary(0.5), 4, 7)
     assert whole.solved == (4, 3, 1, 0)
-    assert [each.index for each in whole.answers] == [0, 1, 2]
+    assert [each.index for each in whole.responses] == [0, 1, 2]
     write_record(tmp_path / BEFORE_FILE, whole)
     assert read_record(tmp_path / BEFORE_FILE) == whole
 
@@ -416,7 +416,7 @@ def test_nothing_from_a_model_or_a_data_set_becomes_markup(run_folder: Make) -> 
     (folder / "train.log").write_text(f"[t][n][WARNING] {HOSTILE}\n")
     for name in (BEFORE_FILE, AFTER_FILE):
         content = json.loads((folder / name).read_text())
-        for each in content["answers"]:
+        for each in content["responses"]:
             each |= dict.fromkeys(("uid", "level", "prompt", "reference", "answer"), HOSTILE)
         (folder / name).write_text(json.dumps(content))
     found = json.loads((folder / "summary.json").read_text())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipo.evaluation.compare import SEED, SIGN_PATTERNS
-from pipo.evaluation.held_out import Answer, HeldOutRecord, mostly_right
+from pipo.evaluation.held_out import HeldOutRecord, HeldOutResponse, mostly_right
 from pipo.evaluation.statistics import Estimate, estimate, sign_flip_p
 
 
@@ -16,9 +16,9 @@ from pipo.evaluation.statistics import Estimate, estimate, sign_flip_p
 class Change:
     """A problem that is answered differently."""
 
-    before: Answer
+    before: HeldOutResponse
     """The response before training."""
-    after: Answer
+    after: HeldOutResponse
     """The response after training."""
     solved_before: int
     """How many responses were right before training."""
@@ -76,8 +76,8 @@ def find_changes(
     Raises:
         ValueError: when the two are not about the same problems.
     """
-    pairs = list(zip(before.answers, after.answers, strict=False))
-    same = all(old.uid == new.uid for old, new in pairs) and len(before.answers) == len(after.answers)
+    pairs = list(zip(before.responses, after.responses, strict=False))
+    same = all(old.uid == new.uid for old, new in pairs) and len(before.responses) == len(after.responses)
     if not same or len(before.solved) != len(after.solved) or before.samples != after.samples:
         raise ValueError("held_out: before.json and after.json are not about the same problems")
     n = before.samples
