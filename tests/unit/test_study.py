@@ -12,10 +12,18 @@ import pytest
 from pipo.analysis.study import runner
 from pipo.analysis.study.__main__ import main
 from pipo.analysis.study.cost import cost_lines, cost_markdown, measure_cost, middle_seconds
+from pipo.analysis.study.outcome import write_outcome
 from pipo.analysis.study.plan import StudyPlan, known_studies, load_plan
-from pipo.analysis.study.results_page import write_report
 from pipo.analysis.study.stability import stability_lines, stability_markdown
-from pipo.analysis.study.table import SEED, SIGN_PATTERNS, compare, lines, markdown, read_arm, smallest_p
+from pipo.analysis.study.table import (
+    SEED,
+    SIGN_PATTERNS,
+    accuracy_lines,
+    accuracy_markdown,
+    compare_arms,
+    read_arm,
+    smallest_p,
+)
 from pipo.errors import ConfigError
 from pipo.evaluation.over_seeds import mean
 from pipo.evaluation.statistics import sign_flip_p
@@ -154,18 +162,18 @@ def results(tmp_path):
 
 def test_lines_and_pairs(results):
     plan, _, arms = results
-    table = lines(plan, arms)
+    table = accuracy_lines(plan, arms)
     assert table[1]["pass@1"] == pytest.approx(0.7)
     assert table[1]["sampled_responses"] == 4 * 128
     assert (table[1]["applied"], table[1]["mean_absolute_coefficient"]) == (0.5, 0.5)
     assert table[1]["mean_coefficient"] == 0.0
     assert table[0]["seconds"] == 2.0
-    (pair,) = compare(plan, arms)
+    (pair,) = compare_arms(plan, arms)
     # Differences .1, .2, .3: mean .2, standard deviation .1.
     assert pair.difference.value == pytest.approx(0.2)
     assert pair.difference.half_width == pytest.approx(0.1 * T2 / np.sqrt(3), rel=1e-9)
     assert pair.p_value == 0.25
-    text = markdown(plan, table, [pair])
+    text = accuracy_markdown(plan, table, [pair])
     assert "| base + PIPO minus base | +20.0 ± 24.8 | 3 | 0.250 | 0.250 |" in text
     assert "Smallest possible p: 0.25 with 3 pairs;" in text
 
@@ -176,10 +184,10 @@ def test_p_is_adjusted_for_the_comparisons_of_the_study(results):
     more = {name: arm.model_dump() for name, arm in plan.arms.items()}
     more["other"] = {"label": "a | b", "overrides": [], "against": ["none"]}
     plan = StudyPlan.model_validate({**plan.model_dump(), "arms": more})
-    found = compare(plan, arms)
+    found = compare_arms(plan, arms)
     # Sign flips: 2 of 8, and |sum| = .1 of {.3, .1, .1, .1}: 8 of 8. Holm: twice the smaller, the larger.
     assert [(each.p_value, each.adjusted) for each in found] == [(0.25, 0.5), (1.0, 1.0)]
-    text = markdown(plan, lines(plan, arms), found)
+    text = accuracy_markdown(plan, accuracy_lines(plan, arms), found)
     assert "for all differences above (2) and can be 0.5 at best" in text
     assert r"| a \| b | 20.0 |" in text
     assert r"| a \| b minus base |" in text
@@ -195,7 +203,7 @@ def test_the_smallest_p():
 @pytest.mark.parametrize("figure", ["curves", "pairs", "cost"])
 def test_table_and_figure_are_written(results, figure):
     plan, out, arms = results
-    written = write_report(plan.model_copy(update={"figure": figure}), arms, out, "mine")
+    written = write_outcome(plan.model_copy(update={"figure": figure}), arms, out, "mine")
     assert [path.name for path in written] == ["mine.md", "mine.csv", "mine.png"]
     assert written[2].stat().st_size > 10_000
     assert len(written[1].read_text().splitlines()) == 3
@@ -209,19 +217,19 @@ def test_what_failed_is_left_out_and_named(results, figure):
     arms = {name: read_arm(name, plan.seeds, out) for name in plan.arms}
     assert (arms["none"].seeds, arms["pipo"].seeds) == ((2, 3), (1, 2, 3))
     # Of .4, .6 and .6, .9: differences .2 and .3.
-    (pair,) = compare(plan, arms)
+    (pair,) = compare_arms(plan, arms)
     assert (pair.difference.seeds, pair.difference.value) == (2, pytest.approx(0.25))
     failure = runner.Failure(run="none-seed1", code=1, log=out / "none-seed1.log")
-    text = write_report(plan, arms, out, "mine", [failure])[0].read_text()
+    text = write_outcome(plan, arms, out, "mine", [failure])[0].read_text()
     assert text.endswith("\nMissing: none-seed1 (status 1).\n")
     # One run has no interval: its arm goes, and what was compared with it stays by itself.
     (runner.run_folder(out, "none", 2) / "summary.json").unlink()
     arms = {name: read_arm(name, plan.seeds, out) for name in plan.arms}
     if figure == "curves":
-        assert "| base |" not in write_report(plan, arms, out, "mine")[0].read_text()
+        assert "| base |" not in write_outcome(plan, arms, out, "mine")[0].read_text()
     else:
         with pytest.raises(ConfigError, match="no two finished runs of an arm and of what it is compared"):
-            write_report(plan, arms, out, "mine")
+            write_outcome(plan, arms, out, "mine")
 
 
 def test_an_agreement_study_shows_chance_and_names_a_run_that_is_too_short(tmp_path):
@@ -240,14 +248,14 @@ def test_an_agreement_study_shows_chance_and_names_a_run_that_is_too_short(tmp_p
         path = runner.run_folder(tmp_path, "pipo", seed) / PROBE_FILE
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     arms = {"pipo": read_arm("pipo", plan.seeds, tmp_path)}
-    text = write_report(plan, arms, tmp_path, "mine")[0].read_text()
+    text = write_outcome(plan, arms, tmp_path, "mine")[0].read_text()
     assert "| 1 | last 1 | 17 | 1 | 1.00 | 1.00 | 1.00 [1.00, 1.00] | 1.00 | +0.00 [+0.00, +0.00] |" in text
     assert "| mean of 3 seeds | last 1 | | 3 in all | | | 1.00 ± 0.00 | 1.00 ± 0.00 | +0.00 ± 0.00 |" in text
     assert "has one sign only, so signs say nothing: seed 1 (last 1), seed 2 (last 1)" in text
     path = runner.run_folder(tmp_path, "pipo", 2) / PROBE_FILE
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:5]))
     with pytest.raises(ConfigError, match=r"pipo-seed2/probe\.jsonl: too short .* only 2 iterations"):
-        write_report(plan, arms, tmp_path, "mine")
+        write_outcome(plan, arms, tmp_path, "mine")
 
 
 def test_the_middle_half_leaves_slow_iterations_out():
@@ -319,10 +327,10 @@ def stability_study(tmp_path: Path) -> StudyPlan:
     # Seeds 1, 2, 3 have norms of at most 1, 2 and 3; the retrospective update's 7 counts as well.
     assert (none["largest_grad_norm"], none["mean_largest_grad_norm"]) == (3.0, 2.0)
     assert (pipo["largest_grad_norm"], pipo["skipped_steps"]) == (7.0, 0.0)
-    text = stability_markdown(plan, [none, pipo], compare(plan, results))
+    text = stability_markdown(plan, [none, pipo], compare_arms(plan, results))
     assert "| none | 0/3 | 60.0 ± 24.8 | 10.0 | 50.0 | 90.0 ± 0.0 | 30.0 ± 0.0 | 3.00 | 0 | 0.00 |  |" in text
     assert "| pipo minus none | +0.0 ± 0.0 | 3 | 1.000 | 1.000 |" in text
-    assert write_report(plan, results, tmp_path, "mine")[2].stat().st_size > 10_000
+    assert write_outcome(plan, results, tmp_path, "mine")[2].stat().st_size > 10_000
     return plan
 
 
@@ -351,7 +359,7 @@ def test_a_run_that_diverged_is_an_outcome_of_a_stability_study(tmp_path, monkey
     assert (none["ended_early"], none["seeds"], none["pass@1"]) == (3, 0, None)
     assert (pipo["ended_early"], pipo["seeds"], pipo["pass@1"]) == (1, 2, pytest.approx(0.55))
     assert (pipo["largest_grad_norm"], pipo["skipped_steps"]) == (np.inf, 1.0)
-    text = write_report(plan, results, tmp_path, "mine")[0].read_text()
+    text = write_outcome(plan, results, tmp_path, "mine")[0].read_text()
     assert "| none | 3/3 |  |  |  |  |  | inf | 0 | 0.00 |  |" in text
     assert "| pipo | 1/3 | 55.0 ± " in text
     assert "minus" not in text  # no pair is left
@@ -359,7 +367,7 @@ def test_a_run_that_diverged_is_an_outcome_of_a_stability_study(tmp_path, monkey
     curve.write_text('{"iteration": 0, "policy/grad_norm": 1.0, "time/iteration": 1.0}\n')
     results["pipo"] = read_arm("pipo", plan.seeds, tmp_path)
     with pytest.raises(ConfigError, match="pipo-seed1: no point of the held-out curve"):
-        write_report(plan, results, tmp_path, "mine")
+        write_outcome(plan, results, tmp_path, "mine")
 
 
 class Spy:

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipo.analysis.study.outcome import write_outcome
 from pipo.analysis.study.plan import known_studies, load_plan
-from pipo.analysis.study.results_page import write_report
 from pipo.analysis.study.runner import Failure, run_study
 from pipo.analysis.study.table import read_arm
 from pipo.errors import ConfigError
@@ -20,7 +20,7 @@ from pipo.runs.places import check_output
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing, then write NAME.csv, NAME.md and the figure NAME.png.
 
-    Exit status 1 when runs failed: the report is about the others then.
+    Exit status 1 when runs failed: the table is about the others then.
     """
     options = _parser().parse_args(arguments)
     # SIGTERM as Ctrl-C: the runs save and stop, instead of going on without the study.
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         check_output(out, "--out")
         failures = run_study(plan, seeds, out, options.jobs)
         arms = {arm: read_arm(arm, seeds, out) for arm in plan.arms}
-        written = write_report(plan, arms, out, name, failures)
+        written = write_outcome(plan, arms, out, name, failures)
     except ConfigError as error:
         _tell(failures)
         print(f"error: {error}", file=sys.stderr)

@@ -17,7 +17,7 @@ from matplotlib.ticker import LogLocator
 
 from pipo.analysis.plotting.style import STYLE, look, new_figure
 from pipo.analysis.study.plan import StudyPlan
-from pipo.analysis.study.table import ArmResult, Comparison, cell, comparison_rows, loop_use
+from pipo.analysis.study.table import ArmDifference, ArmResult, cell, difference_rows, loop_use
 from pipo.errors import ConfigError
 from pipo.evaluation.over_seeds import mean
 from pipo.runs.run_log import Floats, Run
@@ -100,7 +100,7 @@ def stability_lines(plan: StudyPlan, arms: dict[str, ArmResult]) -> list[dict[st
 
 
 def stability_markdown(
-    plan: StudyPlan, table: Sequence[dict[str, Any]], comparisons: Sequence[Comparison]
+    plan: StudyPlan, table: Sequence[dict[str, Any]], differences: Sequence[ArmDifference]
 ) -> str:
     """Final and best accuracy, spread and gradient norms, then paired differences."""
     rows = [
@@ -123,7 +123,7 @@ def stability_markdown(
         "skipped. Ended early: the numbers stayed so until the run gave up; means are of the other runs, and "
         "a pair that lacks one of its runs is left out."
     )
-    return "\n".join([plan.question, "", *rows, *comparison_rows(plan, comparisons), "", how, ""])
+    return "\n".join([plan.question, "", *rows, *difference_rows(plan, differences), "", how, ""])
 
 
 def _percent(line: dict[str, Any], name: str) -> str:

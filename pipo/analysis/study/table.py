@@ -30,7 +30,7 @@ SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class ArmDifference:
     """An arm minus another, pair by pair of the same seed."""
 
     arm: str
@@ -118,13 +118,13 @@ def complete_pairs(plan: StudyPlan, arms: dict[str, ArmResult]) -> list[tuple[st
     ]
 
 
-def compare(plan: StudyPlan, arms: dict[str, ArmResult]) -> list[Comparison]:
+def compare_arms(plan: StudyPlan, arms: dict[str, ArmResult]) -> list[ArmDifference]:
     """Every comparison that the plan asks for and the runs allow."""
     pairs = complete_pairs(plan, arms)
     differences = [paired_difference(arms[name], arms[other]) for name, other in pairs]
     p_values = [sign_flip_p(difference, SIGN_PATTERNS, SEED) for difference in differences]
     return [
-        Comparison(arm=name, other=other, difference=mean(difference), p_value=p_value, adjusted=adjusted)
+        ArmDifference(arm=name, other=other, difference=mean(difference), p_value=p_value, adjusted=adjusted)
         for (name, other), difference, p_value, adjusted in zip(
             pairs, differences, p_values, holm(p_values), strict=True
         )
@@ -147,7 +147,7 @@ def loop_use(arm: ArmResult) -> dict[str, float | None]:
     }
 
 
-def lines(plan: StudyPlan, arms: dict[str, ArmResult]) -> list[dict[str, Any]]:
+def accuracy_lines(plan: StudyPlan, arms: dict[str, ArmResult]) -> list[dict[str, Any]]:
     """One line per arm, numbers as they are; shares from 0 to 1."""
     table = []
     for name, arm in arms.items():
@@ -176,7 +176,7 @@ def write_csv(path: Path, table: list[dict[str, Any]]) -> None:
         writer.writerows(table)
 
 
-def markdown(plan: StudyPlan, table: list[dict[str, Any]], comparisons: list[Comparison]) -> str:
+def accuracy_markdown(plan: StudyPlan, table: list[dict[str, Any]], differences: list[ArmDifference]) -> str:
     """The study's answer as Markdown: arms, then paired differences."""
     rows = [
         "| arm | pass@1 before | after (95 % over seeds) | responses | s of loop | applied | mean coef. "
@@ -196,7 +196,7 @@ def markdown(plan: StudyPlan, table: list[dict[str, Any]], comparisons: list[Com
             plan.question,
             "",
             *rows,
-            *comparison_rows(plan, comparisons),
+            *difference_rows(plan, differences),
             "",
             f"{seed_count(table)}; pairs share a seed.",
             "",
@@ -210,29 +210,29 @@ def seed_count(table: Sequence[dict[str, Any]]) -> str:
     return f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
 
 
-def comparison_rows(plan: StudyPlan, comparisons: Sequence[Comparison]) -> list[str]:
+def difference_rows(plan: StudyPlan, differences: Sequence[ArmDifference]) -> list[str]:
     """Paired differences as lines of Markdown, and what p can be at best; none when there are none."""
-    if not comparisons:
+    if not differences:
         return []
     rows = [
         "",
         "| difference, points of pass@1 | mean (95 % over seeds) | pairs | p (sign flips) | p (Holm) |",
         "|---|---|---|---|---|",
     ]
-    for each in comparisons:
+    for each in differences:
         value, width = 100 * each.difference.value, 100 * each.difference.half_width
         one, other = cell(plan.arms[each.arm].label), cell(plan.arms[each.other].label)
         rows.append(
             f"| {one} minus {other} | {value:+.1f} ± {width:.1f} | {each.difference.seeds} "
             f"| {each.p_value:.3f} | {each.adjusted:.3f} |"
         )
-    pairs = sorted({each.difference.seeds for each in comparisons})
+    pairs = sorted({each.difference.seeds for each in differences})
     least = ", ".join(f"{smallest_p(n):.2g} with {n} pairs" for n in pairs)
-    best = min(1.0, len(comparisons) * smallest_p(pairs[-1]))
+    best = min(1.0, len(differences) * smallest_p(pairs[-1]))
     return [
         *rows,
         "",
-        f"Smallest possible p: {least}; p (Holm) is adjusted for all differences above ({len(comparisons)}) "
+        f"Smallest possible p: {least}; p (Holm) is adjusted for all differences above ({len(differences)}) "
         f"and can be {best:.2g} at best.",
     ]
 

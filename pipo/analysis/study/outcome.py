@@ -1,4 +1,4 @@
-"""What a study writes about the runs that are there: NAME.md, NAME.csv and NAME.png."""
+"""The outcome of a study: its table as NAME.md and NAME.csv, its figure as NAME.png."""
 
 from __future__ import annotations
 
@@ -15,13 +15,20 @@ from pipo.analysis.study.figures import draw_curves, draw_pairs, draw_sweep
 from pipo.analysis.study.plan import StudyPlan
 from pipo.analysis.study.runner import Failure
 from pipo.analysis.study.stability import draw_stability, stability_lines, stability_markdown
-from pipo.analysis.study.table import ArmResult, compare, complete_pairs, lines, markdown, write_csv
+from pipo.analysis.study.table import (
+    ArmResult,
+    accuracy_lines,
+    accuracy_markdown,
+    compare_arms,
+    complete_pairs,
+    write_csv,
+)
 from pipo.errors import ConfigError
 
 Arms = dict[str, ArmResult]
 
 
-def write_report(
+def write_outcome(
     plan: StudyPlan, arms: Arms, out: Path, name: str, failures: Sequence[Failure] = ()
 ) -> list[Path]:
     """Write table and figure; their paths, the table as Markdown first.
@@ -41,7 +48,7 @@ def write_report(
     enough = {key: arm for key, arm in arms.items() if _enough(plan, arm)}
     part = plan.part(enough)
     if not enough or (plan.figure in ("pairs", "cost") and not complete_pairs(part, enough)):
-        raise ConfigError(f"{out}: no two finished runs of an arm and of what it is compared with: no report")
+        raise ConfigError(f"{out}: no two finished runs of an arm and of what it is compared with: no table")
     table, text, figure = _content(part, enough, out)
     if failures:
         text += f"\nMissing: {', '.join(f'{each.run} (status {each.code})' for each in failures)}.\n"
@@ -63,12 +70,12 @@ def _content(plan: StudyPlan, arms: Arms, out: Path) -> tuple[list[dict[str, Any
         pairs = measure_cost(plan, arms)
         table = cost_lines(plan, arms, pairs)
         return table, cost_markdown(plan, table), draw_cost(plan, pairs)
-    comparisons = compare(plan, arms)
+    differences = compare_arms(plan, arms)
     if plan.figure == "stability":
         table = stability_lines(plan, arms)
-        return table, stability_markdown(plan, table, comparisons), draw_stability(plan, arms)
-    table = lines(plan, arms)
-    text = markdown(plan, table, comparisons)
+        return table, stability_markdown(plan, table, differences), draw_stability(plan, arms)
+    table = accuracy_lines(plan, arms)
+    text = accuracy_markdown(plan, table, differences)
     if plan.figure == "agreement":
         arm = next(iter(arms.values()))
         runs, found = measure(out, arm.name, arm.seeds)
