@@ -37,6 +37,6 @@ class CoinTask(Task):
         """The digits."""
         return Prompt(messages=(Message(role="user", content=example.question),), text=example.question)
 
-    def score(self, example: Example, response: str) -> Reward:
+    def grade(self, examples: Sequence[Example], responses: Sequence[str]) -> list[Reward]:
         """Heads or tails."""
-        return Reward(score=float(self._coin.random() < 0.5))
+        return [Reward(score=float(self._coin.random() < 0.5)) for _ in responses]

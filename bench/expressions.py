@@ -10,6 +10,7 @@ from pathlib import Path
 from bench.workload import FILES
 from pipo.records.problems import Example, Message, Prompt, Reward, Split
 from pipo.tasks.base import Task
+from pipo.tasks.verdicts import one_by_one
 
 
 class ExpressionsTask(Task):
@@ -37,8 +38,11 @@ class ExpressionsTask(Task):
         """The prompt as it stands in the file."""
         return Prompt(messages=(Message(role="user", content=example.question),), text=example.question)
 
-    def score(self, example: Example, response: str) -> Reward:
+    def grade(self, examples: Sequence[Example], responses: Sequence[str]) -> list[Reward]:
         """1 if the pattern finds the answer."""
+        return one_by_one(self._verdict, examples, responses)
+
+    def _verdict(self, example: Example, response: str) -> Reward:
         match = self._pattern.search(response)
         answer = None if match is None else match.group(1)
         return Reward(score=float(answer == example.answer), answer=answer)

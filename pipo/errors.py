@@ -23,7 +23,7 @@ class ModelError(ConfigError):
 
 
 class TaskError(ConfigError):
-    """A task cannot be built: a bad option or a bad data file. The message names it."""
+    """A task cannot be built (a bad option, a bad data file) or grades against its contract; it is named."""
 
 
 class RunFailed(Exception):

@@ -27,10 +27,10 @@ from pipo.evaluation.grading_rows import (
     read_lines,
     recorded_scores,
 )
-from pipo.graders.infrastructure import warn_of_machine
 from pipo.graders.worker_pool import WorkerStartError
 from pipo.records.problems import Reward
 from pipo.tasks.base import Task
+from pipo.tasks.verdicts import verdicts_of
 
 GRADED_FILE = "graded.jsonl"
 _REASONS_SHOWN = 3
@@ -139,23 +139,22 @@ def _grade(
 ) -> None:
     entries = (matcher.entry(number, line) for number, line in enumerate(read_lines(samples)))
     while some := list(itertools.islice(entries, batch)):
-        verdicts = _verdicts(some)
-        rows = [dumped(graded_row(e, v)) + b"\n" for e, v in zip(some, verdicts, strict=True)]
+        graded = _graded(some)
+        rows = [dumped(graded_row(e, v)) + b"\n" for e, v in zip(some, graded, strict=True)]
         file.write(b"".join(rows))
         file.flush()
-        for entry, found in zip(some, verdicts, strict=True):
+        for entry, found in zip(some, graded, strict=True):
             counts.add(entry, found)
         advance(some[-1].line.end)
 
 
-def _verdicts(entries: Sequence[Entry]) -> list[list[Reward]]:
+def _graded(entries: Sequence[Entry]) -> list[list[Reward]]:
     """The verdicts on each row's responses; none for a row with nothing to grade."""
     found: list[list[Reward]] = [[] for _ in entries]
     for task in {id(e.task): e.task for e in entries if e.task is not None}.values():
         own = [(i, e) for i, e in enumerate(entries) if e.task is task]
         asked = [(i, e.example, response) for i, e in own for response in e.responses]
-        rewards = task.score_batch([example for _, example, _ in asked], [text for _, _, text in asked])
-        warn_of_machine(task.name, rewards)
+        rewards = verdicts_of(task, [example for _, example, _ in asked], [text for _, _, text in asked])
         for (index, _, _), reward in zip(asked, rewards, strict=True):
             found[index].append(reward)
     return found

@@ -23,6 +23,9 @@ from pipo.config.cli import register_resolvers
 from pipo.lm.attention import ATTENTION_NAME
 from pipo.lm.packing import PackedRows, pack
 from pipo.lm.policy import Policy
+from pipo.records.problems import E, Reward
+from pipo.tasks.base import Task
+from pipo.tasks.verdicts import verdicts_of
 
 ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)
@@ -52,6 +55,13 @@ def make_policy(seed: int = 0, vocab: int = 48) -> Policy:
         initializer_range=0.3,
     )
     return Policy(Qwen3ForCausalLM(config))
+
+
+def verdict(task: Task[E], example: E, response: str) -> Reward:
+    """The verdict on one response. Graded twice at a time, so that a grader that breaks on it raises here."""
+    first, second = verdicts_of(task, [example] * 2, [response] * 2)
+    assert first == second
+    return first
 
 
 def packed(ids: torch.Tensor, mask: torch.Tensor) -> PackedRows:

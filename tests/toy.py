@@ -49,9 +49,9 @@ class ToyTask(Task[Example]):
     def render_with_hint(self, example: Example, *, solution: str | None, feedback: str | None) -> Prompt:
         return Prompt(messages=(), text=f"{solution or feedback} 2 3")
 
-    def score(self, example: Example, response: str) -> Reward:
-        first = response.split()[0]
-        return Reward(score=float(int(first) % 2 == 0), answer=first)
+    def grade(self, examples: Sequence[Example], responses: Sequence[str]) -> list[Reward]:
+        firsts = [response.split()[0] for response in responses]
+        return [Reward(score=float(int(first) % 2 == 0), answer=first) for first in firsts]
 
 
 def decode(ids: Sequence[int], prompt: Sequence[int] = ()) -> str:

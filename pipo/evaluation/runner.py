@@ -21,12 +21,12 @@ from pipo.evaluation.results import (
 )
 from pipo.evaluation.statistics import Estimate, estimate, mean_at_n
 from pipo.evaluation.voting import majority_values
-from pipo.graders.infrastructure import warn_of_machine
 from pipo.records.problems import Example, Reward
 from pipo.records.rollouts import Completions, TokenIds
 from pipo.rollout.engine import RolloutEngine, SamplingParams
 from pipo.tasks.base import Task
 from pipo.tasks.prompts import Decode
+from pipo.tasks.verdicts import verdicts_of
 
 OnBatch = Callable[[Sequence[ProblemResult]], None]
 """Called with each batch of newly scored problems."""
@@ -141,17 +141,16 @@ def _graded(
     completions: Completions, texts: Sequence[str], task: Task, examples: Sequence[Example], count: int
 ) -> list[list[Sample]]:
     """The ``count`` responses to each problem with their verdicts."""
-    verdicts = task.score_batch([example for example in examples for _ in range(count)], texts)
-    warn_of_machine(task.name, verdicts)
-    samples = _samples(completions, texts, verdicts)
+    asked = [example for example in examples for _ in range(count)]
+    samples = _samples(completions, texts, verdicts_of(task, asked, texts))
     return [samples[row * count : (row + 1) * count] for row in range(len(examples))]
 
 
-def _samples(completions: Completions, texts: Sequence[str], verdicts: Sequence[Reward]) -> list[Sample]:
+def _samples(completions: Completions, texts: Sequence[str], graded: Sequence[Reward]) -> list[Sample]:
     finished, lengths = completions.finished.tolist(), completions.lengths.tolist()
     return [
         Sample.of(text, verdict, finished=done, length=length)
-        for text, verdict, done, length in zip(texts, verdicts, finished, lengths, strict=True)
+        for text, verdict, done, length in zip(texts, graded, finished, lengths, strict=True)
     ]
 
 

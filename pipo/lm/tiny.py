@@ -260,8 +260,9 @@ def evaluate_model(
         )
         new = out[:, batch["input_ids"].shape[1] :]
         tokens += int((new != PAD_ID).sum())
-        for example, text in zip(part, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
-            scores[example.level].append(task.score(example, text).score)
+        texts = tokenizer.batch_decode(new, skip_special_tokens=True)
+        for example, verdict in zip(part, task.grade(part, texts), strict=True):
+            scores[example.level].append(verdict.score)
     flat = [score for level in scores.values() for score in level]
     by_level = {level: sum(values) / max(1, len(values)) for level, values in scores.items()}
     return Score(accuracy=sum(flat) / len(flat), by_level=by_level, tokens=tokens / len(flat))

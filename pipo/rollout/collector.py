@@ -12,11 +12,11 @@ from torch import Tensor
 from pipo.distributed.metrics import IterationMetrics
 from pipo.distributed.seeds import numbered_seed
 from pipo.functional.shaping import overlong_penalty
-from pipo.graders.infrastructure import warn_of_machine
 from pipo.records.rollouts import Completions, IterationPrompts, PromptBatch, Rollouts
 from pipo.rollout.engine import RolloutEngine, SamplingParams
 from pipo.tasks.base import Task
 from pipo.tasks.prompts import Decode
+from pipo.tasks.verdicts import verdicts_of
 
 log = logging.getLogger(__name__)
 
@@ -120,14 +120,13 @@ class Collector:
                 for i, (row, length) in enumerate(zip(rows, lengths, strict=True))
             )
             asked = [example for example in prompts.examples for _ in range(self.group_size)]
-            verdicts = tuple(self.task.score_batch(asked, texts))
-            warn_of_machine(self.task.name, verdicts)
-            rewards = torch.tensor([verdict.score for verdict in verdicts], dtype=torch.float32)
+            graded = verdicts_of(self.task, asked, texts)
+            rewards = torch.tensor([verdict.score for verdict in graded], dtype=torch.float32)
         rollouts = Rollouts(
             prompts=prompts,
             completions=completions,
             texts=texts,
-            verdicts=verdicts,
+            verdicts=graded,
             rewards=rewards,
             shaping=self._shaping(completions),
             group_size=self.group_size,

@@ -32,6 +32,7 @@ from pipo.graders.thought import answer_part
 from pipo.records.problems import Example, Message, Prompt, Reward, Split
 from pipo.tasks.base import Task
 from pipo.tasks.rows import Row, UnusableRow
+from pipo.tasks.verdicts import one_by_one
 
 MARK = "#"
 """Comes before the result; everything after its last occurrence is read as the answer."""
@@ -248,8 +249,11 @@ class ArithmeticTask(Task):
         text = hinted(f"{example.question}=", hint)
         return Prompt(messages=(Message(role="user", content=text),), text=text)
 
-    def score(self, example: Example, response: str) -> Reward:
+    def grade(self, examples: Sequence[Example], responses: Sequence[str]) -> list[Reward]:
         """1 if the text after the last ``#`` is the result, else 0 with the working as feedback."""
+        return one_by_one(self._verdict, examples, responses)
+
+    def _verdict(self, example: Example, response: str) -> Reward:
         _, mark, tail = answer_part(response).rpartition(MARK)
         answer = tail if mark else None
         if answer == example.answer:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 from pipo.errors import TaskError
 from pipo.records.problems import Dropped, E, Message, Prompt, Reward, Split
@@ -32,6 +32,15 @@ class Task(ABC, Generic[E]):
     version: str
     template: str
     votes: bool = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in ("score", "score_batch"):
+            if hasattr(cls, name):
+                raise TypeError(
+                    f"{cls.__name__}.{name} would never be called: responses are graded by "
+                    "grade(examples, responses), so override that"
+                )
 
     @abstractmethod
     def examples(self, split: Split) -> Sequence[E]:
@@ -89,12 +98,19 @@ class Task(ABC, Generic[E]):
         return Prompt(messages=(*earlier, asked), text=f"{hint}\n\n{prompt.text}")
 
     @abstractmethod
-    def score(self, example: E, response: str) -> Reward:
-        """Grade one decoded response. Never raises for anything the response contains."""
+    def grade(self, examples: Sequence[E], responses: Sequence[str]) -> list[Reward]:
+        """Grade decoded responses, for training and evaluation alike; there is no other way to a verdict.
 
-    def score_batch(self, examples: Sequence[E], responses: Sequence[str]) -> list[Reward]:
-        """Grade many responses; ``examples[i]`` belongs to ``responses[i]``. Override to run in parallel."""
-        return [self.score(e, r) for e, r in zip(examples, responses, strict=True)]
+        Whatever a response contains may cost that response its score and no other; a task that looks at one
+        at a time gets that from :func:`pipo.tasks.verdicts.one_by_one`.
+
+        Args:
+            examples: the problem of each response.
+            responses: decoded text.
+
+        Returns:
+            One verdict per response, in order.
+        """
 
     def same_answers(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Whether two final answers, as in ``Reward.answer``, mean the same; for each pair.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -17,6 +17,7 @@ from pipo.graders.bfcl_literals import TYPES, express
 from pipo.records.problems import Example, Message, Prompt, Reward, Split
 from pipo.tasks.row_task import RowTask
 from pipo.tasks.rows import Row, RowSource, UnusableRow
+from pipo.tasks.verdicts import one_by_one
 
 # What a response to a problem of each category is compared with.
 CATEGORIES: dict[str, grader.Expectation] = {
@@ -153,9 +154,9 @@ class BfclTask(RowTask[BfclExample]):
         *head, asked = filled.messages
         return Prompt(messages=(*head, *earlier, asked), text=filled.text)
 
-    def score(self, example: BfclExample, response: str) -> Reward:
-        """1.0 if the response is right, else 0.0."""
-        return grader.grade(response, example.reference)
+    def grade(self, examples: Sequence[BfclExample], responses: Sequence[str]) -> list[Reward]:
+        """1.0 if a response is right, else 0.0."""
+        return one_by_one(lambda e, r: grader.grade(r, e.reference), examples, responses)
 
 
 def _language(category: str) -> Language:

@@ -23,12 +23,8 @@ class BoxedTask(Task[Example]):
     def __init__(self, *, grader_workers: int, grader_cpu_s: float, grader_wall_s: float) -> None:
         self._grader = MathGrader(workers=grader_workers, cpu_s=grader_cpu_s, wall_s=grader_wall_s)
 
-    def score(self, example: Example, response: str) -> Reward:
-        """1.0 if the last box equals the reference and is in final form, else 0.0."""
-        return self._grader.grade(response, example.answer, example.question)
-
-    def score_batch(self, examples: Sequence[Example], responses: Sequence[str]) -> list[Reward]:
-        """As ``score``, in parallel."""
+    def grade(self, examples: Sequence[Example], responses: Sequence[str]) -> list[Reward]:
+        """1.0 if the last box equals the reference and is in final form, else 0.0; in parallel."""
         pairs = [(response, e.answer) for e, response in zip(examples, responses, strict=True)]
         return self._grader.grade_batch(pairs, [e.question for e in examples])
 

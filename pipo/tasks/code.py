@@ -113,12 +113,8 @@ class CodeTask(RowTask[CodeExample]):
         }
         return self.prompt.render(values)
 
-    def score(self, example: CodeExample, response: str) -> Reward:
-        """The grader's verdict on the program in the response."""
-        return self.score_batch([example], [response])[0]
-
-    def score_batch(self, examples: Sequence[CodeExample], responses: Sequence[str]) -> list[Reward]:
-        """As ``score``, in parallel. ``Reward.answer`` is the program."""
+    def grade(self, examples: Sequence[CodeExample], responses: Sequence[str]) -> list[Reward]:
+        """The grader's verdicts on the programs in the responses, in parallel; ``answer`` is the program."""
         programs = [self.program(e, r) for e, r in zip(examples, responses, strict=True)]
         jobs = [
             ProgramJob(program=self.runnable(program), tests=e.tests)

@@ -15,6 +15,7 @@ from pipo.graders.choice import grade_choice, letters
 from pipo.records.problems import Example, Prompt, Reward, Split
 from pipo.tasks.row_task import RowTask
 from pipo.tasks.rows import Row, Source, UnusableRow
+from pipo.tasks.verdicts import one_by_one
 
 # How SDPO's rows end; the template of this task says it itself.
 _REQUEST = "\nPlease reason step by step."
@@ -100,9 +101,9 @@ class ScienceTask(RowTask[ChoiceExample]):
         *most, last = letters(len(example.choices))
         return self.prompt.render({"question": example.question, "letters": f"{', '.join(most)} or {last}"})
 
-    def score(self, example: ChoiceExample, response: str) -> Reward:
+    def grade(self, examples: Sequence[ChoiceExample], responses: Sequence[str]) -> list[Reward]:
         """1.0 if the letter in the last ``<answer>`` is right, else 0.0."""
-        return grade_choice(response, example.choices, example.answer)
+        return one_by_one(lambda e, r: grade_choice(r, e.choices, e.answer), examples, responses)
 
 
 def restored(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipo.graders import rlla
@@ -9,6 +10,7 @@ from pipo.graders.tool_calls import THINK, read_response, render_calls
 from pipo.records.problems import Example, Prompt, Reward, Split
 from pipo.tasks.row_task import RowTask
 from pipo.tasks.rows import Row, RowSource, UnusableRow
+from pipo.tasks.verdicts import one_by_one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +51,9 @@ class DialogueTask(RowTask[DialogueExample]):
         """The row's own prompt."""
         return self.prompt.render({"system": example.system, "user": example.user})
 
-    def score(self, example: DialogueExample, response: str) -> Reward:
+    def grade(self, examples: Sequence[DialogueExample], responses: Sequence[str]) -> list[Reward]:
         """The reward that was chosen."""
-        return rlla.grade(response, example.reference, self._reward)
+        return one_by_one(lambda e, r: rlla.grade(r, e.reference, self._reward), examples, responses)
 
 
 class ToolUseTask(DialogueTask):

@@ -361,7 +361,7 @@ def test_a_grader_that_cannot_start_is_one_line(
     def dead(*_: Any) -> None:
         raise WorkerStartError("cannot start a grading worker: no module named math_verify")
 
-    monkeypatch.setattr(ArithmeticTask, "score_batch", dead)
+    monkeypatch.setattr(ArithmeticTask, "grade", dead)
     cfg = compose_eval("evaluation.problems=2", f"output_dir={tmp_path / 'out'}")
     code, _ = exit_code(lambda: score(cfg, []))
     said = "error: cannot start a grading worker: no module named math_verify; nothing has been scored\n"

@@ -96,8 +96,8 @@ def test_a_drop_with_lambda_zero_changes_nothing_in_that_iteration():
 
 def test_a_flat_history_applies_nothing():
     class Flat(toy.ToyTask):
-        def score(self, example, response):
-            return toy.Reward(score=0.5)
+        def grade(self, examples, responses):
+            return [toy.Reward(score=0.5)] * len(responses)
 
     model, updates = toy.module(), RecordUpdates()
     model.collector.task = Flat()

@@ -81,6 +81,37 @@ def test_a_task_of_ones_own_is_scored_without_a_benchmark_file(mine, monkeypatch
     assert results["near_sums"]["samples"] == 4 * 8
 
 
+def test_a_task_that_grades_by_another_method_is_refused_by_its_name(mine, tmp_path):
+    """Before, a ``score`` beside the parent's ``grade`` would have been left lying without a word."""
+    page = (mine / "my/near_sums.py").read_text()
+    assert page.count("def grade(self") == page.count("self.verdict, ") == 1
+    (tmp_path / "my/conf/task").mkdir(parents=True)
+    (tmp_path / "my/near_sums.py").write_text(page.replace("def verdict(", "def score("))
+    yaml = (mine / "my/conf/task/near_sums.yaml").read_text()
+    (tmp_path / "my/conf/task/near_sums.yaml").write_text(yaml)
+    done = run("train.py", "task=near_sums", "output_dir=run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: task.source._target_: near_sums.NearSumsTask cannot be used (")
+    assert "NearSumsTask.score would never be called: responses are graded by grade(" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_verdicts_that_are_not_one_for_each_response_end_the_run_with_the_class(mine, tmp_path):
+    page = (mine / "my/near_sums.py").read_text()
+    (tmp_path / "my/conf/task").mkdir(parents=True)
+    (tmp_path / "my/near_sums.py").write_text(
+        page.replace("examples, responses)\n\n", "examples, responses)[1:]\n\n")
+    )
+    yaml = (mine / "my/conf/task/near_sums.yaml").read_text()
+    (tmp_path / "my/conf/task/near_sums.yaml").write_text(yaml)
+    done = run("train.py", "task=near_sums", *SMALL, "output_dir=run", cwd=tmp_path)
+    assert done.returncode == 2
+    # Four held-out problems before the first iteration, 8 responses each.
+    said = "error: NearSumsTask.grade must return one Reward per response, got 31 of 32\n"
+    assert done.stderr.endswith(said), done.stderr
+
+
 def test_a_task_and_a_benchmark_are_not_both_scored(mine):
     done = run("eval.py", "task=near_sums", "benchmark=arithmetic", cwd=mine)
     assert done.returncode == 2

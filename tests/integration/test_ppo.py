@@ -163,8 +163,9 @@ def test_the_critic_learns():
     """Every prompt has a reward of its own here, so the critic can know it from the prompt."""
 
     class ByPrompt(toy.ToyTask):
-        def score(self, example, response):
-            return toy.Reward(score=float(int(example.uid.rpartition("/")[2]) % 2 == 0))
+        def grade(self, examples, responses):
+            numbers = [int(example.uid.rpartition("/")[2]) for example in examples]
+            return [toy.Reward(score=float(number % 2 == 0)) for number in numbers]
 
     record, module = toy.Record(), toy.module(ppo(), learning_rate=1e-3, group_size=8, mini_batch=64)
     module.collector.task = ByPrompt()

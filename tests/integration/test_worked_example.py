@@ -24,7 +24,7 @@ class Scripted(toy.ToyTask):
     def __init__(self) -> None:
         self.graded = 0
 
-    def score_batch(self, examples, responses):
+    def grade(self, examples, responses):
         rewards = SCRIPT[self.graded]
         self.graded += 1
         return [toy.Reward(score=float(reward)) for reward in rewards]

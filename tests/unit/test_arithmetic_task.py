@@ -18,6 +18,7 @@ from pipo.tasks.arithmetic import (
     hinted,
     split_of,
 )
+from tests.conftest import verdict
 
 MIX = {"1": 1.0, "2": 1.0, "3": 1.0, "4": 2.0, "5": 1.0}
 CHARACTERS = set("0123456789+-*=;#()")
@@ -30,7 +31,7 @@ def task(**changes: Any) -> ArithmeticTask:
 
 def graded(response: str, answer: str = "132") -> float:
     example = Example(uid="x", question="47+85", answer=answer, level="1")
-    return task(train_problems=1, test_problems=1).score(example, response).score
+    return verdict(task(train_problems=1, test_problems=1), example, response).score
 
 
 def test_same_seed_same_problems_other_seed_others() -> None:
@@ -100,7 +101,7 @@ def test_every_demonstration_has_true_equations_and_grades_one() -> None:
     for example in (*made.examples("train"), *made.examples("test")):
         response = demonstrate(example.question)
         assert set(response) <= CHARACTERS
-        reward = made.score(example, response)
+        reward = verdict(made, example, response)
         assert (reward.score, reward.answer, reward.feedback) == (1.0, example.answer, None)
         working, result = response.split("#")
         columns = working.split(";")
@@ -155,20 +156,20 @@ def test_nothing_else_counts(response: str) -> None:
 def test_what_the_grader_read_is_reported() -> None:
     made = task()
     example = Example(uid="x", question="47+85", answer="132", level="1")
-    assert made.score(example, "12;13").answer is None
-    assert made.score(example, "#12#13").answer == "13"
-    assert made.score(example, "#").answer == ""
-    assert made.score(example, "<think>#12</think>#13").answer == "13"
-    assert made.score(example, "<think>#12").answer is None
+    assert verdict(made, example, "12;13").answer is None
+    assert verdict(made, example, "#12#13").answer == "13"
+    assert verdict(made, example, "#").answer == ""
+    assert verdict(made, example, "<think>#12</think>#13").answer == "13"
+    assert verdict(made, example, "<think>#12").answer is None
 
 
 def test_feedback_is_the_correct_working_and_only_for_wrong_responses() -> None:
     made = task()
     example = Example(uid="x", question="47+85", answer="132", level="1")
-    feedback = made.score(example, "#133").feedback
+    feedback = verdict(made, example, "#133").feedback
     assert feedback == "12;13#132"
-    assert made.score(example, feedback).score == 1.0
-    assert made.score(example, feedback).feedback is None
+    assert verdict(made, example, feedback).score == 1.0
+    assert verdict(made, example, feedback).feedback is None
     assert hinted("47+85=", feedback) == "(12;13#132)47+85="
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from pipo.errors import TaskError
 from pipo.tasks.boxed_sums import BoxedSumsTask
+from tests.conftest import verdict
 
 OPTIONS: dict[str, Any] = {
     "operands_max": 9,
@@ -47,8 +48,8 @@ def test_answers_are_the_sums() -> None:
     for example in task.examples("train"):
         a, b = map(int, example.question.split(" + "))
         assert example.answer == str(a + b)
-        assert task.score(example, f"{a} + {b} = \\boxed{{{a + b}}}").score == 1.0
-        assert task.score(example, f"{a} + {b} = \\boxed{{{a + b + 1}}}").score == 0.0
+        assert verdict(task, example, f"{a} + {b} = \\boxed{{{a + b}}}").score == 1.0
+        assert verdict(task, example, f"{a} + {b} = \\boxed{{{a + b + 1}}}").score == 0.0
 
 
 def test_same_seed_same_problems_other_seed_other_split() -> None:
@@ -82,10 +83,10 @@ def test_no_worked_sums() -> None:
     assert len(task.examples("train")) + len(task.examples("test")) == 100
 
 
-def test_score_batch_keeps_order() -> None:
+def test_grade_keeps_order() -> None:
     task = BoxedSumsTask(**OPTIONS)
     examples = list(task.examples("train")[:4])
-    rewards = task.score_batch(
+    rewards = task.grade(
         examples, [f"\\boxed{{{e.answer}}}" if i % 2 else "?" for i, e in enumerate(examples)]
     )
     assert [r.score for r in rewards] == [0.0, 1.0, 0.0, 1.0]

@@ -19,6 +19,7 @@ from pipo.records.problems import Reward
 from pipo.tasks.code import CodeExample, CodeTask
 from pipo.tasks.mbpp import SPLITS
 from tests.code_rows import DATA, make_task
+from tests.conftest import verdict
 
 
 @pytest.fixture(scope="module")
@@ -104,14 +105,14 @@ def test_own_rows(grader: CodeGrader) -> None:
     for kind, cases in programs.items():
         task = make_task(kind, DATA / f"{kind}_small.jsonl", grader)
         examples = [task.examples("test")[number] for number, _, _ in cases]
-        rewards = task.score_batch(examples, [fenced(program) for _, program, _ in cases])
+        rewards = task.grade(examples, [fenced(program) for _, program, _ in cases])
         assert [r.score for r in rewards] == pytest.approx([share for _, _, share in cases])
         assert [r.error for r in rewards] == [None] * len(cases)
         # What a failing program is told names the first test that failed.
         assert all((r.feedback is None) == (r.score == 1) for r in rewards)
     task = make_task("mbpp", DATA / "mbpp_small.jsonl", grader)
     (tree,) = task.examples("train")
-    assert task.score(tree, fenced(tree.answer)).score == 1.0
+    assert verdict(task, tree, fenced(tree.answer)).score == 1.0
 
 
 def humaneval(grader: CodeGrader) -> tuple[CodeTask, list[CodeExample], list[str]]:
@@ -124,7 +125,7 @@ def humaneval(grader: CodeGrader) -> tuple[CodeTask, list[CodeExample], list[str
 
 def test_every_humaneval_solution_completes_its_prompt(grader: CodeGrader) -> None:
     task, examples, solutions = humaneval(grader)
-    assert failures(examples, task.score_batch(examples, solutions)) == {}
+    assert failures(examples, task.grade(examples, solutions)) == {}
 
 
 @pytest.mark.parametrize("step", [8, pytest.param(1, marks=pytest.mark.slow)])
@@ -134,8 +135,8 @@ def test_humaneval_written_again_and_mutants(grader: CodeGrader, step: int) -> N
     # As a chat model answers: the function alone, without the prompt's imports and helpers.
     names = [e.tests.entry_point for e in examples if isinstance(e.tests, AssertTests)]
     alone = [e.answer[e.answer.index(f"def {name}(") :] for e, name in zip(examples, names, strict=True)]
-    assert failures(examples, task.score_batch(examples, [fenced(program) for program in alone])) == {}
-    mutants = task.score_batch(examples, ["    return None"] * len(examples))
+    assert failures(examples, task.grade(examples, [fenced(program) for program in alone])) == {}
+    mutants = task.grade(examples, ["    return None"] * len(examples))
     assert {r.score for r in mutants} == {0.0}
 
 
@@ -155,8 +156,8 @@ def test_mbpp_solutions_and_mutants(
     examples = list(task.examples("test"))
     assert (len(examples), len(task.dropped("test"))) == (size, 0)
     examples = examples[::step]
-    assert failures(examples, task.score_batch(examples, [fenced(e.answer) for e in examples])) == {}
-    mutants = task.score_batch(examples, [fenced(returns_none(e)) for e in examples])
+    assert failures(examples, task.grade(examples, [fenced(e.answer) for e in examples])) == {}
+    mutants = task.grade(examples, [fenced(returns_none(e)) for e in examples])
     assert [e.uid for e, r in zip(examples, mutants, strict=True) if r.score == 1] == []
 
 
@@ -173,8 +174,8 @@ def test_taco_programs_pass_their_tests(grader: CodeGrader, step: int) -> None:
     assert Counter(isinstance(e.tests, CallTests) for e in examples) == {False: 70, True: 13}
     # The 12 problems with a special judge among them too: the program printed what the samples show.
     examples = examples[::step]
-    assert failures(examples, task.score_batch(examples, [fenced(e.answer) for e in examples])) == {}
-    mutants = task.score_batch(examples, [fenced(returns_none(e) or "input()") for e in examples])
+    assert failures(examples, task.grade(examples, [fenced(e.answer) for e in examples])) == {}
+    mutants = task.grade(examples, [fenced(returns_none(e) or "input()") for e in examples])
     assert [e.uid for e, r in zip(examples, mutants, strict=True) if r.score == 1] == []
 
 
@@ -195,7 +196,7 @@ def test_livecodebench_agrees_with_official_verdicts(grader: CodeGrader, step: i
     examples = list(task.examples("test"))
     assert (len(examples), len(task.dropped("test"))) == (72, 0)
     graded = [row["_official_graded"] for row in rows(file)][::step]
-    rewards = task.score_batch(examples[::step], [fenced(program["code_list"][0]) for program in graded])
+    rewards = task.grade(examples[::step], [fenced(program["code_list"][0]) for program in graded])
     table = Counter(
         (official["graded_list"][0], r.score == 1) for official, r in zip(graded, rewards, strict=True)
     )

@@ -21,6 +21,7 @@ from pipo.records.problems import Reward
 from pipo.tasks.code import CONTEST_PRELUDE, CodeExample, with_prelude
 from pipo.tasks.taco import TACO_PRELUDE
 from tests.code_rows import DATA, ScriptedGrader, make_task
+from tests.conftest import verdict
 
 
 def example(kind: str, number: int, split: str = "test") -> CodeExample:
@@ -216,7 +217,7 @@ def test_programs_are_found_run_and_reported() -> None:
     grader = ScriptedGrader(lambda job: Reward(score=0.25, feedback=f"ran {len(job.program or '')}"))
     task = make_task("taco", DATA / "taco_small.jsonl", grader)
     shown = task.examples("test")[0]
-    rewards = task.score_batch([shown] * 3, ["```python\nprint(1)\n```", "No.", "```\nprint(22)\n```"])
+    rewards = task.grade([shown] * 3, ["```python\nprint(1)\n```", "No.", "```\nprint(22)\n```"])
     # Only responses with a program reach the grader, and what is reported is the program without the imports.
     assert [job.tests for job in grader.jobs] == [shown.tests] * 2
     assert [job.program for job in grader.jobs] == [f"{TACO_PRELUDE}\nprint({n})" for n in (1, 22)]
@@ -224,7 +225,7 @@ def test_programs_are_found_run_and_reported() -> None:
     assert [r.answer for r in rewards] == ["print(1)", None, "print(22)"]
     assert rewards[1].feedback is not None
     assert rewards[1].feedback.startswith("The response holds no program.")
-    assert task.score(shown, "```python\nprint(1)\n```") == rewards[0]
+    assert verdict(task, shown, "```python\nprint(1)\n```") == rewards[0]
     task.close()
     assert grader.closed
 
@@ -348,9 +349,7 @@ def test_humaneval_completes_the_prompt() -> None:
     grader = ScriptedGrader()
     task = make_task("humaneval", DATA / "humaneval_small.jsonl", grader)
     first, second = task.examples("test")
-    task.score_batch(
-        [first, second], ["    return items[-1]", "```python\ndef halves(n):\n    return n\n```"]
-    )
+    task.grade([first, second], ["    return items[-1]", "```python\ndef halves(n):\n    return n\n```"])
     assert grader.jobs[0].program == first.question + "    return items[-1]"
     helper = second.question.partition("def halves")[0]
     assert grader.jobs[1].program == helper + "def halves(n):\n    return n"

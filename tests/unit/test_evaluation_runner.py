@@ -84,7 +84,10 @@ class FirstTokenTask(Task[Example]):
     def render(self, example: Example) -> Prompt:
         return Prompt(messages=(), text=example.question)
 
-    def score(self, example: Example, response: str) -> Reward:
+    def grade(self, examples: Sequence[Example], responses: Sequence[str]) -> list[Reward]:
+        return [self.verdict(e, r) for e, r in zip(examples, responses, strict=True)]
+
+    def verdict(self, example: Example, response: str) -> Reward:
         first = int(response.split()[0])
         if first == 8:
             return Reward(score=0.0, error="time-out")

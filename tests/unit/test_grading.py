@@ -286,7 +286,7 @@ def test_what_the_machine_could_not_grade_is_counted_apart(
     compose_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     verdict = Reward(score=0.0, error="worker killed", infrastructure=True)
-    monkeypatch.setattr(ArithmeticTask, "score", lambda *_: verdict)
+    monkeypatch.setattr(ArithmeticTask, "grade", lambda *_: [verdict])
     rows = [{"question": "10+10", "response": "#20"}]
     (row,) = graded(compose_config, written(tmp_path / "rows.jsonl", rows), "task=arithmetic")
     assert (row["score"], row["error"]) == (0.0, "infrastructure error: worker killed")
@@ -308,14 +308,14 @@ def test_what_was_graded_before_it_was_stopped_stays(
     ends: type[Exception],
     said: str,
 ) -> None:
-    plain = ArithmeticTask.score_batch
+    plain = ArithmeticTask.grade
 
-    def score_batch(task: ArithmeticTask, examples: Any, responses: Any) -> list[Reward]:
+    def grade(task: ArithmeticTask, examples: Any, responses: Any) -> list[Reward]:
         if "stop" in responses:
             raise stop
         return plain(task, examples, responses)
 
-    monkeypatch.setattr(ArithmeticTask, "score_batch", score_batch)
+    monkeypatch.setattr(ArithmeticTask, "grade", grade)
     rows = [{"question": "10+10", "response": text} for text in ("#20", "#21", "#20", "stop")]
     path = written(tmp_path / "rows.jsonl", rows)
     with pytest.raises(ends, match=said):

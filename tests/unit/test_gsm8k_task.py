@@ -19,6 +19,7 @@ from pipo.errors import TaskError
 from pipo.tasks.gsm8k import Gsm8kTask
 from pipo.tasks.rows import Source
 from pipo.tasks.template import load_template
+from tests.conftest import verdict
 
 SMALL = Path(__file__).parents[1] / "data" / "gsm8k_small.jsonl"
 INSTRUCTION = "Think step by step, then give the final answer in \\boxed{}."
@@ -93,10 +94,10 @@ def test_score() -> None:
         "\\boxed{24 \\cdot 100 = 2400}",
     ]
     bad = ["\\boxed{24 \\cdot 100}", "2400", "\\boxed{2400} no, \\boxed{2401}", "\\boxed{2,40}"]
-    rewards = task.score_batch([example] * 9, good + bad)
+    rewards = task.grade([example] * 9, good + bad)
     assert [r.score for r in rewards] == [1.0] * 5 + [0.0] * 4
     assert [r.error for r in rewards] == [None] * 9
-    assert task.score(example, good[0]) == rewards[0]
+    assert verdict(task, example, good[0]) == rewards[0]
     task.close()
 
 
@@ -216,11 +217,11 @@ def test_real_rows(split: Any) -> None:
     task = make({split: f"{folder}/gsm8k_{split}.jsonl"})
     examples = list(task.examples(split))
     assert len(examples) >= 60
-    right = task.score_batch(examples, [f"So \\boxed{{{e.answer}}}." for e in examples])
-    as_fraction = task.score_batch(
+    right = task.grade(examples, [f"So \\boxed{{{e.answer}}}." for e in examples])
+    as_fraction = task.grade(
         examples, [f"\\boxed{{\\frac{{{2 * Decimal(e.answer)}}}{{2}}}}" for e in examples]
     )
-    wrong = task.score_batch(examples, [f"So \\boxed{{{Decimal(e.answer) + 1}}}." for e in examples])
+    wrong = task.grade(examples, [f"So \\boxed{{{Decimal(e.answer) + 1}}}." for e in examples])
     task.close()
     assert {r.score for r in right} == {r.score for r in as_fraction} == {1.0}
     assert {r.score for r in wrong} == {0.0}

@@ -18,6 +18,7 @@ from pipo.errors import ConfigError, TaskError
 from pipo.graders.math import last_boxed
 from pipo.tasks.math import MathFields, MathTask
 from pipo.tasks.rows import Source, read_file
+from tests.conftest import verdict
 
 DATA = Path(__file__).parents[1] / "data"
 INSTRUCTION = "Please solve this step by step and put your final answer in \\boxed{}."
@@ -94,7 +95,7 @@ def test_answers_of_every_type() -> None:
     ]
     right = ["2 \\cdot 60 = 120 \\text{ minutes}", "0.006", "1 \\text{ and } 0", "4.0", "16, 32, \\ldots"]
     wrong = ["2 \\cdot 60 \\text{ minutes}", "0.0006", "1", "3 \\text{ or } 4", "16, 32"]
-    rewards = task.score_batch([*examples, *examples], [f"\\boxed{{{a}}}" for a in right + wrong])
+    rewards = task.grade([*examples, *examples], [f"\\boxed{{{a}}}" for a in right + wrong])
     doubtful = task.doubtful("test")
     task.close()
     assert [r.score for r in rewards] == [1.0] * 5 + [0.0] * 5
@@ -129,7 +130,7 @@ def test_a_task_can_be_copied_and_pickled() -> None:
     places = [d.place for d in task.doubtful("test")]
     for twin in (copy.deepcopy(task), pickle.loads(pickle.dumps(task))):
         assert [d.place for d in twin.doubtful("test")] == places == ["mine/test/4"]
-        assert twin.score(twin.examples("test")[0], "\\boxed{120}").score == 1.0
+        assert verdict(twin, twin.examples("test")[0], "\\boxed{120}").score == 1.0
         twin.close()
     task.close()
 
@@ -187,9 +188,9 @@ def test_gold_answers_are_right(compose_config: Compose, name: str) -> None:
     if name == "minervamath":
         written = [row.fields["solution"] for row in read_file(real("minerva_math_qwen_form"))]
         responses = [s if last_boxed(s) else r for s, r in zip(written, responses, strict=True)]
-    rewards = task.score_batch(examples, responses)
+    rewards = task.grade(examples, responses)
     some = examples[::5]  # algebra takes longest to find a difference
-    others = task.score_batch(some, ["\\boxed{-9876.5}"] * len(some))
+    others = task.grade(some, ["\\boxed{-9876.5}"] * len(some))
     doubtful = [d.place for d in task.doubtful("test")]
     task.close()
     assert {(r.score, r.error) for r in rewards} == {(1.0, None)}

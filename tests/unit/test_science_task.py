@@ -14,6 +14,7 @@ from pipo.errors import TaskError
 from pipo.graders.choice import grade_choice, read_choice
 from pipo.tasks.rows import Source
 from pipo.tasks.science import ScienceTask, restored
+from tests.conftest import verdict
 
 DATA = Path(__file__).parents[1] / "data"
 SPLITS = {"biology": (450, 50), "chemistry": (1890, 210), "material": (841, 94), "physics": (720, 80)}
@@ -191,7 +192,7 @@ def real(name: str) -> Path:
 
 def answers(task: ScienceTask, form: str) -> set[float]:
     graded = [
-        task.score(e, form.format(e.answer, e.choices["ABCDEF".index(e.answer)]))
+        verdict(task, e, form.format(e.answer, e.choices["ABCDEF".index(e.answer)]))
         for e in task.examples("test")
     ]
     return {reward.score for reward in graded}

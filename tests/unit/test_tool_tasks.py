@@ -16,6 +16,7 @@ from pipo.tasks.api_bank import ApiBankTask
 from pipo.tasks.bfcl import CATEGORIES, BfclTask
 from pipo.tasks.published_file import PublishedFile
 from pipo.tasks.tool_use import ToolUseTask
+from tests.conftest import verdict
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -57,8 +58,8 @@ def test_rlla_rows_in_both_forms() -> None:
     assert prompt.messages[1].content == "<user> Turn the lamp on. </user>"
     assert prompt.text.startswith("You help with tools.")
     response = '<think> ok </think>\n<tool_call>\n{"name": "lamp", "parameters": {}}\n</tool_call>'
-    assert [task.score(e, response).score for e in examples[1:]] == [6 / 7, 0.0, 1.0]
-    assert [rlla(DATA / "rlla_small.jsonl", "calls").score(e, response).score for e in examples[1:]] == [
+    assert [verdict(task, e, response).score for e in examples[1:]] == [6 / 7, 0.0, 1.0]
+    assert [verdict(rlla(DATA / "rlla_small.jsonl", "calls"), e, response).score for e in examples[1:]] == [
         1,
         0,
         1,
@@ -97,10 +98,10 @@ def test_api_bank_rows_in_both_forms() -> None:
     lamp, plant = task.examples("test")
     assert lamp.answer == '{"name": "lamp", "parameters": {}}'
     right = "<think>x</think><tool_call>" + plant.answer + "</tool_call>"
-    assert task.score(plant, right).score == 1.0
-    assert task.score(plant, right.replace("fern", "Fern")).score == 0.0
-    assert task.score(plant, right.replace(plant.answer, 2 * plant.answer)).score == 0.0
-    assert task.score(plant, "").score == 0.0
+    assert verdict(task, plant, right).score == 1.0
+    assert verdict(task, plant, right.replace("fern", "Fern")).score == 0.0
+    assert verdict(task, plant, right.replace(plant.answer, 2 * plant.answer)).score == 0.0
+    assert verdict(task, plant, "").score == 0.0
 
 
 @pytest.mark.parametrize("answer", ["__import__('os')", "[", [], [{"name": "x"}], 5, "[1]"])
@@ -117,9 +118,9 @@ def test_bfcl_rows_and_their_answers_meet_by_id() -> None:
     assert fern.uid == "bfcl_simple_python/simple_python_0"
     assert fern.answer == "[garden.water(plant='fern', litres=0.5)]"
     assert ivy.answer == "[garden.water(plant='ivy', days=['Monday', 'Friday'])]"
-    assert task.score(fern, ivy.answer).score == 0.0
+    assert verdict(task, fern, ivy.answer).score == 0.0
     good = "[garden.water(plant='Ivy', days=['monday', 'FRIDAY'], litres=1, options={'gentle': True})]"
-    assert task.score(ivy, good).score == 1.0
+    assert verdict(task, ivy, good).score == 1.0
 
 
 def test_bfcl_prompts() -> None:
@@ -179,16 +180,16 @@ def test_real_rlla_rows(name: str, field: str, count: int) -> None:
     rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
     truths = [row[field]["ground_truth"] if field == "reward_model" else row[field] for row in rows]
     assert (len(examples), task.dropped("test")) == (count, ())
-    assert {t.score(e, r).score for t in (task, strict) for e, r in zip(examples, truths, strict=True)} == {
-        1.0
-    }
+    assert {
+        verdict(t, e, r).score for t in (task, strict) for e, r in zip(examples, truths, strict=True)
+    } == {1.0}
     for example, truth in zip(examples, truths, strict=True):
         spoilt = re.sub(r'"parameters": \{', '"parameters": {"no_such": 0, ', truth)
         spoilt = spoilt.replace(", }", "}") if example.reference.calls else "<think>x</think>" + truth
-        assert task.score(example, spoilt).score < 1.0
-        assert task.score(example, truth.replace("</think>", "")).score < 1.0
+        assert verdict(task, example, spoilt).score < 1.0
+        assert verdict(task, example, truth.replace("</think>", "")).score < 1.0
         if example.reference.calls:
-            assert strict.score(example, spoilt).score == 0.0
+            assert verdict(strict, example, spoilt).score == 0.0
 
 
 @pytest.mark.parametrize(("level", "count"), [(1, 60), (2, 67), (3, 60)])
@@ -198,9 +199,10 @@ def test_real_api_bank_rows(level: int, count: int) -> None:
     assert (len(examples), task.dropped("test")) == (count, ())
     for example in examples:
         right = f"<think> x </think>\n<tool_call>\n{example.answer}\n</tool_call>"
-        assert task.score(example, right).score == 1.0
-        assert task.score(example, right.replace('"name": "', '"name": "X')).score == 0.0
-        assert task.score(example, right.replace('"parameters": {', '"parameters": {"x": 1, ')).score == 0.0
+        assert verdict(task, example, right).score == 1.0
+        assert verdict(task, example, right.replace('"name": "', '"name": "X')).score == 0.0
+        more = right.replace('"parameters": {', '"parameters": {"x": 1, ')
+        assert verdict(task, example, more).score == 0.0
 
 
 # Rows that no answer passes, by the official checker as little as here: a required parameter has no
@@ -223,18 +225,18 @@ def test_real_bfcl_rows(category: str) -> None:
     for example in examples:
         if example.reference.expectation != "calls":
             called = example.reference.expectation == "any call"
-            assert task.score(example, "[anything(a=1)]").score == float(called)
-            assert task.score(example, "No function fits.").score == float(not called)
+            assert verdict(task, example, "[anything(a=1)]").score == float(called)
+            assert verdict(task, example, "No function fits.").score == float(not called)
             continue
         solvable = example.uid.partition("/")[2] not in UNSOLVABLE
-        assert task.score(example, example.answer).score == float(solvable), example.uid
+        assert verdict(task, example, example.answer).score == float(solvable), example.uid
         for wrong in (
             example.answer.replace("(", "_(", 1),
             "[" + ", ".join([example.answer[1:-1]] * 2) + "]",
             re.sub(r"\)\]$", ", no_such=1)]", example.answer).replace("(, ", "("),
             "",
         ):
-            assert task.score(example, wrong).score == 0.0, (example.uid, wrong)
+            assert verdict(task, example, wrong).score == 0.0, (example.uid, wrong)
 
 
 @pytest.mark.parametrize("benchmark", ["tools", "bfcl_relevance"])
