@@ -1,4 +1,4 @@
-"""Does the sign of the progress say what the update did? Pure functions of a run's probe.
+"""Sign agreement and correlation of the progress with the realised change: pure functions of a run's probe.
 
 The method assumes phi(xi_t) * dJ_t >= 0: the progress, which is computed from different prompts every
 iteration, has the sign of the change that the last update really made. The probe measures that change on

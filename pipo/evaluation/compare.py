@@ -1,4 +1,4 @@
-"""Two evaluations of the same problems, compared problem by problem."""
+"""Paired comparison of two evaluations of the same problems: differences, intervals and sign-flip tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run's full evaluations leave in its folder besides their summaries: who was solved, and how.
+"""Held-out records of a run, before and after training: right responses to every problem, and examples.
 
 ``held_out/before.json`` and ``held_out/after.json`` hold the number of right responses to every problem,
 which makes the two comparable problem by problem, and one response to each of the first problems.

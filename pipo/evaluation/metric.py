@@ -1,4 +1,4 @@
-"""Per-problem results of all ranks, gathered by torchmetrics."""
+"""pass@k of every problem over all ranks, as a torchmetrics metric."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a long evaluation shows while it runs: a bar per part in a terminal, nothing elsewhere."""
+"""Progress bars of an evaluation: one for each part in a terminal, none elsewhere."""
 
 from __future__ import annotations
 

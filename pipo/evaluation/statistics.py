@@ -1,4 +1,4 @@
-"""Estimators of an evaluation and their uncertainty: pure functions of numbers per problem.
+"""pass@k, bootstrap and Wilson intervals, sign-flip test, Holm's correction: of numbers per problem.
 
 The problem is the unit of everything here. A metric is the mean over problems of one number per problem, and
 its interval comes from resampling problems: responses to one problem are not independent of each other, so

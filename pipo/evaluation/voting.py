@@ -1,4 +1,4 @@
-"""maj@n: how often the answer that most of a problem's n responses give is right.
+"""maj@n, majority voting: how often the answer that most of a problem's n responses give is right.
 
 The n responses of a problem vote with their final answers; a response without one does not vote. Answers that
 mean the same are one camp, and the largest camp wins. When several camps are equally large, one of them is

@@ -1,4 +1,4 @@
-"""What a checkpoint is on disk, and which of them can be trusted.
+"""Checkpoints on disk: a manifest with the SHA-256 of every file, verification, pruning.
 
 A checkpoint is a folder::
 

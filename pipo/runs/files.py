@@ -1,4 +1,4 @@
-"""Files that are either the old ones or the new ones after a crash, never half of either."""
+"""Atomic writes: after a crash a file is the old one or the new one, never half of either."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics as files: one JSON object per iteration, and the same as CSV.
+"""Lightning logger that writes ``metrics.jsonl``, one JSON object per iteration, and the same as CSV.
 
 Lightning's ``CSVLogger`` deletes what it finds when a run resumes, and writes in batches; here every row is
 in the file before the next iteration begins, and a resumed run goes on where its checkpoint was.

@@ -1,4 +1,4 @@
-"""Whether a folder that the command line names can be what it is named for."""
+"""Checks of the folders that the command line names, and the commands that go on with a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Libraries say little on the terminal; what they say goes to the log file."""
+"""Silence what libraries say on the terminal; the log file has it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run folder: who may write there, what is recorded about a run, where it can be resumed."""
+"""The run folder: its lock, its log, the record of every start, and the checkpoint to resume from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read back the ``metrics.jsonl`` that a run wrote."""
+"""Read ``metrics.jsonl``: rows, the series of a metric, and its moving average."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``summary.json``: what a finished run came to, and which of its products are still missing."""
+"""``summary.json``: results of a finished run, and which of its products are still missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Warnings on a terminal that may be showing a live bar."""
+"""Log handler for a terminal that may be showing a live bar."""
 
 from __future__ import annotations
 

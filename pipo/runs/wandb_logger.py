@@ -1,4 +1,4 @@
-"""The W&B run beside the metrics files."""
+"""Lightning logger for Weights & Biases, beside the metrics files; a resumed run goes on in its W&B run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Panels of bars: the signed feedback, and where the seconds of an iteration go."""
+"""Panels of bars: signed feedback and coefficient, and seconds per phase of an iteration."""
 
 from __future__ import annotations
 

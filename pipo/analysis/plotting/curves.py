@@ -1,4 +1,4 @@
-"""All panels of some runs on one page: how they learned, what the loop did, where the seconds went."""
+"""``curves.png``, all panels of one run or several: accuracy, reward, gradients, feedback, seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs as they are drawn: alone, or as the seeds of one configuration, found by reading their config.yaml."""
+"""Group runs that differ in their seed alone, by config.yaml; mean and interval of a metric over each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all figures share: sizes, colours, and the parts of a panel that every kind of figure needs.
+"""Style of all figures: sizes, colours, markers, and the parts that every kind of panel needs.
 
 Colours are Okabe and Ito's, which stay apart for colour-blind readers. Whatever a colour says, a marker, a
 dash pattern or a hatch says as well, so that a figure survives a black-and-white printer. Figures are as wide

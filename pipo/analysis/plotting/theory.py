@@ -1,4 +1,4 @@
-"""How strongly a query pulls on the policy, over its success probability: the analysis and its caveat."""
+"""Figure of the theory: gradient weight of a query over its success probability, in each kind of update."""
 
 from __future__ import annotations
 

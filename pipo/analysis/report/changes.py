@@ -1,4 +1,4 @@
-"""Which held-out problems the model solves at the end and did not at the start, and the other way round."""
+"""Held-out problems before and after training, paired: gained, lost, and the test of the difference."""
 
 from __future__ import annotations
 

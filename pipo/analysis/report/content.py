@@ -1,4 +1,4 @@
-"""What the page says, as plain records: every number is formed here, and the template only lays out."""
+"""Content of the report as plain records: every number is formed here, the template only lays out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was notable about a run, and one line of advice on each."""
+"""Warnings and remarks about a run, each with one line of advice."""
 
 from __future__ import annotations
 

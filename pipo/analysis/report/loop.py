@@ -1,4 +1,4 @@
-"""What PIPO did in a run, and where the time went."""
+"""The closed loop of a run in numbers, and the seconds of its phases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page as one file: everything inside it, nothing loaded from anywhere."""
+"""Render ``report.html``: one file with everything inside it, nothing loaded from anywhere."""
 
 from __future__ import annotations
 

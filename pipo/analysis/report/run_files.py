@@ -1,4 +1,4 @@
-"""Everything that the report reads of a run folder."""
+"""Read a run folder for its report: configuration, metrics, summary, held-out records, probe, log."""
 
 from __future__ import annotations
 

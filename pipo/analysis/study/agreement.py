@@ -1,4 +1,4 @@
-"""The agreement study: is the sign of the feedback that of what happened more often than by chance?"""
+"""Agreement study: sign agreement of the feedback with the realised change, run by run and over seeds."""
 
 from __future__ import annotations
 

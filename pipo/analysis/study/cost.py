@@ -1,4 +1,4 @@
-"""The cost study: where the seconds of an iteration go with and without the loop, pair by pair.
+"""Cost study: seconds of an iteration with and without the loop, pair by pair.
 
 A pair is an arm and its baseline with the same seed. Only iterations in which the arm made its retrospective
 update are compared, with the same iterations of the baseline; of these, the middle half by seconds, because

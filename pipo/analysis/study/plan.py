@@ -1,4 +1,4 @@
-"""What a study runs: a file in ``conf/study``, checked before anything starts."""
+"""Plan of a study: arms, seeds and overrides of a file in ``conf/study``, checked before anything starts."""
 
 from __future__ import annotations
 

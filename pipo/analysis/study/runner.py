@@ -1,4 +1,4 @@
-"""Run what a study still lacks: every run a process of its own, on one thread."""
+"""Run what is missing in a study: every run a process of its own, on one thread."""
 
 from __future__ import annotations
 

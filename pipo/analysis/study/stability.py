@@ -1,4 +1,4 @@
-"""The stability study: how large a learning rate may be, with and without the loop.
+"""Stability study: accuracy, gradient norms and divergence over the learning rate, with and without the loop.
 
 A run that diverged is an outcome here. It has no accuracy after training, so means are of the runs that
 reached their end, and the table says how many did not.

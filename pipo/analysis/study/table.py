@@ -1,4 +1,4 @@
-"""What the runs of a study say: one line per arm, and paired differences, with intervals over seeds.
+"""Accuracy of a study's arms and paired differences between them, with intervals over seeds.
 
 A run without a result is left out of its arm, and its seed out of the pairs of that arm.
 """
