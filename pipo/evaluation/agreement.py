@@ -11,14 +11,21 @@ positive progress. So the share is set against the one that signs without any re
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipo.evaluation.statistics import Estimate
+from pipo.evaluation.statistics import Estimate, Floats
 
-Floats = NDArray[np.float64]
+# Fewer comparable iterations say nothing.
+_AT_LEAST = 3
+
+
+class TooFewIterations(ValueError):
+    """A run is too short for its progress and its probe to be compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +58,12 @@ class Agreement:
     def one_sided(self) -> bool:
         """Whether progress or change has one sign only, so that the signs cannot say anything."""
         return {self.positive_progress, self.positive_change} & {0.0, 1.0} != set()
+
+
+def probe_arrays(rows: Sequence[Mapping[str, Any]]) -> tuple[Floats, Floats]:
+    """Progress [iterations], nan where undefined, and rewards [iterations, prompts] of a probe's rows."""
+    progress = [np.nan if row["progress"] is None else row["progress"] for row in rows]
+    return np.array(progress), np.array([row["rewards"] for row in rows])
 
 
 def realised_change(rewards: ArrayLike, window: int = 1) -> Floats:
@@ -92,13 +105,13 @@ def agreement(
         progress: [iterations], xi; nan where it is not defined.
         rewards: [iterations, prompts], see :func:`realised_change`.
         window: what the change is measured against; 1 is the last iteration.
-        block: iterations drawn together.
+        block: iterations drawn together; a shorter run is one block.
         confidence: of the intervals.
         resamples: bootstrap resamples.
         seed: of the bootstrap.
 
     Raises:
-        ValueError: when fewer than three iterations are comparable.
+        TooFewIterations: when fewer than three iterations are comparable.
     """
     xi = np.asarray(progress, dtype=np.float64)
     change = realised_change(rewards, window)
@@ -108,17 +121,17 @@ def agreement(
     xi, change = xi[known], change[known]
     use = _comparable(xi, change.mean(axis=1))
     comparable = int(use.sum())
-    if comparable < 3:
-        raise ValueError(
+    if comparable < _AT_LEAST:
+        raise TooFewIterations(
             f"only {comparable} iterations have a progress and a change that are not zero; "
-            "at least 3 are needed"
+            f"at least {_AT_LEAST} are needed"
         )
     sign, excess, correlation = _measure(xi, change.mean(axis=1))
     generator = np.random.default_rng(seed)
     draws = np.array(
         [
             _measure(xi[rows], change[rows][:, columns].mean(axis=1))
-            for rows, columns in _resamples(generator, change.shape, block, resamples)
+            for rows, columns in _resamples(generator, change.shape, min(block, len(xi)), resamples)
         ]
     )
     tail = (1 - confidence) / 2
@@ -171,8 +184,6 @@ def _resamples(
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Rows in blocks that wrap around, and columns, with replacement."""
     iterations, prompts = shape
-    if not 1 <= block <= iterations:
-        raise ValueError(f"block must lie in 1..{iterations}, got {block}")
     blocks = -(-iterations // block)
     chosen = []
     for _ in range(count):

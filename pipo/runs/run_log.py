@@ -37,13 +37,9 @@ class Run:
         points = points[np.isfinite(points[:, 1])]
         return points[:, 0], points[:, 1]
 
-    def values(self, metric: str) -> Floats:
-        """One value per iteration, nan where the metric was not logged."""
-        return np.array([row.get(metric, np.nan) for row in self.rows.values()], dtype=np.float64)
-
-    def column(self, metric: str) -> Floats:
-        """One value per iteration, 0 where the metric was not logged."""
-        return np.array([row.get(metric, 0.0) for row in self.rows.values()])
+    def values(self, metric: str, missing: float = np.nan) -> Floats:
+        """One value per iteration, ``missing`` where the metric was not logged."""
+        return np.array([row.get(metric, missing) for row in self.rows.values()], dtype=np.float64)
 
 
 def has_rows(metrics_path: Path) -> bool:

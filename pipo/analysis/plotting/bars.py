@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -104,12 +104,15 @@ def draw_signed(axes: Sequence[Axes], groups: Sequence[Group], metric: str, last
 
 def phase_seconds(run: Run) -> dict[str, Floats]:
     """Seconds of each logged phase per iteration; ``other`` is what remains, the probe comes on top."""
-    logged = {name: run.column(f"time/{name}") for name in PHASES if len(run.series(f"time/{name}")[1])}
-    if len(run.series("time/iteration")[1]):
-        known = sum(logged.values(), start=np.zeros(len(run.rows)))
-        logged["other"] = np.clip(run.column("time/iteration") - known, 0, None)
-    logged |= {name: run.column(f"time/{name}") for name in BESIDE if len(run.series(f"time/{name}")[1])}
-    return logged
+    logged, whole, beside = (_seconds(run, names) for names in (PHASES, ["iteration"], BESIDE))
+    if whole:
+        logged["other"] = np.clip(whole["iteration"] - sum(logged.values()), 0, None)
+    return logged | beside
+
+
+def _seconds(run: Run, names: Iterable[str]) -> dict[str, Floats]:
+    timed = [name for name in names if len(run.series(f"time/{name}")[1])]
+    return {name: run.values(f"time/{name}", missing=0.0) for name in timed}
 
 
 def draw_phases_by_iteration(axis: Axes, run: Run) -> None:

@@ -14,12 +14,12 @@ from omegaconf import OmegaConf
 
 from pipo.errors import ConfigError
 from pipo.evaluation.over_seeds import half_widths
-from pipo.runs.run_log import METRICS_FILE, Floats, Run, has_rows, read_run, smooth
+from pipo.runs.run_log import ACCURACY, METRICS_FILE, Floats, Run, has_rows, read_run, smooth
 
 # They differ between the runs of any sweep, and do not say what a run does.
 _NOT_COMPARED = ("seed", "output_dir", "resume", "run_name", "logger")
 # Metrics between 0 and 1; so are the ends of their intervals.
-_SHARES = ("eval/pass@1", "train/reward")
+_SHARES = (ACCURACY, "train/reward")
 
 
 @dataclass(frozen=True, kw_only=True)

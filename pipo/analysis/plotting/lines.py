@@ -11,9 +11,8 @@ from matplotlib.lines import Line2D
 
 from pipo.analysis.plotting.groups import Band, Group, band
 from pipo.analysis.plotting.style import DARK, corner_note, iteration_axis, look, say_missing, time_unit
-from pipo.runs.run_log import Floats, Run
+from pipo.runs.run_log import ACCURACY, Floats, Run
 
-ACCURACY = "eval/pass@1"
 SECONDS = "time/iteration"
 # A note is one line: so many letters, and so much of a panel's height.
 _NOTE_LENGTH, _NOTE_HEIGHT = 60, 0.12

@@ -15,6 +15,7 @@ from pipo.analysis.report.loop import Loop, Phase, find_loop, find_phases
 from pipo.analysis.report.run_files import RunFiles
 from pipo.evaluation.results import Summary
 from pipo.evaluation.summary_tables import MetricRow, metric_rows
+from pipo.runs.run_log import ACCURACY
 
 # Problems shown of those that became right, and as many of those that became wrong.
 _EXAMPLES = 4
@@ -189,7 +190,7 @@ def _outcome(files: RunFiles, changes: Changes | None) -> str:
 def _newest_point(files: RunFiles) -> tuple[str, str] | None:
     if files.run is None:
         return None
-    iterations, accuracy = files.run.series("eval/pass@1")
+    iterations, accuracy = files.run.series(ACCURACY)
     if not len(accuracy):
         return None
     return f"{iterations[-1] + 1:.0f} iterations", _percent(float(accuracy[-1]))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipo.analysis.report.run_files import RunFiles
-from pipo.runs.run_log import Run
+from pipo.runs.run_log import ACCURACY, Run
 
 # From these shares on, over the last quarter of a run, the page speaks of it.
 TRUNCATED, SILENT_GROUPS, GRADER_ERRORS, CLIPPED = 0.1, 0.5, 0.01, 0.2
@@ -185,8 +185,8 @@ def _pipo_idle(run: Run, files: RunFiles) -> Iterator[Event]:
 
 
 def _peak(run: Run, files: RunFiles) -> Iterator[Event]:
-    iterations, accuracy = run.series("eval/pass@1")
-    _, low = run.series("eval/pass@1_low")
+    iterations, accuracy = run.series(ACCURACY)
+    _, low = run.series(f"{ACCURACY}_low")
     if len(accuracy) < 2 or len(low) != len(accuracy):
         return
     best = int(accuracy.argmax())

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipo.analysis.report.run_files import RunFiles
-from pipo.evaluation.agreement import Agreement, agreement
+from pipo.evaluation.agreement import Agreement, TooFewIterations, agreement, probe_arrays
 from pipo.runs.run_log import Run
-
-# Fewer comparable iterations say nothing, and the agreement is not formed.
-_COMPARABLE = 3
 
 # Phases of an iteration in their order, and what they are.
 _PHASES = {
@@ -77,8 +74,10 @@ def find_loop(files: RunFiles) -> Loop | None:
     if run is None or not len(run.series("pipo/applied")[1]):
         return None
     progress, coefficient = run.series("pipo/progress")[1], run.series("pipo/coefficient")[1]
-    agreed = _agreement(files)
-    spent, extra = run.column("time/iteration").sum(), run.column("time/retrospective").sum()
+    spent, extra = (
+        run.values("time/iteration", missing=0.0).sum(),
+        run.values("time/retrospective", missing=0.0).sum(),
+    )
     return Loop(
         iterations=len(run.rows),
         applied=int(run.series("pipo/applied")[1].sum()),
@@ -91,7 +90,7 @@ def find_loop(files: RunFiles) -> Loop | None:
         largest_progress=float(np.abs(progress).max()) if len(progress) else 0.0,
         time_share=float(extra / spent) if spent else 0.0,
         slowdown=float(spent / (spent - extra)) if spent > extra else 1.0,
-        agreement=agreed,
+        agreement=_agreement(files),
     )
 
 
@@ -99,17 +98,12 @@ def _agreement(files: RunFiles) -> Agreement | None:
     """Whether the progress had the sign of what the probe saw; None with too little to compare."""
     if len(files.probe) < 2:
         return None
-    xi = np.array([np.nan if row["progress"] is None else row["progress"] for row in files.probe])
-    rewards = np.array([row["rewards"] for row in files.probe])
-    change = np.diff(rewards.mean(axis=1), prepend=np.nan)
-    known = np.isfinite(xi) & np.isfinite(change)
-    counts = known & (xi != 0) & (change != 0)
-    if counts.sum() < _COMPARABLE:
-        return None
     how = {name: files.config.evaluation[name] for name in ("confidence", "resamples", "seed")}
-    # Neighbours whose windows overlap are drawn together.
-    block = min(int(files.config.pipo.window), int(known.sum()))
-    return agreement(xi, rewards, window=1, block=block, **how)
+    try:
+        # Neighbours whose windows overlap are drawn together.
+        return agreement(*probe_arrays(files.probe), window=1, block=int(files.config.pipo.window), **how)
+    except TooFewIterations:
+        return None
 
 
 def find_phases(files: RunFiles) -> list[Phase]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pipo.analysis.plotting.style import BLUE, COLOURS, DARK, MARKERS, STYLE, new_figure
 from pipo.analysis.study.runner import run_folder
 from pipo.errors import ConfigError
-from pipo.evaluation.agreement import Agreement, agreement, realised_change
+from pipo.evaluation.agreement import Agreement, agreement, probe_arrays, realised_change
 from pipo.evaluation.over_seeds import CONFIDENCE, mean
 from pipo.evaluation.statistics import Estimate
 from pipo.runs.run_log import PROBE_FILE, Floats, read_metrics
@@ -94,15 +94,8 @@ def agreement_table(found: Found, seeds: Sequence[int]) -> str:
                 f"| {each.expected:.2f} | {_signed(each.excess)} | {_signed(each.correlation)} "
                 f"| {each.reliability:.2f} |"
             )
-        sign, chance, excess, correlation = (
-            mean(values)
-            for values in (
-                [each.sign.value for each in results],
-                [each.expected for each in results],
-                [each.excess.value for each in results],
-                [each.correlation.value for each in results],
-            )
-        )
+        per_run = [(e.sign.value, e.expected, e.excess.value, e.correlation.value) for e in results]
+        sign, chance, excess, correlation = (mean(values) for values in zip(*per_run, strict=True))
         lines.append(
             f"| mean of {len(seeds)} seeds | last {window} | | {sum(each.ties for each in results)} in all "
             f"| | | {sign.value:.2f} ± {sign.half_width:.2f} | {chance.value:.2f} ± {chance.half_width:.2f} "
@@ -130,13 +123,10 @@ def _signed(value: Estimate) -> str:
 
 
 def _probe(folder: Path) -> ProbeRows:
-    """Progress [iterations], nan where undefined, and rewards [iterations, prompts] of a run."""
     path = folder / PROBE_FILE
     if not path.is_file():
         raise ConfigError(f"{path}: missing; an agreement study needs probe.prompts in its overrides")
-    rows = read_metrics(path)
-    progress = [np.nan if row["progress"] is None else row["progress"] for row in rows]
-    return np.array(progress), np.array([row["rewards"] for row in rows])
+    return probe_arrays(read_metrics(path))
 
 
 def _agreement(folder: Path, progress: Floats, rewards: Floats, window: int) -> Agreement:

@@ -20,7 +20,7 @@ from pipo.analysis.study.plan import StudyPlan
 from pipo.analysis.study.table import ArmDifference, ArmResult, cell, difference_rows, loop_use
 from pipo.errors import ConfigError
 from pipo.evaluation.over_seeds import mean
-from pipo.runs.run_log import Floats, Run
+from pipo.runs.run_log import ACCURACY, Floats, Run
 
 _NORMS = ("policy/grad_norm", "pipo/grad_norm")
 _SKIPPED = ("policy/skipped_steps", "pipo/skipped_steps")
@@ -38,7 +38,7 @@ def lost_accuracy(arm: ArmResult) -> Floats:
 
 
 def _curve(run: Run) -> Floats:
-    points = run.series("eval/pass@1")[1]
+    points = run.series(ACCURACY)[1]
     if not len(points):
         raise ConfigError(
             f"{run.name}: no point of the held-out curve in its metrics; a stability study needs curve.every "
@@ -63,7 +63,7 @@ def _largest_norm(run: Run) -> float:
 
 def _skipped(run: Run) -> float:
     """Skipped steps of the iterations that were logged."""
-    return float(sum(run.column(name).sum() for name in _SKIPPED))
+    return float(sum(run.values(name, missing=0.0).sum() for name in _SKIPPED))
 
 
 def _mean(name: str, values: Floats) -> dict[str, float | None]:

@@ -13,16 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from pipo.analysis.study.plan import StudyPlan
 from pipo.analysis.study.runner import diverged, finished, run_folder
 from pipo.evaluation.over_seeds import Mean, mean
 from pipo.evaluation.statistics import holm, sign_flip_p
-from pipo.runs.run_log import METRICS_FILE, Run, read_run
-
-Floats = NDArray[np.float64]
+from pipo.runs.run_log import METRICS_FILE, Floats, Run, read_run
 
 # Sign patterns that are counted one by one: all of them for up to 16 seeds, drawn with the seed beyond.
 SIGN_PATTERNS = 2**16
@@ -93,7 +90,7 @@ def read_arm(name: str, seeds: Sequence[int], out: Path) -> ArmResult:
         before=np.array([summary["before"]["pass@1"] for summary in summaries]),
         after=np.array([summary["after"]["pass@1"] for summary in summaries]),
         runs=runs,
-        seconds=np.array([run.column("time/iteration").sum() for run in runs]),
+        seconds=np.array([run.values("time/iteration", missing=0.0).sum() for run in runs]),
         responses=np.array(per_round) * np.array(rounds),
     )
 
