@@ -171,7 +171,8 @@ def sampling_states(
     )
     drawn = engine.generate(ids, FIT_SAMPLES, sampling, seed=0)
     rows = list(range(len(drawn.response_ids)))
-    return policy.response_hidden(pack(ids, FIT_SAMPLES, drawn.response_ids, drawn.lengths, rows))
+    packed = pack(ids, FIT_SAMPLES, drawn.response_ids, drawn.lengths, drawn.sampled, rows)
+    return policy.response_hidden(packed)
 
 
 def unlikely_row(hidden: Tensor, weight: Tensor) -> Tensor:

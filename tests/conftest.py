@@ -71,7 +71,10 @@ def packed(ids: torch.Tensor, mask: torch.Tensor) -> PackedRows:
     responses = torch.zeros_like(ids)
     for i, start in enumerate(starts):
         responses[i, : ids.shape[1] - start] = ids[i, start:]
-    return pack(prompts, 1, responses, mask.sum(dim=1), range(len(ids)))
+    lengths = mask.sum(dim=1)
+    return pack(
+        prompts, 1, responses, lengths, torch.arange(ids.shape[1]) < lengths[:, None], range(len(ids))
+    )
 
 
 @pytest.fixture

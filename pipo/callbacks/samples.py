@@ -99,9 +99,9 @@ class SampleLog(RolloutCallback):
         self, module: PolicyModule, rollouts: Rollouts, batch: PolicyBatch, iteration: int
     ) -> list[dict[str, Any]]:
         count = min(self.prompts, len(rollouts.prompts)) * rollouts.group_size
-        lengths: list[int] = rollouts.completions.lengths.tolist()
-        # Of a response: the mean over its tokens, which are alike for every method without a critic.
-        advantages = (batch.advantages.sum(dim=1) / batch.response_mask.sum(dim=1).clamp(min=1)).tolist()
+        lengths: list[int] = rollouts.completions.sampled_lengths.tolist()
+        # Of a response: the mean over its sampled tokens, which are alike for every method without a critic.
+        advantages = (batch.advantages.sum(dim=1) / batch.sampled.sum(dim=1).clamp(min=1)).tolist()
         rows = []
         for i in range(count):
             which = i // rollouts.group_size

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipo.functional.masks import response_lengths
-
 # Keeps equal advantages at zero instead of dividing by a variance of zero.
 WHITEN_EPS = 1e-8
 
@@ -63,23 +61,25 @@ def group_attribution(advantages: Tensor, group_size: int) -> Tensor:
 
 @torch.no_grad()
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation (arXiv 1506.02438, equation 16) per response token.
+    """Generalised advantage estimation (arXiv 1506.02438, equation 16) per sampled token.
 
-    delta_t = r_t + gamma * V_{t+1} - V_t and A_t = sum_l (gamma * lam)^l * delta_{t+l}. A response is
-    an episode: V is 0 after its last token, also for a response that was cut at the length limit.
+    delta_t = r_t + gamma * V_{t+1} - V_t and A_t = sum_l (gamma * lam)^l * delta_{t+l}, where t counts the
+    sampled tokens alone: sampling one is an action, and what the environment inserts before the next one is
+    part of the step between their states. So nothing is discounted over inserted tokens. A response is an
+    episode: V is 0 after its last sampled token, also for a response that was cut at the length limit.
 
     Args:
         rewards: [n, R], reward of each token.
         values: [n, R], the critic's prediction before each token; treated as constants.
-        mask: bool [n, R], right-padded; what stands on padding is never read.
-        gamma: discount per token, in [0, 1].
-        lam: trace decay per token, in [0, 1].
+        mask: bool [n, R], the sampled tokens; what stands on others is never read.
+        gamma: discount per sampled token, in [0, 1].
+        lam: trace decay per sampled token, in [0, 1].
 
     Returns:
-        advantages [n, R], not whitened, and returns [n, R] = advantages + values; both 0 on padding.
+        advantages [n, R], not whitened, and returns [n, R] = advantages + values; both 0 on other tokens.
 
     Raises:
-        ValueError: when a factor or a shape is wrong or the mask is not right-padded.
+        ValueError: when a factor or a shape is wrong.
     """
     for name, factor in (("gamma", gamma), ("lam", lam)):
         if not 0 <= factor <= 1:
@@ -87,16 +87,17 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     for name, tensor in (("rewards", rewards), ("values", values)):
         if tensor.shape != mask.shape:
             raise ValueError(f"{name}: expected shape {tuple(mask.shape)}, got {tuple(tensor.shape)}")
-    response_lengths(mask)
     values = torch.where(mask, values, torch.zeros_like(values))
-    next_values = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
-    # Zero on padding, so the recursion needs no mask: it starts at the last token of each row by itself.
-    deltas = torch.where(mask, rewards + gamma * next_values - values, torch.zeros_like(values))
-    advantages = torch.empty_like(deltas)
-    running = deltas.new_zeros(len(deltas))
-    for step in reversed(range(deltas.shape[1])):
-        running = deltas[:, step] + gamma * lam * running
-        advantages[:, step] = running
+    advantages = torch.zeros_like(values)
+    # Of the sampled token that comes next in each row, whatever stands between.
+    next_value = values.new_zeros(len(values))
+    running = values.new_zeros(len(values))
+    for step in reversed(range(values.shape[1])):
+        here, value = mask[:, step], values[:, step]
+        delta = rewards[:, step] + gamma * next_value - value
+        running = torch.where(here, delta + gamma * lam * running, running)
+        next_value = torch.where(here, value, next_value)
+        advantages[:, step] = torch.where(here, running, advantages[:, step])
     return advantages, advantages + values
 
 
@@ -128,20 +129,20 @@ def variance(totals: Tensor) -> Tensor:
     """
     total, squares, count = totals.unbind()
     if not count >= 2:
-        raise ValueError(f"a variance needs at least 2 response tokens, got {count.item():g}")
+        raise ValueError(f"a variance needs at least 2 sampled tokens, got {count.item():g}")
     return ((squares - total.square() / count) / (count - 1)).clamp(min=0.0)
 
 
 def whiten(values: Tensor, mask: Tensor, totals: Tensor | None = None) -> Tensor:
-    """(x - mean) / sqrt(Var + 1e-8) over the response tokens, with the unbiased variance.
+    """(x - mean) / sqrt(Var + 1e-8) over the sampled tokens, with the unbiased variance.
 
     Args:
         values: [n, R].
-        mask: bool [n, R].
+        mask: bool [n, R], the sampled tokens.
         totals: the :func:`moments` of all ranks, summed; None takes those of ``values``.
 
     Returns:
-        [n, R] of the dtype of ``values``, 0 on padding.
+        [n, R] of the dtype of ``values``, 0 on all other tokens.
 
     Raises:
         ValueError: when fewer than 2 tokens were counted.

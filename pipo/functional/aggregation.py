@@ -14,20 +14,20 @@ from torch import Tensor
 Aggregation = Literal["token-mean", "seq-mean-token-mean"]
 
 
-def denominator(response_mask: Tensor, aggregation: Aggregation) -> Tensor:
+def denominator(mask: Tensor, aggregation: Aggregation) -> Tensor:
     """This rank's share of the denominator; sum it over ranks.
 
     Args:
-        response_mask: bool [N, R] of the whole mini-batch, rows without gradient included.
+        mask: bool [N, R], the sampled tokens of the whole mini-batch, rows without gradient included.
         aggregation: ``token-mean`` counts tokens, ``seq-mean-token-mean`` counts responses.
 
     Returns:
         float64 scalar.
     """
     if aggregation == "token-mean":
-        return response_mask.sum().double()
+        return mask.sum().double()
     if aggregation == "seq-mean-token-mean":
-        return response_mask.any(dim=1).sum().double()
+        return mask.any(dim=1).sum().double()
     raise ValueError(f"aggregation must be 'token-mean' or 'seq-mean-token-mean', got {aggregation!r}")
 
 
@@ -36,7 +36,7 @@ def aggregate(values: Tensor, mask: Tensor, aggregation: Aggregation, total: flo
 
     Args:
         values: [n, R] per-token values.
-        mask: bool [n, R].
+        mask: bool [n, R], the sampled tokens.
         aggregation: see :func:`denominator`.
         total: the denominator of the whole optimiser step.
 

@@ -43,11 +43,11 @@ def importance_weights(
     Args:
         trainer: [N, R], the trainer's log-probabilities of the sampled tokens.
         sampler: [N, R], the sampler's.
-        mask: bool [N, R].
+        mask: bool [N, R], the sampled tokens.
         correction: level and cap.
 
     Returns:
-        [N, R], 0 on padding.
+        [N, R], 0 on all other tokens.
     """
     gap = torch.where(mask, trainer - sampler, torch.zeros_like(trainer))
     if correction.level == "none":

@@ -1,24 +1,22 @@
-"""What the boolean response masks promise, checked in one place."""
+"""Which tokens of a response the policy sampled: questions to the boolean mask."""
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
-def response_lengths(mask: Tensor) -> Tensor:
-    """Number of response tokens of every row of a right-padded mask.
+def last_sampled(sampled: Tensor) -> Tensor:
+    """Position of the last sampled token of every row.
+
+    *Example:* sampled sampled inserted sampled padding -> 3.
 
     Args:
-        mask: bool [n, R], True on response tokens.
+        sampled: bool [n, R].
 
     Returns:
-        int64 [n], in tokens; 0 for a row of padding.
-
-    Raises:
-        ValueError: when a row has padding before a response token, which would silently shift
-            everything that is counted from the last token.
+        int64 [n]; -1 for a row without a sampled token.
     """
-    if (mask[:, 1:] & ~mask[:, :-1]).any():
-        row = int((mask[:, 1:] & ~mask[:, :-1]).any(dim=1).nonzero()[0, 0])
-        raise ValueError(f"mask: row {row} has padding before a response token, expected right padding")
-    return mask.sum(dim=1)
+    before = F.pad(sampled, (1, 0), value=True)  # so that a row without one has a last one, too
+    return (before * torch.arange(before.shape[1], device=sampled.device)).amax(dim=1) - 1

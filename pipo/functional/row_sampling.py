@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def row_weights(attribution: Tensor, mask: Tensor) -> Tensor:
-    """What the probability of a row is proportional to: mean |s| over its own response tokens.
+    """What the probability of a row is proportional to: mean |s| over its own sampled tokens.
 
     The estimate is least noisy for its cost when a row's probability is proportional to the norm of its
     gradient divided by the square root of its cost. With n tokens whose gradients point in unrelated
@@ -17,8 +17,8 @@ def row_weights(attribution: Tensor, mask: Tensor) -> Tensor:
     unbiased with any weights, so that every aggregation uses the same ones.
 
     Args:
-        attribution: [N, R], 0 on padding.
-        mask: bool [N, R].
+        attribution: [N, R], 0 where nothing was sampled.
+        mask: bool [N, R], the sampled tokens.
 
     Returns:
         float64 [N]; zero exactly where all of a row's attribution is zero.
@@ -73,8 +73,8 @@ def sampled_attribution(attribution: Tensor, mask: Tensor, fraction: float, star
     A row without attribution is never drawn, so that nothing else may be in the loss, such as a KL penalty.
 
     Args:
-        attribution: [N, R], 0 on padding.
-        mask: bool [N, R].
+        attribution: [N, R], 0 where nothing was sampled.
+        mask: bool [N, R], the sampled tokens.
         fraction: of the rows with attribution to draw, in (0, 1].
         start: the draw, uniform in [0, 1).
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pipo.functional.divergence import kl_k1
-from pipo.functional.masks import response_lengths
+from pipo.functional.masks import last_sampled
 
 
 def overlong_penalty(lengths: Tensor, max_length: int, buffer: int) -> Tensor:
@@ -16,7 +16,7 @@ def overlong_penalty(lengths: Tensor, max_length: int, buffer: int) -> Tensor:
     ``buffer == max_length`` the penalty starts at the first token.
 
     Args:
-        lengths: response lengths in tokens, any shape.
+        lengths: tokens that the policy sampled for each response, any shape.
         max_length: L_max, in tokens.
         buffer: length of the ramp, in tokens, in [1, max_length].
 
@@ -38,21 +38,21 @@ def kl_shaped_rewards(
 ) -> Tensor:
     """Token rewards of PPO with the KL penalty in the reward (arXiv 2203.02155, equation 2).
 
-    r_{i,t} = -kl_coef * (log pi - log pi_ref) + [t is the last response token] * r_i.
+    r_{i,t} = -kl_coef * (log pi - log pi_ref) + [t is the last sampled token] * r_i.
 
     Args:
         rewards: [n], one reward per response.
         logprobs: [n, R], the behaviour policy's; no gradient flows back.
         ref_logprobs: [n, R], the reference model's.
-        mask: bool [n, R], right-padded.
+        mask: bool [n, R], the sampled tokens.
         kl_coef: weight of the k1 estimate, >= 0; 0 leaves the reward alone.
 
     Returns:
-        [n, R] of the dtype of ``logprobs``, 0 on padding.
+        [n, R] of the dtype of ``logprobs``, 0 on all other tokens.
 
     Raises:
-        ValueError: when ``kl_coef`` is negative, a shape is wrong, the mask is not right-padded or a
-            response has no token that could carry its reward.
+        ValueError: when ``kl_coef`` is negative, a shape is wrong or a response has no sampled token that
+            could carry its reward.
     """
     if not kl_coef >= 0:
         raise ValueError(f"kl_coef must be >= 0, got {kl_coef}")
@@ -61,9 +61,9 @@ def kl_shaped_rewards(
     for name, tensor in (("logprobs", logprobs), ("ref_logprobs", ref_logprobs)):
         if tensor.shape != mask.shape:
             raise ValueError(f"{name}: expected shape {tuple(mask.shape)}, got {tuple(tensor.shape)}")
-    last = response_lengths(mask) - 1
+    last = last_sampled(mask)
     if (last < 0).any():
-        raise ValueError(f"mask: response {int((last < 0).nonzero()[0, 0])} has no token")
+        raise ValueError(f"mask: response {int((last < 0).nonzero()[0, 0])} has no sampled token")
     penalty = kl_coef * kl_k1(logprobs.detach(), ref_logprobs)
     shaped = torch.where(mask, -penalty, torch.zeros_like(penalty))
     return shaped.scatter_add(1, last[:, None], rewards.to(shaped.dtype)[:, None])

@@ -39,7 +39,8 @@ def token_ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
 def sequence_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
     """GSPO's ratio: exp of the mean log-ratio over the response, the same on each of its tokens, [n, R].
 
-    The value is the sequence's; the gradient reaches each token with the weight 1 / |y|.
+    The value is the sequence's; the gradient reaches each token with the weight 1 / |y|. Only the tokens of
+    the mask, the sampled ones, are in the mean and in |y|.
     """
     log_ratio = torch.where(mask, logprobs - old_logprobs, torch.zeros_like(logprobs))
     mean = log_ratio.sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)

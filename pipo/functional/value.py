@@ -39,7 +39,7 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip
 
 
 def explained_variance(returns: Tensor, errors: Tensor) -> float:
-    """1 - Var(returns - values) / Var(returns) over the response tokens of all ranks.
+    """1 - Var(returns - values) / Var(returns) over the sampled tokens of all ranks.
 
     1 is a perfect critic, 0 one that is no better than the mean return, below 0 a harmful one.
 

@@ -127,7 +127,7 @@ def _rows(packed: Tensor, block: Gather) -> Tensor:
 
 
 def packed_hidden(backbone: PreTrainedModel, rows: PackedRows) -> Tensor:
-    """Final hidden states that predict the response tokens, [M, width].
+    """Final hidden states that predict the sampled tokens, [M, width].
 
     Args:
         backbone: a decoder without its head, with the attention of this module.
@@ -161,7 +161,9 @@ def check_packing(backbone: PreTrainedModel) -> None:
     name, lengths = named(backbone), torch.tensor([4, 2, 3, 4])
     responses = some_tokens(backbone).view(4, 4)
     with foreign(f"{name}: models of this kind cannot be trained, they do not read packed rows"):
-        packed = packed_hidden(backbone, pack(PROMPTS, 2, responses, lengths, range(4)).to(backbone.device))
+        every = torch.arange(4) < lengths[:, None]
+        rows = pack(PROMPTS, 2, responses, lengths, every, range(4))
+        packed = packed_hidden(backbone, rows.to(backbone.device))
         each = []
         for i, length in enumerate(lengths.tolist()):
             prompt = PROMPTS[i // 2]

@@ -11,7 +11,7 @@ from pipo.lm.policy import Policy, autocast
 
 
 class Critic(nn.Module):
-    """Values of the states in which response tokens were chosen.
+    """Values of the states in which the policy sampled its tokens.
 
     Args:
         backbone: a copy of the policy; its output head is not used. It is trained as a whole, and computes
@@ -29,7 +29,7 @@ class Critic(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, rows: PackedRows) -> Tensor:
-        """Value before each of the M response tokens, float32 [M]."""
+        """Value before each of the M sampled tokens, float32 [M]."""
         # The state in which a token is chosen ends with the token before it.
         with autocast(self.head.weight.device, self.compute_dtype):
             hidden = packed_hidden(self.model, rows)

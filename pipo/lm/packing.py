@@ -115,8 +115,8 @@ class PackedRows(Movable):
             an input.
         position_ids: int64 [tokens], place of the token in its row.
         layout: for attention.
-        predecessors: [M], the packed token before each response token: its hidden state predicts that one.
-        targets: int64 [M], the response tokens, row after row.
+        predecessors: [M], the packed token before each sampled token: its hidden state predicts that one.
+        targets: int64 [M], the sampled tokens, row after row.
     """
 
     input_ids: Tensor
@@ -136,15 +136,17 @@ def pack(
     group_size: int,
     response_ids: Tensor,
     lengths: Tensor,
+    sampled: Tensor,
     rows: Sequence[int],
 ) -> PackedRows:
-    """Rows of a batch for one forward pass.
+    """Rows of a batch for one forward pass: every token is read, the sampled ones are scored.
 
     Args:
         prompt_ids: B prompts.
         group_size: G; row i answers prompt i // G.
         response_ids: int64 [N, R], right-padded.
         lengths: int64 [N], tokens of each response.
+        sampled: bool [N, R], the tokens to score.
         rows: which ones, in the order of the scores.
     """
     ids: list[int] = []
@@ -165,9 +167,10 @@ def pack(
         if prompt not in prompts:
             prompts[prompt] = append(prompt, 0)
         response = response_ids[row, : int(lengths[row])]
+        scored = sampled[row, : len(response)].nonzero()[:, 0]
         sequences.append([*prompts[prompt], *append(response[:-1].tolist(), len(prompt))])
-        predecessors += sequences[-1][len(prompt) - 1 :][: len(response)]
-        targets.append(response)
+        predecessors += [sequences[-1][len(prompt) - 1 + place] for place in scored.tolist()]
+        targets.append(response[scored])
     return PackedRows(
         input_ids=torch.tensor(ids, dtype=torch.int64),
         position_ids=torch.tensor(positions, dtype=torch.int64),

@@ -40,7 +40,7 @@ from pipo.lm.packing import PackedRows
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationTarget:
-    """A teacher's view of the response tokens.
+    """A teacher's view of the sampled tokens.
 
     Attributes:
         hidden: [M, width], its final hidden states, without gradient.
@@ -113,12 +113,12 @@ class Policy(nn.Module):
         *,
         and_logprobs: bool = False,
     ) -> Tensor:
-        """Log-probabilities of the response tokens, or their divergence from a teacher.
+        """Log-probabilities of the sampled tokens, or their divergence from a teacher.
 
         Args:
-            rows: prompts and M response tokens.
+            rows: prompts and M sampled tokens.
             temperature: sampling temperature that defines the policy.
-            target: a teacher on the same response tokens; None for log-probabilities.
+            target: a teacher on the same sampled tokens; None for log-probabilities.
             and_logprobs: with a target, give the log-probabilities too, without gradient.
 
         Returns:
@@ -138,7 +138,7 @@ class Policy(nn.Module):
             return torch.stack([divergence, logprobs])
 
     def response_hidden(self, rows: PackedRows) -> Tensor:
-        """Final hidden states that predict the response tokens, [M, width], in the dtype of products.
+        """Final hidden states that predict the sampled tokens, [M, width], in the dtype of products.
 
         Cast here, because autocast does not reach the backward passes that apply the head again.
         """
@@ -146,7 +146,7 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def distillation_target(self, rows: PackedRows, form: DistillationForm) -> DistillationTarget:
-        """This model as a teacher of the response tokens."""
+        """This model as a teacher of the sampled tokens."""
         with self.precision():
             hidden = self.response_hidden(rows)
         return DistillationTarget(hidden=hidden, weight=self.head.weight.to(hidden.dtype), form=form)

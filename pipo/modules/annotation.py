@@ -27,7 +27,7 @@ def score_responses(
     group_size: int | None = None,
     rows: Tensor | None = None,
 ) -> Tensor:
-    """Log-probabilities of the response tokens under a policy, or a critic's values before them.
+    """Log-probabilities of the sampled tokens under a policy, or a critic's values before them.
 
     Args:
         model: the model.
@@ -42,7 +42,7 @@ def score_responses(
         rows: responses to score, None for all; the others get 0.
 
     Returns:
-        float32 [N, R] on the CPU.
+        float32 [N, R] on the CPU, 0 on tokens that were not sampled.
     """
     completions, lengths = rollouts.completions, rollouts.completions.lengths
     prompts = rollouts.prompts.prompt_ids if prompts is None else prompts
@@ -53,13 +53,13 @@ def score_responses(
     groups = row_groups(prompts, group_size, lengths, rows, token_budget)
     idle = passes(len(groups)) - len(groups)  # asked first: forward passes may be collective themselves
     for group in groups:
-        packed = pack(prompts, group_size, completions.response_ids, lengths, group)
+        packed = pack(prompts, group_size, completions.response_ids, lengths, completions.sampled, group)
         flat = model(packed.to(device), *extra)
         select = torch.tensor(group)
-        out[select] = unflatten(flat.cpu(), completions.response_mask[select])
+        out[select] = unflatten(flat.cpu(), completions.sampled[select])
     for _ in range(idle):
         own = rollouts.prompts.prompt_ids, rollouts.group_size
-        model(pack(*own, completions.response_ids, lengths, [0]).to(device), *extra)
+        model(pack(*own, completions.response_ids, lengths, completions.sampled, [0]).to(device), *extra)
     return out
 
 

@@ -53,7 +53,7 @@ class Annotator:
         values = self._score(models.critic, rollouts) if models.objective.critic is not None else None
         return Annotations(
             old_logprobs=old,
-            importance=self._correct_sampler(old, sampled, rollouts.completions.response_mask, metrics),
+            importance=self._correct_sampler(old, sampled, rollouts.completions.sampled, metrics),
             ref_logprobs=None if models.reference is None else self._score(models.reference, rollouts),
             values=values,
             teacher=self._annotate_teacher(rollouts, metrics),
@@ -86,7 +86,7 @@ class Annotator:
         return TeacherAnnotation(prompt_ids=prompts, logprobs=logprobs)
 
     def _score(self, model: Policy | Critic, rollouts: Rollouts, **other: Any) -> Tensor:
-        """What a model says about the response tokens; see :func:`score_responses`."""
+        """What a model says about the sampled tokens; see :func:`score_responses`."""
         scores = score_responses(
             model,
             rollouts,

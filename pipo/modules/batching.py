@@ -121,12 +121,12 @@ def micro_batches(batch: PolicyBatch, rows: Tensor, token_budget: int) -> list[M
 
 
 def idle_micro_batch(batch: PolicyBatch) -> MicroBatch:
-    """A micro-batch without response tokens: its gradient is zero, but every rank runs it."""
+    """A micro-batch without sampled tokens: its gradient is zero, but every rank runs it."""
     micro = _micro_batch(batch, [0], batch.response_mask.sum(dim=1), _teacher_prompts(batch))
     return replace(
         micro,
         rows=micro.rows.without_targets(),
-        response_mask=torch.zeros_like(micro.response_mask),
+        sampled=torch.zeros_like(micro.sampled),
         advantages=torch.zeros_like(micro.advantages),
         kl_coef=0.0,
         teacher_rows=None if micro.teacher_rows is None else micro.teacher_rows.without_targets(),
@@ -149,13 +149,15 @@ def _micro_batch(
     select = torch.tensor(rows)
     width = int(lengths[select].max())
     return MicroBatch(
-        rows=pack(batch.prompt_ids, batch.group_size, batch.response_ids, lengths, rows),
-        response_mask=batch.response_mask[select, :width],
+        rows=pack(batch.prompt_ids, batch.group_size, batch.response_ids, lengths, batch.sampled, rows),
+        sampled=batch.sampled[select, :width],
         old_logprobs=batch.old_logprobs[select, :width],
         advantages=batch.advantages[select, :width],
         ref_logprobs=None if batch.ref_logprobs is None else batch.ref_logprobs[select, :width],
         kl_coef=batch.kl_coef,
-        teacher_rows=None if teacher is None else pack(teacher, 1, batch.response_ids, lengths, rows),
+        teacher_rows=None
+        if teacher is None
+        else pack(teacher, 1, batch.response_ids, lengths, batch.sampled, rows),
         value_targets=None if batch.value_targets is None else batch.value_targets.rows(select, width),
         weight=None if batch.importance is None else batch.importance[select, :width],
     )

@@ -178,7 +178,7 @@ class PolicyModule(ModelHolder):
     def _critic_update(self, batch: PolicyBatch, value_clip: float) -> None:
         """Train the critic on the same mini-batches."""
         assert batch.value_targets is not None
-        targets, mask = batch.value_targets, batch.response_mask
+        targets, mask = batch.value_targets, batch.sampled
         errors = moments(targets.returns - targets.old_values, mask)
         explained = explained_variance(
             self.sum_over_ranks(moments(targets.returns, mask)), self.sum_over_ranks(errors)
@@ -264,7 +264,7 @@ class PolicyModule(ModelHolder):
             micro: the rows.
             total: denominator of the whole optimiser step.
         """
-        mask, temperature = micro.response_mask, self.collector.sampling.temperature
+        mask, temperature = micro.sampled, self.collector.sampling.temperature
         if micro.teacher_rows is None:
             logprobs = unflatten(self.policy(micro.rows, temperature), mask)
             micro = replace(micro, old_logprobs=logprobs.detach()) if unmoved else micro
@@ -283,10 +283,10 @@ class PolicyModule(ModelHolder):
     def _value_loss(self, value_clip: float, micro: MicroBatch, total: float) -> Loss:
         """Forward pass of the critic."""
         assert micro.value_targets is not None
-        values = unflatten(self.critic(micro.rows), micro.response_mask)
+        values = unflatten(self.critic(micro.rows), micro.sampled)
         targets = micro.value_targets
         per_token = clipped_value_loss(values, targets.old_values, targets.returns, value_clip)
-        return Loss(value=self.objective.aggregate(per_token, micro.response_mask, total), metrics={})
+        return Loss(value=self.objective.aggregate(per_token, micro.sampled, total), metrics={})
 
     def _backward(self, loss: Loss) -> Loss:
         """Backward pass of one micro-batch; returns its share of the loss and its metrics on the CPU."""

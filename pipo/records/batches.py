@@ -13,20 +13,22 @@ from torch import Tensor
 
 from pipo.records.movable import Movable
 from pipo.records.rollouts import TokenIds
-from pipo.records.shapes import check_tensor
+from pipo.records.shapes import check_masks, check_tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class Annotations:
     """Per-token quantities that some models computed for the rollouts, without gradient.
 
+    All are 0 on tokens that the policy did not sample.
+
     Attributes:
         old_logprobs: float32 [N, R], the trainer's log-probabilities of the policy that sampled, fixed at
             sampling time.
-        importance: float32 [N, R], weight of each token in the policy loss, 0 on padding; None for no
+        importance: float32 [N, R], weight of each token in the policy loss; None for no
             correction of the sampler's distance from ``old_logprobs``.
         ref_logprobs: float32 [N, R], the frozen reference model's; None unless the objective asks.
-        values: float32 [N, R], the critic's value before each token; None unless the objective asks.
+        values: float32 [N, R], the critic's value before each sampled token; None unless the objective asks.
         teacher: prompts and log-probabilities of the self-teacher; None unless the objective asks.
     """
 
@@ -53,7 +55,7 @@ class TeacherAnnotation:
 
 @dataclass(frozen=True, kw_only=True)
 class ValueTargets(Movable):
-    """What the critic learns from; float32 [N, R] each, 0 on padding.
+    """What the critic learns from; float32 [N, R] each, 0 on tokens that were not sampled.
 
     Attributes:
         old_values: the critic's values when the batch was sampled.
@@ -76,10 +78,12 @@ class PolicyBatch:
         prompt_ids: B tokenised prompts, unpadded.
         group_size: G.
         response_ids: int64 [N, R], right-padded.
-        response_mask: bool [N, R].
+        response_mask: bool [N, R], the tokens of the responses: what the models read.
+        sampled: bool [N, R], those that the policy sampled: what is learnt from. The tensors below are 0 on
+            all others.
         old_logprobs: float32 [N, R], log-probabilities under the policy that sampled the batch.
-        advantages: float32 [N, R], weight of each token in the surrogate, 0 on padding.
-        attribution: float32 [N, R], the policy-improvement attribution s, 0 on padding.
+        advantages: float32 [N, R], weight of each token in the surrogate.
+        attribution: float32 [N, R], the policy-improvement attribution s.
         ref_logprobs: float32 [N, R] or None when no term uses the reference model.
         kl_coef: weight of the k3 penalty against ``ref_logprobs`` in this update.
         teacher_prompt_ids: N prompts of the self-teacher, None for a response without one; None for an
@@ -93,6 +97,7 @@ class PolicyBatch:
     group_size: int
     response_ids: Tensor
     response_mask: Tensor
+    sampled: Tensor
     old_logprobs: Tensor
     advantages: Tensor
     attribution: Tensor
@@ -106,6 +111,8 @@ class PolicyBatch:
         shape = (len(self.prompt_ids) * self.group_size, self.response_ids.shape[1])
         check_tensor("response_ids", self.response_ids, shape, torch.int64)
         check_tensor("response_mask", self.response_mask, shape, torch.bool)
+        check_tensor("sampled", self.sampled, shape, torch.bool)
+        check_masks(self.response_mask, self.sampled)
         for name in ("old_logprobs", "advantages", "attribution"):
             check_tensor(name, getattr(self, name), shape, torch.float32)
         if self.ref_logprobs is not None:
@@ -128,15 +135,15 @@ class PolicyBatch:
         if self.teacher_prompt_ids is not None:
             return self.loss_mask().any(dim=1)
         if self.kl_coef != 0:
-            return self.response_mask.any(dim=1)
+            return self.sampled.any(dim=1)
         return (self.advantages != 0).any(dim=1)
 
     def loss_mask(self) -> Tensor:
-        """Bool [N, R]: tokens that the loss is defined on; distillation masks out rows without a teacher."""
+        """Bool [N, R]: the sampled tokens; where the loss distils, those of rows with a teacher."""
         if self.teacher_prompt_ids is None:
-            return self.response_mask
+            return self.sampled
         taught = torch.tensor([ids is not None for ids in self.teacher_prompt_ids])
-        return self.response_mask & taught[:, None]
+        return self.sampled & taught[:, None]
 
     def reweighted(self, advantages: Tensor, kl_coef: float) -> PolicyBatch:
         """The same responses for a surrogate with other advantages; neither distils nor teaches a critic."""

@@ -12,9 +12,13 @@ N     responses on this rank, N = B * G, group-major: row i answers prompt i // 
 R     response positions, right-padded to the longest response on this rank
 ====  ==========================================================================
 
+A response is what follows the prompt. In one turn the policy sampled all of it; in a conversation it also
+holds what the environment inserted between the turns, its replies. Two boolean masks tell them apart:
+``response_mask`` is True on every token of a response (a stop token is one), ``sampled`` on those that the
+policy sampled. Inserted tokens are context: models read them, and nothing is learnt about them.
+
 Log-probabilities are natural logarithms of the policy at the sampling temperature, lengths are in
-tokens, verifier rewards lie in [0, 1], masks are boolean and True on response tokens (the stop
-token is a response token).
+tokens, verifier rewards lie in [0, 1].
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ import torch
 from torch import Tensor
 
 from pipo.records.problems import Example, Reward
-from pipo.records.shapes import check_tensor
+from pipo.records.shapes import check_masks, check_tensor
 
 TokenIds = tuple[int, ...]
 
@@ -69,17 +73,19 @@ class IterationPrompts:
 
 @dataclass(frozen=True, kw_only=True)
 class Completions:
-    """What the engine sampled; produced by a rollout engine.
+    """Responses; of one turn as a rollout engine samples them, or of several with replies between them.
 
     Attributes:
         response_ids: int64 [N, R], right-padded with 0 (the mask, not the value, marks padding).
-        response_mask: bool [N, R], True on sampled tokens.
-        logprobs: float32 [N, R], log-probability of each sampled token, 0 on padding.
+        response_mask: bool [N, R], True on the tokens of the response; right-padded.
+        sampled: bool [N, R], True on the response tokens that the policy sampled; all of them in one turn.
+        logprobs: float32 [N, R], log-probability of each sampled token, 0 on all others.
         finished: bool [N], True when the response ended with a stop token, False when it was cut.
     """
 
     response_ids: Tensor
     response_mask: Tensor
+    sampled: Tensor
     logprobs: Tensor
     finished: Tensor
 
@@ -87,19 +93,31 @@ class Completions:
         rows, width = self.response_ids.shape
         check_tensor("response_ids", self.response_ids, (rows, width), torch.int64)
         check_tensor("response_mask", self.response_mask, (rows, width), torch.bool)
+        check_tensor("sampled", self.sampled, (rows, width), torch.bool)
         check_tensor("logprobs", self.logprobs, (rows, width), torch.float32)
         check_tensor("finished", self.finished, (rows,), torch.bool)
+        check_masks(self.response_mask, self.sampled)
+        given = ((self.logprobs != 0) & ~self.sampled).any(dim=1)
+        if given.any():
+            row = int(given.nonzero()[0, 0])
+            raise ValueError(f"logprobs: row {row} has one for a token that was not sampled, expected 0")
 
     @property
     def lengths(self) -> Tensor:
-        """int64 [N], response length in tokens."""
+        """int64 [N], tokens of each response, inserted ones included."""
         return self.response_mask.sum(dim=1)
+
+    @property
+    def sampled_lengths(self) -> Tensor:
+        """int64 [N], tokens of each response that the policy sampled."""
+        return self.sampled.sum(dim=1)
 
     def rows(self, index: Tensor) -> Completions:
         """Some of the responses, in the given order."""
         return Completions(
             response_ids=self.response_ids[index],
             response_mask=self.response_mask[index],
+            sampled=self.sampled[index],
             logprobs=self.logprobs[index],
             finished=self.finished[index],
         )
@@ -111,6 +129,7 @@ class Completions:
             return Completions(
                 response_ids=torch.empty(0, 0, dtype=torch.int64),
                 response_mask=torch.empty(0, 0, dtype=torch.bool),
+                sampled=torch.empty(0, 0, dtype=torch.bool),
                 logprobs=torch.empty(0, 0),
                 finished=torch.empty(0, dtype=torch.bool),
             )
@@ -123,6 +142,7 @@ class Completions:
         return Completions(
             response_ids=pad("response_ids"),
             response_mask=pad("response_mask"),
+            sampled=pad("sampled"),
             logprobs=pad("logprobs"),
             finished=torch.cat([part.finished for part in parts]),
         )
@@ -135,7 +155,7 @@ class Rollouts:
     Attributes:
         prompts: the B prompts that the responses answer.
         completions: the N = B * G responses.
-        texts: N decoded responses without special tokens.
+        texts: N decoded responses without special tokens, replies of the task included.
         verdicts: N verdicts of the task's grader.
         rewards: float32 [N], ``verdicts[i].score``.
         shaping: float32 [N], added to the reward for training only (over-long penalty).

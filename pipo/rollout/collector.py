@@ -141,11 +141,11 @@ class Collector:
         if self.config.overlong_buffer == 0:
             return torch.zeros(len(completions.finished))
         limit = self.sampling.max_response_tokens
-        return overlong_penalty(completions.lengths, limit, self.config.overlong_buffer).float()
+        return overlong_penalty(completions.sampled_lengths, limit, self.config.overlong_buffer).float()
 
     def _measure(self, rollouts: Rollouts, metrics: IterationMetrics) -> None:
         """Metrics over all sampled responses, those that a filter will drop included."""
-        count, lengths = len(rollouts.rewards), rollouts.completions.lengths
+        count, lengths = len(rollouts.rewards), rollouts.completions.sampled_lengths
         metrics.add("train/reward", rollouts.rewards.sum(), count)
         metrics.add("train/accuracy", (rollouts.rewards == 1).sum(), count)
         metrics.add("train/response_length", lengths.sum(), count)
@@ -197,6 +197,7 @@ def _stand_in(rollouts: Rollouts) -> Rollouts:
     nothing = replace(
         drawn,
         response_mask=torch.zeros_like(drawn.response_mask),
+        sampled=torch.zeros_like(drawn.sampled),
         logprobs=torch.zeros_like(drawn.logprobs),
     )
     return replace(group, completions=nothing, shaping=torch.zeros_like(group.shaping))

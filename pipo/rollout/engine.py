@@ -62,7 +62,7 @@ class RolloutEngine(Protocol):
     def generate(
         self, prompts: Sequence[TokenIds], group_size: int, sampling: SamplingParams, seed: int
     ) -> Completions:
-        """Sample ``group_size`` responses for each prompt, group-major.
+        """Sample ``group_size`` responses for each prompt, group-major; all of their tokens are sampled.
 
         The returned log-probabilities are those of the full distribution at ``sampling.temperature``
         (at 1 when greedy), before top-p and top-k cut it; an engine whose weights are a copy may give those

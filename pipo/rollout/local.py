@@ -145,6 +145,7 @@ class LocalEngine:
         return Completions(
             response_ids=ids[:, :longest].cpu(),
             response_mask=mask.cpu(),
+            sampled=mask.cpu(),
             logprobs=logprobs[:, :longest].cpu(),
             finished=finished.cpu(),
         )

@@ -291,7 +291,9 @@ def _completions(rows: Sequence[CompletionOutput]) -> Completions:
     logprobs = torch.zeros(mask.shape)
     logprobs[mask] = torch.tensor([value for row in rows for value in row.logprobs.logprobs])
     finished = torch.tensor([row.finish_reason == "stop" for row in rows], dtype=torch.bool)
-    return Completions(response_ids=ids, response_mask=mask, logprobs=logprobs, finished=finished)
+    return Completions(
+        response_ids=ids, response_mask=mask, sampled=mask, logprobs=logprobs, finished=finished
+    )
 
 
 def _of_the_group(wanted: list[tuple[TokenIds, int]]) -> tuple[list[tuple[TokenIds, int]], int]:

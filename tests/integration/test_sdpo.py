@@ -138,7 +138,7 @@ def test_responses_without_privileged_information_count_nowhere(aggregation):
     mixed = replace(batch, teacher_prompt_ids=hints)
     keep = [i for i, ids in enumerate(hints) if ids is not None]
     assert 0 < len(keep) < len(batch)
-    names = ("response_ids", "response_mask", "old_logprobs", "advantages", "attribution")
+    names = ("response_ids", "response_mask", "sampled", "old_logprobs", "advantages", "attribution")
     alone = replace(
         mixed,
         prompt_ids=tuple(batch.prompt_ids[i] for i in keep),

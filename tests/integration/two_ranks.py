@@ -87,7 +87,9 @@ class ScriptedEngine:
         ids, mask = pad_rows(rows)
         finished = torch.tensor([row[-1] == toy.STOP for row in rows])
         zeros = torch.zeros(ids.shape)
-        return Completions(response_ids=ids, response_mask=mask, logprobs=zeros, finished=finished)
+        return Completions(
+            response_ids=ids, response_mask=mask, sampled=mask, logprobs=zeros, finished=finished
+        )
 
     def _group(self, prompt: TokenIds, group_size: int) -> list[list[int]]:
         key = zlib.crc32(repr((prompt, self.calls)).encode())

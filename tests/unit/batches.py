@@ -27,6 +27,7 @@ def policy_batch(*, prompts: int, group_size: int, width: int, seed: int = 0, **
         group_size=group_size,
         response_ids=torch.randint(2, 48, (rows, width), generator=generator) * mask,
         response_mask=mask,
+        sampled=mask,
         old_logprobs=-3 * torch.rand(rows, width, generator=generator) * mask,
         advantages=advantages[:, None] * mask,
         attribution=group_attribution(advantages, group_size)[:, None] * mask,

@@ -58,11 +58,11 @@ def test_micro_batches_align_responses_with_their_tokens():
     batch = policy_batch(prompts=3, group_size=4, width=7)
     seen = []
     for micro in micro_batches(batch, torch.arange(len(batch)), 40):
-        ends = micro.response_mask.sum(dim=1).cumsum(0).tolist()
+        ends = micro.sampled.sum(dim=1).cumsum(0).tolist()
         assert len(micro.rows.targets) == ends[-1]
         for row, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
             tokens = micro.rows.targets[start:end]
-            old = micro.old_logprobs[row][micro.response_mask[row]]
+            old = micro.old_logprobs[row][micro.sampled[row]]
             match = [
                 i
                 for i in range(len(batch))
@@ -79,8 +79,8 @@ def test_micro_batches_align_responses_with_their_tokens():
 def test_idle_micro_batch_has_no_tokens_to_train():
     micro = idle_micro_batch(policy_batch(prompts=2, group_size=2, width=3))
     assert len(micro.rows.targets) == micro.rows.predecessors.index.numel() == 0
-    assert not micro.response_mask.any()
-    assert len(micro.response_mask) == 1
+    assert not micro.sampled.any()
+    assert len(micro.sampled) == 1
     assert len(micro.rows.input_ids) > 0
 
 

@@ -60,8 +60,9 @@ class ScriptedEngine:
         ids, mask = pad_rows(rows)
         ends = [row[-1] in sampling.stop_token_ids for row in rows]
         finished = torch.tensor(ends, dtype=torch.bool)
+        zeros = torch.zeros(ids.shape)
         return Completions(
-            response_ids=ids, response_mask=mask, logprobs=torch.zeros(ids.shape), finished=finished
+            response_ids=ids, response_mask=mask, sampled=mask, logprobs=zeros, finished=finished
         )
 
     def sync_weights(self, parameters: Iterable[tuple[str, Tensor]]) -> None: ...

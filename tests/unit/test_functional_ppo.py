@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipo.functional.advantages import gae, moments, variance, whiten
 from pipo.functional.aggregation import aggregate
-from pipo.functional.masks import response_lengths
+from pipo.functional.masks import last_sampled
 from pipo.functional.value import clipped_value_loss, explained_variance
 
 TIGHT = {"rtol": 1e-8, "atol": 1e-10}
@@ -105,12 +105,32 @@ def test_gae_refuses_what_it_cannot_use():
         gae(zeros, zeros[:, :1], mask, 1.0, 1.0)
     with pytest.raises(ValueError, match="rewards: expected shape"):
         gae(zeros[0], zeros, mask, 1.0, 1.0)
-    with pytest.raises(ValueError, match="row 1 has padding before"):
-        gae(zeros, zeros, torch.tensor([[True, True, False], [False, True, True]]), 1.0, 1.0)
 
 
-def test_response_lengths_count_tokens():
-    assert response_lengths(ragged([3, 0, 1], 3)).tolist() == [3, 0, 1]
+def test_the_last_sampled_token_is_found_behind_what_was_inserted():
+    gap = torch.tensor([[True, False, True, False], [False, False, False, False], [True, True, True, True]])
+    assert last_sampled(gap).tolist() == [2, -1, 3]
+    assert last_sampled(torch.zeros(2, 0, dtype=torch.bool)).tolist() == [-1, -1]
+
+
+def test_a_transition_of_gae_skips_what_was_inserted():
+    """Sampled at places 0, 1 and 4, inserted at 2 and 3; gamma = 1/2, lambda = 1/2.
+
+    delta_4 = 8 - 1 = 7, delta_1 = 2 + 1/2 * 1 - 4 = -3/2 and delta_0 = 1 + 1/2 * 4 - 2 = 1; from one sampled
+    token to the next the factor is 1/4: A_4 = 7, A_1 = -3/2 + 7/4 = 1/4, A_0 = 1 + 1/16.
+    """
+    junk = math.nan
+    rewards, values = tensor([[1, 2, junk, 9, 8, junk]]), tensor([[2, 4, 5, junk, 1, 3]])
+    mask = torch.tensor([[True, True, False, False, True, False]])
+    advantages, returns = gae(rewards, values, mask, 0.5, 0.5)
+    assert advantages.tolist() == [[1.0625, 0.25, 0, 0, 7, 0]]
+    assert returns.tolist() == [[3.0625, 4.25, 0, 0, 8, 0]]
+    # The same as without the inserted tokens, whatever gamma and lambda.
+    for gamma, lam in ((1.0, 1.0), (0.9, 0.7)):
+        whole, _ = gae(rewards, values, mask, gamma, lam)
+        kept = torch.ones(1, 3, dtype=torch.bool)
+        short, _ = gae(rewards[mask][None], values[mask][None], kept, gamma, lam)
+        assert torch.equal(whole[mask][None], short)
 
 
 def test_whitening_by_hand():

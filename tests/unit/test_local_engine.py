@@ -26,7 +26,8 @@ def rows(completions) -> list[list[int]]:
 def full_logprobs(policy: Policy, completions, group_size: int, temperature: float) -> torch.Tensor:
     """Teacher-forced, one forward pass over prompt and response."""
     every = range(len(completions.finished))
-    packed = pack(PROMPTS, group_size, completions.response_ids, completions.lengths, every)
+    drawn = completions.response_ids, completions.lengths, completions.sampled
+    packed = pack(PROMPTS, group_size, *drawn, every)
     with torch.no_grad():
         return policy(packed, temperature)
 

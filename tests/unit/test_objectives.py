@@ -26,7 +26,7 @@ def gradient(objective: Objective, batch, logprobs: torch.Tensor) -> tuple[float
     (micro,) = micro_batches(batch, rows, 10**9)
     values = logprobs.clone().requires_grad_()
     total = objective.denominator(batch.loss_mask()).item()
-    loss = objective.loss(values * micro.response_mask, micro, total).value
+    loss = objective.loss(values * micro.sampled, micro, total).value
     loss.backward()
     assert values.grad is not None
     return loss.item(), values.grad
@@ -115,7 +115,7 @@ def test_a_padded_token_gets_no_gradient(batch, logprobs):
 def test_the_order_of_groups_does_not_matter(batch, logprobs):
     """Swapping whole groups permutes the gradient and leaves the loss."""
     rows = torch.tensor([8, 9, 10, 11, 0, 1, 2, 3, 4, 5, 6, 7])
-    names = ("response_ids", "response_mask", "old_logprobs", "advantages", "attribution")
+    names = ("response_ids", "response_mask", "sampled", "old_logprobs", "advantages", "attribution")
     moved = replace(
         batch,
         prompt_ids=tuple(batch.prompt_ids[i] for i in (2, 0, 1)),

@@ -19,10 +19,11 @@ GROUP_SIZE = 3
 LENGTHS = torch.tensor([1, 9, 0, 4, 2, 8, 3, 5, 1])
 ROWS = [0, 1, 2, 4, 5, 7]
 RESPONSES = torch.randint(2, 50, (9, 9), generator=torch.Generator().manual_seed(1))
+WHOLE = torch.arange(9) < LENGTHS[:, None]
 
 
 def packed(rows=ROWS):
-    return pack(PROMPTS, GROUP_SIZE, RESPONSES, LENGTHS, rows)
+    return pack(PROMPTS, GROUP_SIZE, RESPONSES, LENGTHS, WHOLE, rows)
 
 
 def one_by_one(model, rows=ROWS) -> torch.Tensor:

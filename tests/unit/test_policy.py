@@ -163,7 +163,7 @@ def test_what_is_sampled_has_the_log_probabilities_of_the_update(tmp_path, famil
     )
     prompts = [(5, 6, 7), (9,)]
     found = engine.generate(prompts, 2, sampling, 0)
-    rows = pack(prompts, 2, found.response_ids, found.lengths, range(4))
+    rows = pack(prompts, 2, found.response_ids, found.lengths, found.sampled, range(4))
     torch.testing.assert_close(
         policy(rows, 1.0).detach(), found.logprobs[found.response_mask], rtol=0, atol=2e-5
     )

@@ -35,6 +35,7 @@ def rollouts(feedback: tuple[str | None, ...] = (None,) * 6) -> Rollouts:
         completions=Completions(
             response_ids=ids,
             response_mask=torch.ones_like(ids, dtype=torch.bool),
+            sampled=torch.ones_like(ids, dtype=torch.bool),
             logprobs=torch.zeros(6, 1),
             finished=torch.ones(6, dtype=torch.bool),
         ),

@@ -44,6 +44,7 @@ def test_completions_check_their_shapes():
         Completions(
             response_ids=ids,
             response_mask=ids.bool(),
+            sampled=ids.bool(),
             logprobs=torch.zeros(2, 4),
             finished=torch.zeros(2).bool(),
         )

@@ -115,7 +115,7 @@ def toy_micro(per_token: bool) -> tuple[torch.Tensor, MicroBatch]:
     ids = torch.randint(0, 7, (rows, width + 1), generator=generator)
     return ids, MicroBatch(
         rows=packed(ids, torch.nn.functional.pad(mask, (1, 0))),
-        response_mask=mask,
+        sampled=mask,
         old_logprobs=-1.5 - torch.randn(rows, width, generator=generator, dtype=torch.float64),
         advantages=attribution,
         ref_logprobs=None,
@@ -139,19 +139,19 @@ def test_the_expected_gradient_is_the_whole_one_for_every_algorithm(compose_conf
             batch = MicroBatch(**{**vars(micro), "advantages": attribution * coefficient})
             weights = table.clone().requires_grad_()
             scores = weights[ids[:, :-1]].log_softmax(-1)
-            logprobs = scores.gather(-1, ids[:, 1:, None])[..., 0] * batch.response_mask
-            total = objective.denominator(batch.response_mask).item()
+            logprobs = scores.gather(-1, ids[:, 1:, None])[..., 0] * batch.sampled
+            total = objective.denominator(batch.sampled).item()
             loss = objective.loss(logprobs, batch, total)
             (grad,) = torch.autograd.grad(loss.value, weights)
             return grad, loss.metrics["clip_fraction"][0]
 
         whole, clipped = gradient(micro.advantages)
         assert clipped > 0
-        p = inclusion_probabilities(row_weights(micro.advantages, micro.response_mask), 0.6)
+        p = inclusion_probabilities(row_weights(micro.advantages, micro.sampled), 0.6)
         assert p.max() == 1  # a row that is always drawn is among them
         expected, seen = torch.zeros_like(whole), set()
         for start, length in draws(p):
-            part = sampled_attribution(micro.advantages, micro.response_mask, 0.6, start)
+            part = sampled_attribution(micro.advantages, micro.sampled, 0.6, start)
             seen.add(tuple((part != 0).any(1).tolist()))
             expected += length * gradient(part)[0]
         assert len(seen) > 3
@@ -162,4 +162,4 @@ def test_attribution_that_is_not_finite_is_left_for_the_optimiser_step_to_refuse
     _, micro = toy_micro(per_token=False)
     attribution = micro.advantages.clone()
     attribution[0, 0] = float("nan")
-    assert sampled_attribution(attribution, micro.response_mask, 0.5, 0.2) is attribution
+    assert sampled_attribution(attribution, micro.sampled, 0.5, 0.2) is attribution

@@ -97,7 +97,14 @@ def test_shaped_rewards_refuse_what_they_cannot_use():
         kl_shaped_rewards(zeros, zeros, zeros, mask, 0.1)
     with pytest.raises(ValueError, match="ref_logprobs: expected shape"):
         kl_shaped_rewards(zeros[:, 0], zeros, zeros[:, :1], mask, 0.1)
-    with pytest.raises(ValueError, match="response 1 has no token"):
+    with pytest.raises(ValueError, match="response 1 has no sampled token"):
         kl_shaped_rewards(zeros[:, 0], zeros, zeros, torch.tensor([[True] * 3, [False] * 3]), 0.1)
-    with pytest.raises(ValueError, match="padding before"):
-        kl_shaped_rewards(zeros[:, 0], zeros, zeros, torch.tensor([[False, True, True]] * 2), 0.1)
+
+
+def test_the_reward_stands_on_the_last_sampled_token_and_inserted_ones_are_not_penalised():
+    # k1 = .2 at the first token, .6 at the third; -.5 * k1 = -.1 and -.3; the reward 1 on the third -> .7.
+    logprobs = tensor([[-1.0, math.nan, -0.4, 5.0]])
+    ref = tensor([[-1.2, -1.0, -1.0, math.inf]])
+    mask = torch.tensor([[True, False, True, False]])
+    got = kl_shaped_rewards(tensor([1.0]), logprobs, ref, mask, 0.5)
+    torch.testing.assert_close(got, tensor([[-0.1, 0, 0.7, 0]]), rtol=1e-12, atol=1e-15)

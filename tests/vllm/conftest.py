@@ -71,7 +71,8 @@ def full_logprobs(
     """One teacher-forced forward pass over prompts and responses; [number of response tokens]."""
     count = len(completions.finished)
     group_size = count // len(prompts)
-    packed = pack(prompts, group_size, completions.response_ids, completions.lengths, range(count))
+    drawn = completions.response_ids, completions.lengths, completions.sampled
+    packed = pack(prompts, group_size, *drawn, range(count))
     with torch.no_grad():
         return policy(packed, temperature)
 

@@ -28,8 +28,9 @@ class MicroBatch(Movable):
     """The rows of a :class:`~pipo.records.PolicyBatch` that share one forward and backward pass.
 
     Attributes:
-        rows: n prompts and responses, for a forward pass.
-        response_mask: bool [n, r], the response tokens, aligned on the first.
+        rows: n prompts and responses, for a forward pass that scores the sampled tokens.
+        sampled: bool [n, r], True on the sampled tokens, which everything below and the loss is about;
+            inserted tokens and padding are False alike.
         old_logprobs: float32 [n, r].
         advantages: float32 [n, r].
         ref_logprobs: float32 [n, r] or None.
@@ -40,7 +41,7 @@ class MicroBatch(Movable):
     """
 
     rows: PackedRows
-    response_mask: Tensor
+    sampled: Tensor
     old_logprobs: Tensor
     advantages: Tensor
     ref_logprobs: Tensor | None
@@ -167,7 +168,7 @@ class Objective(ABC):
     def prepare(
         self, rollouts: Rollouts, annotations: Annotations, sum_over_ranks: Callable[[Tensor], Tensor]
     ) -> PolicyBatch:
-        """Advantages and attribution of every response token.
+        """Advantages and attribution of every sampled token.
 
         Args:
             rollouts: graded responses of this rank.
@@ -176,7 +177,7 @@ class Objective(ABC):
         """
 
     def denominator(self, mask: Tensor) -> Tensor:
-        """This rank's share of the loss's denominator, from the mask of a mini-batch."""
+        """This rank's share of the loss's denominator, from the sampled tokens of a mini-batch."""
         return denominator(mask, self.aggregation)
 
     def aggregate(self, values: Tensor, mask: Tensor, total: float) -> Tensor:
@@ -199,12 +200,12 @@ class Objective(ABC):
         """Surrogate plus the KL penalty, or the distance from the self-teacher.
 
         Args:
-            values: float32 [n, r], 0 on padding, with gradient: the current policy's log-probabilities, or
-                its divergence from the teacher when ``micro`` carries a teacher.
+            values: float32 [n, r], with gradient: the policy's log-probabilities of the sampled tokens,
+                or its divergence from the teacher there when ``micro`` carries a teacher.
             micro: the rows.
             total: denominator of the whole optimiser step over all ranks.
         """
-        mask = micro.response_mask
+        mask = micro.sampled
         if micro.teacher_rows is not None:
             divergence = (values.detach() * mask).sum(), mask.sum()
             weighted = values if micro.weight is None else values * micro.weight
@@ -252,8 +253,8 @@ def policy_batch(
         teacher_prompt_ids: see :class:`~pipo.records.PolicyBatch`.
         value_targets: see :class:`~pipo.records.PolicyBatch`.
     """
-    mask = rollouts.completions.response_mask
-    weight = mask if annotations.importance is None else annotations.importance
+    sampled = rollouts.completions.sampled
+    weight = sampled if annotations.importance is None else annotations.importance
 
     def per_token(values: Tensor) -> Tensor:
         return (values[:, None] if values.dim() == 1 else values) * weight
@@ -262,7 +263,8 @@ def policy_batch(
         prompt_ids=rollouts.prompts.prompt_ids,
         group_size=rollouts.group_size,
         response_ids=rollouts.completions.response_ids,
-        response_mask=mask,
+        response_mask=rollouts.completions.response_mask,
+        sampled=sampled,
         old_logprobs=annotations.old_logprobs,
         advantages=per_token(advantages),
         attribution=per_token(attribution),

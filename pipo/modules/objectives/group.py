@@ -25,7 +25,7 @@ class GroupObjective(Objective):
     def prepare(
         self, rollouts: Rollouts, annotations: Annotations, sum_over_ranks: Callable[[Tensor], Tensor]
     ) -> PolicyBatch:
-        """One advantage per response, the same on each of its tokens."""
+        """One advantage per response, the same on each of its sampled tokens."""
         advantages = self.advantages(rollouts.rewards + rollouts.shaping, rollouts.group_size)
         return policy_batch(
             rollouts,

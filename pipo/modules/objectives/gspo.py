@@ -13,5 +13,5 @@ class GSPO(GRPO):
     """Group sequence policy optimisation (arXiv 2507.18071)."""
 
     def ratio(self, logprobs: Tensor, micro: MicroBatch) -> Tensor:
-        """Exp of the mean log-ratio of the response, on each of its tokens."""
-        return sequence_ratio(logprobs, micro.old_logprobs, micro.response_mask)
+        """Exp of the mean log-ratio of the response, on each of its sampled tokens."""
+        return sequence_ratio(logprobs, micro.old_logprobs, micro.sampled)

@@ -56,7 +56,7 @@ class PPO(Objective):
         """Whitened advantages per token; the same serve as attribution, as the base objective used them."""
         values, old = annotations.values, annotations.old_logprobs
         assert values is not None
-        mask = rollouts.completions.response_mask
+        mask = rollouts.completions.sampled
         reference = old if annotations.ref_logprobs is None else annotations.ref_logprobs
         rewards = kl_shaped_rewards(
             rollouts.rewards + rollouts.shaping, old, reference, mask, self.kl_reward_coef
