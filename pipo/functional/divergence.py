@@ -42,20 +42,18 @@ def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationForm:
-    """Which divergence draws the student to its teacher.
-
-    Attributes:
-        kind: ``reverse-kl`` is KL(student || teacher); ``jensen-shannon`` is
-            alpha * KL(teacher || M) + (1 - alpha) * KL(student || M) with the mixture
-            M = alpha * teacher + (1 - alpha) * student.
-        alpha: weight of the teacher, in (0, 1), for ``jensen-shannon``; None for ``reverse-kl``.
-        top_k: compare only the student's top_k tokens and one bucket with all remaining mass of each
-            distribution; None, or at least the vocabulary, for the exact divergence.
-    """
+    """Which divergence draws the student to its teacher."""
 
     kind: Literal["reverse-kl", "jensen-shannon"]
+    """``reverse-kl`` is KL(student || teacher); ``jensen-shannon`` is alpha * KL(teacher || M) + (1 - alpha)
+    * KL(student || M) with the mixture M = alpha * teacher + (1 - alpha) * student.
+    """
     alpha: float | None
+    """Weight of the teacher, in (0, 1), for ``jensen-shannon``; None for ``reverse-kl``."""
     top_k: int | None
+    """Compare only the student's top_k tokens and one bucket with all remaining mass of each distribution;
+    None, or at least the vocabulary, for the exact divergence.
+    """
 
     def __post_init__(self) -> None:
         if self.kind == "reverse-kl":

@@ -13,15 +13,12 @@ CorrectionLevel = Literal["none", "token", "sequence"]
 
 @dataclass(frozen=True, kw_only=True)
 class ImportanceCorrection:
-    """Truncated importance sampling between sampler and trainer.
-
-    Attributes:
-        level: one weight per token, one per response, or none.
-        cap: no weight is larger.
-    """
+    """Truncated importance sampling between sampler and trainer."""
 
     level: CorrectionLevel
+    """One weight per token, one per response, or none."""
     cap: float
+    """Upper bound of the weights."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.cap < float("inf"):

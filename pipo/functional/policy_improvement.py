@@ -16,21 +16,18 @@ MIN_HISTORY_STD = 1e-8
 
 @dataclass(frozen=True, kw_only=True)
 class Feedback:
-    """What the history says about the newest mean reward.
-
-    Attributes:
-        history_mean: mu_his, mean of the window.
-        history_std: sigma_his, sample standard deviation of the window.
-        progress: xi = (mu - mu_his) / sigma_his, in standard deviations; nan when undefined.
-        coefficient: phi(xi), what multiplies the attribution; 0 when undefined.
-        defined: False when the window does not vary.
-    """
+    """What the history says about the newest mean reward."""
 
     history_mean: float
+    """mu_his, mean of the window."""
     history_std: float
+    """sigma_his, sample standard deviation of the window."""
     progress: float
+    """xi = (mu - mu_his) / sigma_his, in standard deviations; nan when undefined."""
     coefficient: float
+    """phi(xi), what multiplies the attribution; 0 when undefined."""
     defined: bool
+    """False when the window does not vary."""
 
 
 def policy_improvement_feedback(

@@ -10,17 +10,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class ClipRange:
-    """Trust region of the probability ratio.
-
-    Attributes:
-        low: the ratio is clipped below at 1 - low.
-        high: the ratio is clipped above at 1 + high.
-        dual: for a negative advantage the loss is at most ``-dual * advantage``; None for no bound.
-    """
+    """Trust region of the probability ratio."""
 
     low: float
+    """The ratio is clipped below at 1 - low."""
     high: float
+    """The ratio is clipped above at 1 + high."""
     dual: float | None
+    """For a negative advantage the loss is at most ``-dual * advantage``; None for no bound."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= 1:

@@ -25,17 +25,14 @@ LENGTH_RATIO = 1.5
 
 @dataclass(frozen=True, kw_only=True)
 class Gather(Movable):
-    """Copies packed tokens to where ``index`` asks for them; the backward pass adds the copies up.
-
-    Attributes:
-        index: int64, of any shape: which token; 0 where there is none (padding).
-        places: int64 [real entries], where in the flattened ``index`` a token is pointed at, token by token.
-        offsets: int64 [tokens], where each token's entries begin in ``places``.
-    """
+    """Copies packed tokens to where ``index`` asks for them; the backward pass adds the copies up."""
 
     index: Tensor
+    """int64, of any shape: which token; 0 where there is none (padding)."""
     places: Tensor
+    """int64 [real entries], where in the flattened ``index`` a token is pointed at, token by token."""
     offsets: Tensor
+    """int64 [tokens], where each token's entries begin in ``places``."""
 
     @staticmethod
     def of(index: Tensor, real: Tensor, tokens: int) -> Gather:
@@ -77,15 +74,12 @@ class _Gather(torch.autograd.Function):
 
 @dataclass(frozen=True, kw_only=True)
 class RowLayout(Movable):
-    """How attention finds the rows among the packed tokens.
-
-    Attributes:
-        blocks: [n, T] each, right-padded rows of similar length; every row is in one.
-        back: int64 [tokens], where each packed token is among the flattened entries of all blocks.
-    """
+    """How attention finds the rows among the packed tokens."""
 
     blocks: tuple[Gather, ...]
+    """[n, T] each, right-padded rows of similar length; every row is in one."""
     back: Tensor
+    """int64 [tokens], where each packed token is among the flattened entries of all blocks."""
 
     @staticmethod
     def of(rows: Sequence[Sequence[int]], tokens: int) -> RowLayout:
@@ -108,22 +102,18 @@ class RowLayout(Movable):
 
 @dataclass(frozen=True, kw_only=True)
 class PackedRows(Movable):
-    """What a model reads to score some responses, and where the scores are.
-
-    Attributes:
-        input_ids: int64 [tokens], each prompt once and each response but for its last token, which is never
-            an input.
-        position_ids: int64 [tokens], place of the token in its row.
-        layout: for attention.
-        predecessors: [M], the packed token before each sampled token: its hidden state predicts that one.
-        targets: int64 [M], the sampled tokens, row after row.
-    """
+    """What a model reads to score some responses, and where the scores are."""
 
     input_ids: Tensor
+    """int64 [tokens], each prompt once and each response but for its last token, which is never an input."""
     position_ids: Tensor
+    """int64 [tokens], place of the token in its row."""
     layout: RowLayout
+    """How attention puts the rows together again."""
     predecessors: Gather
+    """[M], the packed token before each sampled token: its hidden state predicts that one."""
     targets: Tensor
+    """int64 [M], the sampled tokens, row after row."""
 
     def without_targets(self) -> PackedRows:
         """The same rows with no token to score."""

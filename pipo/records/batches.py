@@ -21,49 +21,40 @@ class Annotations:
     """Per-token quantities that some models computed for the rollouts, without gradient.
 
     All are 0 on tokens that the policy did not sample.
-
-    Attributes:
-        old_logprobs: float32 [N, R], the trainer's log-probabilities of the policy that sampled, fixed at
-            sampling time.
-        importance: float32 [N, R], weight of each token in the policy loss; None for no
-            correction of the sampler's distance from ``old_logprobs``.
-        ref_logprobs: float32 [N, R], the frozen reference model's; None unless the objective asks.
-        values: float32 [N, R], the critic's value before each sampled token; None unless the objective asks.
-        teacher: prompts and log-probabilities of the self-teacher; None unless the objective asks.
     """
 
     old_logprobs: Tensor
+    """float32 [N, R], the trainer's log-probabilities of the policy that sampled, fixed at sampling time."""
     importance: Tensor | None
+    """float32 [N, R], weight of each token in the policy loss; None for no correction of the sampler's
+    distance from ``old_logprobs``.
+    """
     ref_logprobs: Tensor | None
+    """float32 [N, R], the frozen reference model's; None unless the objective asks."""
     values: Tensor | None
+    """float32 [N, R], the critic's value before each sampled token; None unless the objective asks."""
     teacher: TeacherAnnotation | None
+    """Prompts and log-probabilities of the self-teacher; None unless the objective asks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherAnnotation:
-    """The self-teacher: the policy on a prompt that also carries privileged information.
-
-    Attributes:
-        prompt_ids: N tokenised teacher prompts; None for a response without privileged information.
-        logprobs: float32 [N, R], the teacher's log-probabilities of the sampled tokens; 0 where there is
-            no prompt.
-    """
+    """The self-teacher: the policy on a prompt that also carries privileged information."""
 
     prompt_ids: tuple[TokenIds | None, ...]
+    """N tokenised teacher prompts; None for a response without privileged information."""
     logprobs: Tensor
+    """float32 [N, R], the teacher's log-probabilities of the sampled tokens; 0 where there is no prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValueTargets(Movable):
-    """What the critic learns from; float32 [N, R] each, 0 on tokens that were not sampled.
-
-    Attributes:
-        old_values: the critic's values when the batch was sampled.
-        returns: the values it should have given.
-    """
+    """What the critic learns from; float32 [N, R] each, 0 on tokens that were not sampled."""
 
     old_values: Tensor
+    """The critic's values when the batch was sampled."""
     returns: Tensor
+    """The values it should have given."""
 
     def rows(self, index: Tensor, width: int) -> ValueTargets:
         """Some rows, cut to ``width`` tokens."""
@@ -72,40 +63,39 @@ class ValueTargets(Movable):
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyBatch:
-    """Everything one policy update needs; produced by ``Objective.prepare``.
-
-    Attributes:
-        prompt_ids: B tokenised prompts, unpadded.
-        group_size: G.
-        response_ids: int64 [N, R], right-padded.
-        response_mask: bool [N, R], the tokens of the responses: what the models read.
-        sampled: bool [N, R], those that the policy sampled: what is learnt from. The tensors below are 0 on
-            all others.
-        old_logprobs: float32 [N, R], log-probabilities under the policy that sampled the batch.
-        advantages: float32 [N, R], weight of each token in the surrogate.
-        attribution: float32 [N, R], the policy-improvement attribution s.
-        ref_logprobs: float32 [N, R] or None when no term uses the reference model.
-        kl_coef: weight of the k3 penalty against ``ref_logprobs`` in this update.
-        teacher_prompt_ids: N prompts of the self-teacher, None for a response without one; None for an
-            update that does not distil.
-        value_targets: what the critic learns from this batch; None without a critic.
-        importance: float32 [N, R], factor on each token's distillation loss for the sampler's distance; None
-            for 1. A surrogate has it in its advantages.
-    """
+    """Everything one policy update needs; produced by ``Objective.prepare``."""
 
     prompt_ids: tuple[TokenIds, ...]
+    """B tokenised prompts, unpadded."""
     group_size: int
+    """G, responses to each prompt."""
     response_ids: Tensor
+    """int64 [N, R], right-padded."""
     response_mask: Tensor
+    """bool [N, R], the tokens of the responses: what the models read."""
     sampled: Tensor
+    """bool [N, R], those that the policy sampled: what is learnt from. The tensors below are 0 on all others.
+    """
     old_logprobs: Tensor
+    """float32 [N, R], log-probabilities under the policy that sampled the batch."""
     advantages: Tensor
+    """float32 [N, R], weight of each token in the surrogate."""
     attribution: Tensor
+    """float32 [N, R], the policy-improvement attribution s."""
     ref_logprobs: Tensor | None
+    """float32 [N, R] or None when no term uses the reference model."""
     kl_coef: float
+    """Weight of the k3 penalty against ``ref_logprobs`` in this update."""
     teacher_prompt_ids: tuple[TokenIds | None, ...] | None
+    """N prompts of the self-teacher, None for a response without one; None for an update that does not
+    distil.
+    """
     value_targets: ValueTargets | None
+    """What the critic learns from this batch; None without a critic."""
     importance: Tensor | None = None
+    """float32 [N, R], factor on each token's distillation loss for the sampler's distance; None for 1. A
+    surrogate has it in its advantages.
+    """
 
     def __post_init__(self) -> None:
         shape = (len(self.prompt_ids) * self.group_size, self.response_ids.shape[1])

@@ -37,15 +37,12 @@ TokenIds = tuple[int, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class PromptBatch:
-    """The problems of one iteration on one rank; produced by the data module.
-
-    Attributes:
-        examples: B problems.
-        prompt_ids: B tokenised prompts, unpadded.
-    """
+    """The problems of one iteration on one rank; produced by the data module."""
 
     examples: tuple[Example, ...]
+    """B problems."""
     prompt_ids: tuple[TokenIds, ...]
+    """B tokenised prompts, unpadded."""
 
     def __post_init__(self) -> None:
         if len(self.examples) != len(self.prompt_ids):
@@ -60,34 +57,28 @@ class PromptBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class IterationPrompts:
-    """The prompts that an iteration may use on one rank; produced by the data module.
-
-    Attributes:
-        first: those it begins with.
-        refill: round (1, 2, ...) -> as many further prompts, for a collector that drops some.
-    """
+    """The prompts that an iteration may use on one rank; produced by the data module."""
 
     first: PromptBatch
+    """The prompts that the iteration begins with."""
     refill: Callable[[int], PromptBatch]
+    """Round (1, 2, ...) -> as many further prompts, for a collector that drops some."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Completions:
-    """Responses; of one turn as a rollout engine samples them, or of several with replies between them.
-
-    Attributes:
-        response_ids: int64 [N, R], right-padded with 0 (the mask, not the value, marks padding).
-        response_mask: bool [N, R], True on the tokens of the response; right-padded.
-        sampled: bool [N, R], True on the response tokens that the policy sampled; all of them in one turn.
-        logprobs: float32 [N, R], log-probability of each sampled token, 0 on all others.
-        finished: bool [N], True when the response ended with a stop token, False when it was cut.
-    """
+    """Responses; of one turn as a rollout engine samples them, or of several with replies between them."""
 
     response_ids: Tensor
+    """int64 [N, R], right-padded with 0 (the mask, not the value, marks padding)."""
     response_mask: Tensor
+    """bool [N, R], True on the tokens of the response; right-padded."""
     sampled: Tensor
+    """bool [N, R], True on the response tokens that the policy sampled; all of them in one turn."""
     logprobs: Tensor
+    """float32 [N, R], log-probability of each sampled token, 0 on all others."""
     finished: Tensor
+    """bool [N], True when the response ended with a stop token, False when it was cut."""
 
     def __post_init__(self) -> None:
         rows, width = self.response_ids.shape
@@ -150,30 +141,28 @@ class Completions:
 
 @dataclass(frozen=True, kw_only=True)
 class Rollouts:
-    """Sampled and graded responses of one iteration on one rank; produced by the collector.
-
-    Attributes:
-        prompts: the B prompts that the responses answer.
-        completions: the N = B * G responses.
-        texts: N decoded responses without special tokens, replies of the task included.
-        verdicts: N verdicts of the task's grader.
-        rewards: float32 [N], ``verdicts[i].score``.
-        shaping: float32 [N], added to the reward for training only (over-long penalty).
-        group_size: G.
-        reward_sum: sum of the verifier rewards over *all* sampled responses on this rank, also of
-            those that a filter dropped afterwards.
-        reward_count: how many responses that sum covers.
-    """
+    """Sampled and graded responses of one iteration on one rank; produced by the collector."""
 
     prompts: PromptBatch
+    """The B prompts that the responses answer."""
     completions: Completions
+    """The N = B * G responses."""
     texts: tuple[str, ...]
+    """N decoded responses without special tokens, replies of the task included."""
     verdicts: tuple[Reward, ...]
+    """N verdicts of the task's grader."""
     rewards: Tensor
+    """float32 [N], ``verdicts[i].score``."""
     shaping: Tensor
+    """float32 [N], added to the reward for training only (over-long penalty)."""
     group_size: int
+    """G, responses to each prompt."""
     reward_sum: float
+    """Sum of the verifier rewards over *all* sampled responses on this rank, also of those that a filter
+    dropped afterwards.
+    """
     reward_count: int
+    """How many responses that sum covers."""
 
     def __post_init__(self) -> None:
         rows = len(self.prompts) * self.group_size

@@ -25,43 +25,38 @@ from pipo.records.rollouts import Rollouts, TokenIds
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch(Movable):
-    """The rows of a :class:`~pipo.records.PolicyBatch` that share one forward and backward pass.
-
-    Attributes:
-        rows: n prompts and responses, for a forward pass that scores the sampled tokens.
-        sampled: bool [n, r], True on the sampled tokens, which everything below and the loss is about;
-            inserted tokens and padding are False alike.
-        old_logprobs: float32 [n, r].
-        advantages: float32 [n, r].
-        ref_logprobs: float32 [n, r] or None.
-        kl_coef: weight of the k3 penalty.
-        teacher_rows: teacher prompts and the same responses; None without distillation.
-        value_targets: [n, r] each; None without a critic.
-        weight: float32 [n, r], factor on each token's divergence; None for 1.
-    """
+    """The rows of a :class:`~pipo.records.PolicyBatch` that share one forward and backward pass."""
 
     rows: PackedRows
+    """The n prompts and responses, for a forward pass that scores the sampled tokens."""
     sampled: Tensor
+    """bool [n, r], True on the sampled tokens, which everything below and the loss is about; inserted tokens
+    and padding are False alike.
+    """
     old_logprobs: Tensor
+    """float32 [n, r], log-probabilities under the policy that sampled the batch."""
     advantages: Tensor
+    """float32 [n, r], weight of each token in the surrogate."""
     ref_logprobs: Tensor | None
+    """float32 [n, r], the reference model's; None when no term uses it."""
     kl_coef: float
+    """Weight of the k3 penalty."""
     teacher_rows: PackedRows | None
+    """Teacher prompts and the same responses; None without distillation."""
     value_targets: ValueTargets | None
+    """[n, r] each; None without a critic."""
     weight: Tensor | None = None
+    """float32 [n, r], factor on each token's divergence; None for 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """What an objective says about one micro-batch.
-
-    Attributes:
-        value: scalar with gradient: this micro-batch's share of the optimiser step's loss.
-        metrics: name -> (sum, count), added up over micro-batches and ranks before dividing.
-    """
+    """What an objective says about one micro-batch."""
 
     value: Tensor
+    """Scalar with gradient: this micro-batch's share of the optimiser step's loss."""
     metrics: Mapping[str, tuple[Tensor, Tensor]]
+    """Name -> (sum, count), added up over micro-batches and ranks before dividing."""
 
 
 @dataclass(frozen=True, kw_only=True)
