@@ -3,6 +3,10 @@
 The problem is the unit of everything here. A metric is the mean over problems of one number per problem, and
 its interval comes from resampling problems: responses to one problem are not independent of each other, so
 resampling responses would give intervals that are too narrow.
+
+``scipy.stats`` has a bootstrap, Wilson's interval and a permutation test. They draw and count the same, and
+tests hold these to them. These stay because scipy's bootstrap refuses a single problem, its Wilson interval
+differs in the last digits from what runs have logged, and its permutation test takes 6 to 50 times as long.
 """
 
 from __future__ import annotations

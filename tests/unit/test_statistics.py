@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from pipo.evaluation.statistics import (
     bootstrap_interval,
+    bootstrap_means,
     estimate,
     holm,
     mean_at_n,
@@ -195,6 +197,24 @@ def test_the_test_rejects_as_often_as_it_says() -> None:
         a, b = (generator.binomial(4, rates) / 4 for _ in range(2))
         rejected += sign_flip_p(b - a, draws=500, seed=3) < 0.05
     assert 4 <= rejected <= 20 + 4 * 4.4
+
+
+def test_scipy_draws_the_same_means_and_counts_the_same_signs() -> None:
+    values = np.random.default_rng(3).integers(0, 9, size=64) / 8
+    found = stats.bootstrap(
+        (values,), np.mean, n_resamples=1000, method="percentile", rng=np.random.default_rng(5)
+    )
+    assert bootstrap_means(values, 1000, 5).tolist() == found.bootstrap_distribution.tolist()
+    assert bootstrap_interval(values, 0.95, 1000, 5) == pytest.approx(found.confidence_interval, abs=1e-15)
+    deltas = values[:11] - values[11:22]  # two are 0, and turning them counts nothing twice
+    signs = stats.permutation_test((deltas,), np.sum, permutation_type="samples", n_resamples=2**12)
+    assert sign_flip_p(deltas, 2**12, seed=0) == pytest.approx(signs.pvalue, abs=1e-12)
+    for solved, n in ((0, 30), (3, 10), (64, 64)):
+        assert wilson_interval(solved, n, 0.95) == pytest.approx(
+            stats.binomtest(solved, n).proportion_ci(0.95, "wilson"), abs=1e-14
+        )
+    # Some of k drawn without replacement solve the problem: not none of them.
+    assert pass_at_k([16, 16], [3, 9], 4) == pytest.approx(stats.hypergeom.sf(0, 16, [3, 9], 4), abs=1e-13)
 
 
 def test_holm_by_hand() -> None:
