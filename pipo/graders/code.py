@@ -4,29 +4,12 @@ A program receives inputs and gives answers. It never holds the expected outputs
 which a verdict travels: verdicts are formed here, or for the test code of a data set in a second
 sandbox. So nothing that it prints, patches or forges counts for more than the answer that it is.
 
-How answers are compared is said in ``answers`` (what is printed) and ``sandbox.wire`` (what is
+How answers are compared is said in ``program_output`` (what is printed) and ``pipo_sandbox.values`` (what is
 returned: by ``==`` on exact built-in values and without tolerance, as the official checkers of
 TACO and LiveCodeBench do; tuples count as lists at every level, there only at the outer ones).
 
-What keeps a program in, and what is left where a protection is missing, ``python -m pipo doctor``
-prints for the system at hand:
-
-* Linux, as root or where users may make namespaces: each program has process, mount, network, IPC
-  and host-name namespaces of its own. It sees the interpreter's folders read-only, an empty
-  working directory and an empty ``/tmp`` in memory, both emptied before the next test, no network and no
-  process but its own, and all of it ends together.
-  As root it also runs as a user of its own.
-* Linux without namespaces, as in most containers: bubblewrap where it is installed and works. With
-  it or without, a system call filter refuses sockets, new processes and signals; Landlock leaves the
-  program the interpreter's folders and its working directory; as root it runs as a user of its
-  own, if that user can read the interpreter.
-* Other systems: resource limits, a process group and the clock. Programs can then read and write what
-  the user can, and reach the network; a warning says so when the grader starts.
-
-Everywhere: limits on processor time, memory, file size, output and open files; an empty environment; and
-on each test a clock that stops while others keep the program from running (``sandbox.stopwatch``). Not
-covered: holes in the kernel or the processor, side channels, and a program that learns from its inputs alone
-what is expected.
+What keeps a program in, and what is left where a protection is missing, is said in ``sandbox/README.md``;
+``python -m pipo doctor`` prints what the system at hand allows.
 """
 
 from __future__ import annotations
@@ -37,11 +20,12 @@ import threading
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Literal
 
-from pipo_sandbox.client import Launcher, SandboxError
-from pipo_sandbox.settings import Limits
+from pipo_sandbox import Launcher, Limits, SandboxError, weakness
 
+import pipo
 from pipo.errors import TaskError
 from pipo.graders.code_rules import Rules, Run
 from pipo.graders.code_runs import UnusableTest, run_job
@@ -49,6 +33,8 @@ from pipo.graders.code_tests import ProgramJob, ProgramTests
 from pipo.records.problems import Reward
 
 _LOG = logging.getLogger(__name__)
+# Installed among the packages that programs may import, this one stays hidden from them.
+_OURS = Path(pipo.__file__).parent
 
 
 class CodeGrader:
@@ -152,7 +138,7 @@ class CodeGrader:
 
     def _running_launcher(self) -> Launcher:
         if self._launcher is None or self._owner != os.getpid() or not self._launcher.alive:
-            launcher = Launcher(limits=self._limits, slots=2 * self._workers)
+            launcher = Launcher(limits=self._limits, slots=2 * self._workers, hidden=[_OURS])
             self._launcher, self._owner = launcher, os.getpid()
             self._finalizer = weakref.finalize(self, _close, launcher, self._owner)
             if warning := weakness(launcher.report):
@@ -184,21 +170,6 @@ class CodeGrader:
 
     def __setstate__(self, options: dict[str, Any]) -> None:
         self.__init__(**options)
-
-
-def weakness(report: dict[str, str]) -> str | None:
-    """One line about what programs can reach on this system and should not; None if nothing."""
-    if not report["namespaces"]:
-        return None
-    reach = []
-    if report["system call filter"]:
-        reach.append("use the network, start processes and signal those of this user")
-    if report["file rules"]:
-        own = "its own user's rights" if not report["own user"] else "your rights"
-        reach.append(f"read and write files with {own}")
-    if not reach:
-        return None
-    return f"programs under test can {' and '.join(reach)} here; see python -m pipo doctor"
 
 
 def _close(launcher: Launcher, owner: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -51,6 +52,16 @@ class Run:
     def seconds_for_next(self) -> float:
         """Time that the next test may take."""
         return max(0.001, min(self._rules.timeout_s, self._rules.total_s - self.taken_s))
+
+    def allowance(self) -> Callable[[float], float]:
+        """For a program that is started now: takes what it has taken since, gives what it may take next."""
+        before_s = self.taken_s
+
+        def allow(used_s: float) -> float:
+            self.taken_s = before_s + used_s
+            return self.seconds_for_next
+
+        return allow
 
     def passes(self) -> None:
         """The next test has passed."""

@@ -1,7 +1,7 @@
 """JSON and text of integers that are longer than Python converts by itself (4,300 digits).
 
 That limit keeps a hostile text from costing seconds; it holds for a whole process, so that it is left as it
-is here. What tests of programs need is what programs may use, see ``sandbox.settings``.
+is here. What tests of programs need is what programs may use, see ``pipo_sandbox.INT_DIGITS``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from decimal import Decimal
 from typing import Any
 
-from pipo_sandbox.settings import INT_DIGITS
+from pipo_sandbox import INT_DIGITS
 
 
 def read_json(text: str) -> Any:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-from pipo_sandbox.settings import INT_DIGITS
+from pipo_sandbox import INT_DIGITS
 
 # Longer tokens are text. Comparing takes linear time, but nothing that a program can compute is longer.
 _MAX_NUMBER = INT_DIGITS + 400

@@ -1,14 +1,59 @@
 """A sandbox for Python programs that nobody has read: standard library only, Linux first.
 
-``client`` is the trusted side and the only module that the rest of the project imports. It starts
-one ``launcher``, a small process that has given up its view of the file system. For each program
-the launcher forks a ``keeper``, which makes the namespaces, and in them the first process
-(``inside``), which drops what rights are left and runs one of three services:
+What is imported here is all that a user needs; ``README.md`` beside this package explains it, and
+``python -m pipo_sandbox`` prints what the system at hand allows.
+
+This process is the trusted side (``client``, ``sessions``). It starts one ``launcher``, a small process that
+has given up its view of the file system. For each program the launcher forks a ``keeper``, which makes the
+namespaces, and in them the first process (``inside``), which drops what rights are left and runs one of three
+services:
 
 * ``stdin_service``: the program once per input, each time in a forked child;
 * ``call_service``: the program once, then calls of what it defines;
 * ``judge_service``: test code of a data set against a program in another sandbox.
 
-The modules use relative imports only, because the launcher loads them as a package of their own:
-it must not import the project, which would bring torch along.
+The modules use relative imports only, and the launcher loads those that it needs without this one.
 """
+
+from .client import Launcher, SandboxError
+from .protections import PROTECTIONS, weakness
+from .sessions import (
+    Allowance,
+    CallProgram,
+    Ended,
+    JudgedProgram,
+    StdinProgram,
+    Verdict,
+    call_program,
+    judged_program,
+    stdin_program,
+)
+from .settings import INT_DIGITS, Limits
+from .values import Node, decode, dump, encode, equal
+from .wire import Closed, Late, WireError
+
+__all__ = [
+    "INT_DIGITS",
+    "PROTECTIONS",
+    "Allowance",
+    "CallProgram",
+    "Closed",
+    "Ended",
+    "JudgedProgram",
+    "Late",
+    "Launcher",
+    "Limits",
+    "Node",
+    "SandboxError",
+    "StdinProgram",
+    "Verdict",
+    "WireError",
+    "call_program",
+    "decode",
+    "dump",
+    "encode",
+    "equal",
+    "judged_program",
+    "stdin_program",
+    "weakness",
+]

@@ -30,4 +30,6 @@ def wrap(executable: str, command: Sequence[str], settings: Settings) -> list[st
             wrapped += ["--symlink", os.readlink(path), path]
         elif os.path.exists(path):
             wrapped += ["--ro-bind", path, path]
+    for path in settings.hidden:
+        wrapped += ["--tmpfs", path, "--remount-ro", path]
     return [*wrapped, "--chdir", "/tmp", "--", *command]

@@ -5,7 +5,7 @@ its answers, whoever in that process writes them. The other side reads them as p
 values and has what they should be; this side never sees it.
 
 It says that it is ready and is told (JSON) how many tests there will be and how long an answer may be. Orders
-are nodes of ``wire``, each answered by one of ``["value", node]``, ``["raise", type, text]``:
+are nodes of ``values``, each answered by one of ``["value", node]``, ``["raise", type, text]``:
 
 * ``["load", source]``: run the program as a module; it answers None.
 * ``["function", name]``: the function, or the method of that name of a ``Solution()``.
@@ -22,7 +22,7 @@ import json
 import socket
 from typing import Any
 
-from . import wire
+from . import values, wire
 from .confinement import Confinement, compile_program, fresh_module, one_line
 from .processes import end_all
 from .stopwatch import serve_meter
@@ -64,17 +64,17 @@ class _Program:
             except wire.Closed:
                 return
             try:
-                answer = wire.dump(["value", self._obey(wire.load(order))])
+                answer = values.dump(["value", self._obey(values.load(order))])
                 if len(answer) > self._max_answer:
                     raise wire.WireError(f"a result of {len(answer)} bytes, more than {self._max_answer}")
             except BaseException as error:
-                answer = wire.dump(["raise", type(error).__name__, one_line(error)])
+                answer = values.dump(["raise", type(error).__name__, one_line(error)])
             wire.send(self._channel, answer)
 
-    def _obey(self, order: wire.Node) -> wire.Node:
-        kind, *arguments = (wire.decode(node, self._object) for node in order)
+    def _obey(self, order: values.Node) -> values.Node:
+        kind, *arguments = (values.decode(node, self._object) for node in order)
         result = getattr(self, f"_on_{kind}")(*arguments)
-        return wire.encode(result, self._keep)
+        return values.encode(result, self._keep)
 
     def _object(self, handle: int) -> Any:
         return self._objects[handle]

@@ -19,15 +19,17 @@ from pathlib import Path
 from typing import Literal, Self
 
 from . import bubblewrap, wire
-from .settings import LIBRARY_PATHS, PROTECTIONS, Limits, Settings, readable_paths
+from .protections import PROTECTIONS
+from .settings import LIBRARY_PATHS, Limits, Settings, readable_paths, seen_below
 
 Service = Literal["s", "c", "j"]
 
-# Loads the package of this file by itself, without the project around it. The folder goes to the
-# end of the path, where no module in it can hide one of the standard library, and is taken off again.
+# Loads what the launcher needs of this package: without its __init__, which is the trusted side's, and
+# without a further folder on the path, where a module could hide one of the standard library.
 _BOOT = (
-    "import sys; sys.path.append(sys.argv[1]); from {package}.launcher import main; "
-    "sys.path.remove(sys.argv[1]); main(int(sys.argv[2]), sys.argv[3])"
+    "import sys, types; package = sys.modules['{name}'] = types.ModuleType('{name}'); "
+    "package.__path__ = [sys.argv[1]]; from {name}.launcher import main; "
+    "main(int(sys.argv[2]), sys.argv[3])"
 )
 USE = tuple(PROTECTIONS)  # all that the system allows; tests take some away
 _START_TIMEOUT_S = 60.0  # a cold or busy disk; not the clock of a program
@@ -92,7 +94,8 @@ class Launcher:
 
     Args:
         limits: of each program.
-        slots: sandboxes at one time at most.
+        slots: sandboxes at one time at most, up to 255.
+        hidden: folders that no program may read, although installed packages in general may be.
 
     Attributes:
         report: for each protection an empty text if it is active, else why it is not.
@@ -101,9 +104,16 @@ class Launcher:
         SandboxError: it cannot be started.
     """
 
-    def __init__(self, *, limits: Limits, slots: int) -> None:
+    def __init__(self, *, limits: Limits, slots: int, hidden: Sequence[Path] = ()) -> None:
         paths, packages = readable_paths()
-        settings = Settings(limits=limits, slots=slots, paths=paths, packages=packages, use=USE)
+        settings = Settings(
+            limits=limits,
+            slots=slots,
+            paths=paths,
+            hidden=seen_below(hidden, paths),
+            packages=packages,
+            use=USE,
+        )
         self._lock = threading.Lock()
         self._running: set[Sandbox] = set()
         self._free_slots: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -113,6 +123,12 @@ class Launcher:
         self.report = self._start(settings)
         if self.report["namespaces"] and (executable := shutil.which(bubblewrap.EXECUTABLE)):
             self._start_in_bubblewrap(executable, settings)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _start_in_bubblewrap(self, executable: str, settings: Settings) -> None:
         """Start again in bubblewrap; if that does not work, once more without, and say so."""
@@ -152,10 +168,10 @@ class Launcher:
     @staticmethod
     def _command(settings: Settings, control: int) -> list[str]:
         package = Path(__file__).parent
-        boot = _BOOT.format(package=package.name)
+        boot = _BOOT.format(name=package.name)
         # Not -I: it would ignore PYTHONHASHSEED, which makes the order of sets the same in every run.
         flags = ["-S", "-s", "-P", "-B", "-X", "utf8"]
-        return [sys.executable, *flags, "-c", boot, str(package.parent), str(control), settings.dump()]
+        return [sys.executable, *flags, "-c", boot, str(package), str(control), settings.dump()]
 
     def start(self, service: Service, sockets: Sequence[socket.socket]) -> Sandbox:
         """Start a sandbox. Waits while as many as there are slots are running.

@@ -44,7 +44,7 @@ class Confinement:
     scope: Scope
     limits: Limits | None
     instructions: bytes | None
-    readable: tuple[str, ...] | None
+    readable: filesystem.Readable | None
     linux: bool
     private: Mapping[str, frozenset[str]]
 

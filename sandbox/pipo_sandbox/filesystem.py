@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from . import kernel
 
@@ -20,8 +21,8 @@ _MAKE_DEVICES = 1 << 6 | 1 << 11
 _RIGHTS_ON_A_FILE = _EXECUTE | _WRITE_FILE | _READ_FILE | 1 << 14
 
 
-def enter_small_root(paths: Sequence[str]) -> None:
-    """Leave the file system for one that holds ``paths`` alone, read-only.
+def enter_small_root(paths: Sequence[str], hidden: Sequence[str]) -> None:
+    """Leave the file system for one that holds ``paths`` alone, read-only, with empty folders for ``hidden``.
 
     Needs a mount namespace of its own. The new root is a memory file system; it is laid over a
     folder of the old one, which nobody else sees.
@@ -44,6 +45,8 @@ def enter_small_root(paths: Sequence[str]) -> None:
             _bind(descriptor, _NEW_ROOT + path)
     for name, target in _LINKS.items():
         os.symlink(f"/proc/{target}", f"{_NEW_ROOT}/dev/{name}")
+    for path in hidden:
+        kernel.mount("tmpfs", _NEW_ROOT + path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=4k")
     for folder in (WORK, TEMPORARY):
         os.makedirs(_NEW_ROOT + folder, exist_ok=True)
     kernel.make_read_only(_NEW_ROOT)
@@ -130,7 +133,32 @@ def _open_up(path: str) -> bool:
     return True
 
 
-def restrict_files(readable: Sequence[str], work: str) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Readable:
+    """What may be read where there is no mount namespace."""
+
+    whole: tuple[str, ...]
+    """Files, and folders with all that lies below them."""
+    names: tuple[str, ...]
+    """Folders of which only the names may be read, for something below them is hidden."""
+
+    @staticmethod
+    def around(paths: Sequence[str], hidden: Sequence[str]) -> Readable:
+        """All of ``paths`` but what is ``hidden`` below them."""
+        kept_back = {os.path.realpath(path) for path in hidden}
+        whole, names, waiting = [], [], list(paths)
+        while waiting:
+            path = waiting.pop()
+            real = os.path.realpath(path)
+            if any(folder.startswith(real + "/") for folder in kept_back):
+                names.append(path)
+                waiting.extend(os.path.join(path, name) for name in os.listdir(path))
+            elif real not in kept_back:
+                whole.append(path)
+        return Readable(whole=tuple(whole), names=tuple(names))
+
+
+def restrict_files(readable: Readable, work: str) -> None:
     """Without a mount namespace: allow reading ``readable`` and writing below ``work``, by Landlock.
 
     From version 4 on TCP is refused too, from version 6 on signals to processes outside.
@@ -142,7 +170,8 @@ def restrict_files(readable: Sequence[str], work: str) -> None:
     known = 13 + (version >= 2) + (version >= 3) + (version >= 5)
     everything = (1 << known) - 1
     read = _READ_FILE | _READ_FOLDER
-    rules = [(path, (read if os.path.isdir(path) else _READ_FILE) & everything) for path in readable]
+    rules = [(path, (read if os.path.isdir(path) else _READ_FILE) & everything) for path in readable.whole]
+    rules += [(path, _READ_FOLDER) for path in readable.names]
     for name in _DEVICES:
         rules.append((f"/dev/{name}", (_READ_FILE | _WRITE_FILE) & _RIGHTS_ON_A_FILE))
     rules.append((work, everything & ~_MAKE_DEVICES))

@@ -24,7 +24,7 @@ class Plan:
         namespaces: flags of the namespaces of each sandbox; 0 without any.
         scope: how leftovers of a program are found.
         filtered: whether the system call filter is installed.
-        file_rules: whether Landlock takes the place of a mount namespace.
+        readable: what may be read where Landlock takes the place of a mount namespace; None without it.
         linux: whether the calls of ``kernel`` exist.
         count_processes: whether a limit on processes concerns the program alone.
         limited: whether resource limits are set.
@@ -34,7 +34,7 @@ class Plan:
     namespaces: int
     scope: processes.Scope
     filtered: bool
-    file_rules: bool
+    readable: filesystem.Readable | None
     linux: bool
     count_processes: bool
     limited: bool
@@ -80,7 +80,7 @@ def run(
             scope=plan.scope,
             limits=settings.limits if plan.limited else None,
             instructions=syscall_filter.filter_program() if plan.filtered else None,
-            readable=settings.paths if plan.file_rules else None,
+            readable=plan.readable,
             linux=plan.linux,
             private={folder: frozenset(os.listdir(folder)) for folder in private},
         ),

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from . import wire
+from . import values, wire
 from .confinement import Confinement, fresh_module
 from .processes import end_all
 from .stopwatch import serve_meter
@@ -47,16 +47,16 @@ class _Remote:
 
     def ask(self, kind: str, *arguments: Any) -> Any:
         """Give one order and wait for the answer; an exception of the program is raised here."""
-        order = [kind, *(wire.encode(argument, _handle_of) for argument in arguments)]
+        order = [kind, *(values.encode(argument, _handle_of) for argument in arguments)]
         try:
-            wire.send(self._channel, wire.dump(order))
-            answer = wire.load(wire.receive(self._channel, self._max_answer))
+            wire.send(self._channel, values.dump(order))
+            answer = values.load(wire.receive(self._channel, self._max_answer))
         except wire.Closed:
             self.alive = False
             raise ProgramError("the program ended") from None
         match answer:
             case ["value", node]:
-                return wire.decode(node, self._stand_in)
+                return values.decode(node, self._stand_in)
             case ["raise", str(name), str(text)]:
                 raise _exception(name, text)
         raise ProgramError("the program sent a malformed answer")

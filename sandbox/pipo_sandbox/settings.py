@@ -1,4 +1,4 @@
-"""What the launcher is told at its start, and what it says about the protections in return."""
+"""What the launcher is told at its start: limits of programs, and what they may read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import json
 import os
 import sys
 import sysconfig
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 # Where shared libraries and time zones lie on a Linux system, beside the interpreter's own folder.
@@ -29,61 +31,45 @@ INT_DIGITS = 50_000
 
 LIBRARY_PATHS = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
-# In the order in which they are shown; each does without the others. Names are used as keys.
-PROTECTIONS: dict[str, str] = {
-    "namespaces": "other processes, the network and files are hidden only by what else is active",
-    "own user": "programs run as the user who trains",
-    "system call filter": "sockets, new processes and signals are refused only by what else is active",
-    "file rules": "files of this user can be read and written",
-    "no new privileges": "set-uid programs keep their effect",
-    "resource limits": "memory, CPU time, file size and open files are unlimited",
-    "process limit": "without the system call filter a fork bomb is ended by the wall clock only",
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds of one program.
-
-    Attributes:
-        cpu_s: seconds of CPU time of one process.
-        memory_mb: address space of one process, interpreter included.
-        output_kb: what one test may print or return where nothing longer is expected, and the size of any
-            file.
-        disk_mb: all files of one program together, where it has a file system of its own.
-        processes: processes and threads, where they can be counted apart from the user's others.
-        open_files: file descriptors of one process.
-        stack_mb: the main thread's stack.
-    """
+    """Bounds of one program."""
 
     cpu_s: int
+    """Seconds of CPU time of one process."""
     memory_mb: int
+    """Address space of one process, interpreter included."""
     output_kb: int
+    """What one test may print or return where nothing longer is expected, and the size of any file."""
     disk_mb: int = 16
+    """All files of one program together, where it has a file system of its own."""
     processes: int = 64
+    """Processes and threads, where they can be counted apart from the user's others."""
     open_files: int = 128
+    """File descriptors of one process."""
     stack_mb: int = 128
+    """The main thread's stack."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All that a launcher needs.
-
-    Attributes:
-        limits: of each program.
-        slots: sandboxes at one time at most; each has a user of its own when root starts them.
-        paths: what programs may read.
-        packages: folders of installed packages, for programs that import numpy.
-        use: the protections to try.
-        boxed: whether bubblewrap has already made the namespaces around the launcher.
-    """
+    """All that a launcher needs."""
 
     limits: Limits
+    """Of each program."""
     slots: int
+    """Sandboxes at one time at most; each has a user of its own when root starts them."""
     paths: tuple[str, ...]
+    """What programs may read."""
+    hidden: tuple[str, ...]
+    """What they may not, although it lies below one of ``paths``."""
     packages: tuple[str, ...]
+    """Folders of installed packages, for programs that import numpy."""
     use: tuple[str, ...]
+    """The protections to try."""
     boxed: bool = False
+    """Whether bubblewrap has already made the namespaces around the launcher."""
 
     def dump(self) -> str:
         """As one command-line argument."""
@@ -93,7 +79,7 @@ class Settings:
     def load(text: str) -> Settings:
         """From a command-line argument."""
         fields: dict[str, Any] = json.loads(text)
-        for name in ("paths", "packages", "use"):
+        for name in ("paths", "hidden", "packages", "use"):
             fields[name] = tuple(fields[name])
         return Settings(**{**fields, "limits": Limits(**fields["limits"])})
 
@@ -112,3 +98,14 @@ def readable_paths() -> tuple[tuple[str, ...], tuple[str, ...]]:
         if not any(path.startswith(parent + "/") and not os.path.islink(parent) for parent in kept):
             kept.append(path)
     return tuple(kept), packages
+
+
+def seen_below(folders: Sequence[Path], paths: Sequence[str]) -> tuple[str, ...]:
+    """Those of ``folders`` that lie below ``paths``, by the names under which they are found there."""
+    found: dict[str, None] = {}
+    for folder in map(os.path.realpath, folders):
+        for path in paths:
+            real = os.path.realpath(path)
+            if folder.startswith(real + "/") and not os.path.islink(path):
+                found[path + folder[len(real) :]] = None
+    return tuple(found)

@@ -20,7 +20,7 @@ import tempfile
 from types import CodeType
 from typing import Any
 
-from . import wire
+from . import values, wire
 from .confinement import Confinement, compile_program, fresh_module, open_streams, run_and_exit
 from .processes import ChildWatch, end_all
 from .stopwatch import Meter, Starved, Stopwatch, wait_for
@@ -76,12 +76,12 @@ def _run_once(
         try:
             status = wait_for(pid, watch, stopwatch, channel)
         except Starved as problem:
-            wire.send(channel, wire.dump(["starved", str(problem)]))
+            wire.send(channel, values.dump(["starved", str(problem)]))
             return
         end_all(confinement.scope)
         confinement.clear()
         taken_s = stopwatch.taken_s if status is None else meter.read(None).used_s - before.used_s
-        wire.send(channel, wire.dump(["ended", status, taken_s]))
+        wire.send(channel, values.dump(["ended", status, taken_s]))
         for descriptor, limit in ((files[1], None), (files[2], _STDERR_TAIL)):
             size = os.fstat(descriptor).st_size
             start = 0 if limit is None else max(0, size - limit)

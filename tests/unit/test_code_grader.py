@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipo_sandbox.client import SandboxError
-from pipo_sandbox.settings import PROTECTIONS
+from pipo_sandbox import SandboxError
 
 from pipo.errors import TaskError
 from pipo.graders import code
-from pipo.graders.code import CodeGrader, weakness
+from pipo.graders.code import CodeGrader
 from pipo.graders.code_rules import Run
 from pipo.graders.code_tests import AssertTests, CallTests, ProgramJob, StdinTests
 from pipo.graders.program_output import same_output
@@ -570,14 +569,3 @@ def test_a_copy_starts_its_own_processes(grader: CodeGrader) -> None:
 def test_an_option_out_of_range_is_named(name: str, value: Any) -> None:
     with pytest.raises(TaskError, match=f"grader {name} must"):
         CodeGrader(**{**OPTIONS, name: value})
-
-
-def test_weak_protection_is_said_in_one_line() -> None:
-    active = dict.fromkeys(PROTECTIONS, "")
-    assert weakness(active) is None
-    assert weakness({**active, "namespaces": "refused"}) is None  # the filter and the file rules take over
-    line = weakness(dict.fromkeys(PROTECTIONS, "refused"))
-    assert line is not None
-    assert "network" in line
-    assert "files" in line
-    assert "\n" not in line

@@ -1,65 +1,60 @@
-"""Programs that try to fool the grader or to harm the machine, each with what may become of it.
+"""Programs that try to fool whoever runs them or to harm the machine, each with what may become of it.
 
-Every program is given the input ``7`` and would have to print 14. None of them is allowed to get a
-point that printing 14 would not get.
-
-``python -m tests.hostile_programs`` prints the verdict on each, on the system at hand.
+Every program is given the input ``7`` and would have to print 14 and come to an end. None of them may pass
+in a way that printing 14 would not.
 """
 
 from __future__ import annotations
 
-from pipo.graders.code import CodeGrader
-from pipo.graders.code_tests import ProgramJob, StdinTests
-
 ANSWER = "print(int(input()) * 2)\n"
 
-# name -> (program, score). A score of None: the protections decide, but nothing may be left running.
-STDIN: dict[str, tuple[str, float | None]] = {
-    "infinite loop": ("while True: pass", 0.0),
+# name -> (program, whether it is right). None: the protections decide, but nothing may be left running.
+STDIN: dict[str, tuple[str, bool | None]] = {
+    "infinite loop": ("while True: pass", False),
     "loop that ignores signals": (
         "import signal\n"
         "for s in (signal.SIGTERM, signal.SIGALRM, signal.SIGXCPU, signal.SIGINT, signal.SIGHUP):\n"
         "    signal.signal(s, signal.SIG_IGN)\n"
         "while True: pass",
-        0.0,
+        False,
     ),
-    "sleeps": ("import time\ntime.sleep(1000)", 0.0),
-    "fork bomb": ("import os\nwhile True: os.fork()", 0.0),
+    "sleeps": ("import time\ntime.sleep(1000)", False),
+    "fork bomb": ("import os\nwhile True: os.fork()", False),
     "patient fork bomb": (
         "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass",
-        0.0,
+        False,
     ),
     "thread bomb": (
         "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(1000,)).start()",
-        0.0,
+        False,
     ),
-    "memory hog": ("x = []\nwhile True: x.append(bytearray(1 << 24))", 0.0),
+    "memory hog": ("x = []\nwhile True: x.append(bytearray(1 << 24))", False),
     "swallows memory errors": (
         "x = []\nwhile True:\n    try:\n        x.append(bytearray(1 << 24))\n    except MemoryError:\n        pass",  # noqa: E501
-        0.0,
+        False,
     ),
-    "huge output": ("while True: print('x' * 100000)", 0.0),
+    "huge output": ("while True: print('x' * 100000)", False),
     "huge error output": (
         "import sys\ntry:\n    while True: sys.stderr.write('x' * 100000)\nexcept OSError:\n    pass\n"
         + ANSWER,
-        1.0,
+        True,
     ),
-    "huge file": ("with open('f', 'wb') as f:\n    while True: f.write(bytes(1 << 20))", 0.0),
-    "many files": ("i = 0\nwhile True:\n    open(str(i), 'w').write('x' * 4096)\n    i += 1", 0.0),
-    "_exit(0) before the answer": ("import os\nos._exit(0)\n" + ANSWER, 0.0),
-    "_exit(0) after the answer": (ANSWER + "import sys, os\nsys.stdout.flush()\nos._exit(0)", 1.0),
-    "sys.exit before the answer": ("import sys\nsys.exit(0)\n" + ANSWER, 0.0),
-    "sys.exit after the answer": (ANSWER + "import sys\nsys.exit()", 1.0),
-    "KeyboardInterrupt": ("raise KeyboardInterrupt", 0.0),
-    "BaseException": ("class E(BaseException): pass\nraise E", 0.0),
+    "huge file": ("with open('f', 'wb') as f:\n    while True: f.write(bytes(1 << 20))", False),
+    "many files": ("i = 0\nwhile True:\n    open(str(i), 'w').write('x' * 4096)\n    i += 1", False),
+    "_exit(0) before the answer": ("import os\nos._exit(0)\n" + ANSWER, False),
+    "_exit(0) after the answer": (ANSWER + "import sys, os\nsys.stdout.flush()\nos._exit(0)", True),
+    "sys.exit before the answer": ("import sys\nsys.exit(0)\n" + ANSWER, False),
+    "sys.exit after the answer": (ANSWER + "import sys\nsys.exit()", True),
+    "KeyboardInterrupt": ("raise KeyboardInterrupt", False),
+    "BaseException": ("class E(BaseException): pass\nraise E", False),
     "exception that cannot be shown": (
         "class E(Exception):\n    def __str__(self): raise E\n    __repr__ = __str__\nraise E",
-        0.0,
+        False,
     ),
     "kills its parent": (ANSWER + "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)", None),
-    "kills everything": ("import os\nos.kill(-1, 9)\nos.kill(1, 9)\nos.killpg(0, 9)", 0.0),
-    "kills its group": ("import os\nos.killpg(os.getpgrp(), 9)", 0.0),
-    "stops everything": ("import os, signal\nos.kill(-1, signal.SIGSTOP)", 0.0),
+    "kills everything": ("import os\nos.kill(-1, 9)\nos.kill(1, 9)\nos.killpg(0, 9)", False),
+    "kills its group": ("import os\nos.killpg(os.getpgrp(), 9)", False),
+    "stops everything": ("import os, signal\nos.kill(-1, signal.SIGSTOP)", False),
     "daemon left behind": (
         "import os, time\n"
         "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(1000)\n    os._exit(0)\n"  # noqa: E501
@@ -69,29 +64,29 @@ STDIN: dict[str, tuple[str, float | None]] = {
     "thread left behind": (
         "import threading, time\nthreading.Thread(target=time.sleep, args=(1000,), daemon=True).start()\n"
         + ANSWER,
-        1.0,
+        True,
     ),
     "thread waited for": (
         "import threading, time\nthreading.Thread(target=time.sleep, args=(1000,)).start()\n" + ANSWER,
-        0.0,
+        False,
     ),
-    "closes all descriptors": ("import os\nos.closerange(0, 1000)\nprint(14)", 0.0),
-    "reopens standard input": ("import os\nprint(int(open('/dev/stdin').read()) * 2)", 1.0),
-    "replaces sys.stdin": ("import io, sys\nsys.stdin = io.StringIO('1')\n" + ANSWER, 0.0),
-    "writes to standard input": ("import os\nos.write(0, b'14')", 0.0),
+    "closes all descriptors": ("import os\nos.closerange(0, 1000)\nprint(14)", False),
+    "reopens standard input": ("import os\nprint(int(open('/dev/stdin').read()) * 2)", True),
+    "replaces sys.stdin": ("import io, sys\nsys.stdin = io.StringIO('1')\n" + ANSWER, False),
+    "writes to standard input": ("import os\nos.write(0, b'14')", False),
     "reads all descriptors": (
         "import os\nfor n in range(3, 4096):\n    try:\n        os.write(n, b'14')\n    except OSError:\n        pass",  # noqa: E501
-        0.0,
+        False,
     ),
     "dup2 over every descriptor": (
         "import os\nfor n in range(3, 100):\n    os.dup2(1, n)\nprint('passed')",
-        0.0,
+        False,
     ),
-    "prints passed": ("print('passed')\nprint('OK 1.0')\nprint('[true, \"\", true]')", 0.0),
+    "prints passed": ("print('passed')\nprint('OK 1.0')\nprint('[true, \"\", true]')", False),
     "patches builtins": (
         "import builtins, operator\nbuiltins.isinstance = lambda *a: True\nbuiltins.all = lambda *a: True\n"
         "operator.eq = lambda *a: True\nbuiltins.str.__eq__ if True else 0\nprint(0)",
-        0.0,
+        False,
     ),
     "frames and garbage": (
         "import sys, gc\n"
@@ -100,28 +95,28 @@ STDIN: dict[str, tuple[str, float | None]] = {
         "for o in gc.get_objects():\n"
         "    if isinstance(o, dict) and ('expected' in o or 'outputs' in o): print(o)\n"
         "print([t for t in found if '14' == t.strip()])",
-        0.0,
+        False,
     ),
-    "syntax error": ("def f(:", 0.0),
-    "empty program": ("", 0.0),
-    "NUL byte in the source": ("print(14)\0", 0.0),
-    "lone surrogate in the source": ("print('\ud800')", 0.0),
-    "deeply nested source": ("(" * 100_000, 0.0),
-    "missing module": ("import no_such_module", 0.0),
-    "recursion": ("def f(): f()\nf()", 0.0),
+    "syntax error": ("def f(:", False),
+    "empty program": ("", False),
+    "NUL byte in the source": ("print(14)\0", False),
+    "lone surrogate in the source": ("print('\ud800')", False),
+    "deeply nested source": ("(" * 100_000, False),
+    "missing module": ("import no_such_module", False),
+    "recursion": ("def f(): f()\nf()", False),
     "recursion without a limit": (
         "import sys\nsys.setrecursionlimit(10**9)\nrepr_ = lambda: max([0], key=lambda _: repr_())\nrepr_()",
-        0.0,
+        False,
     ),
-    "invalid UTF-8": ("import sys\nsys.stdout.buffer.write(b'\\xff\\xfe14')", 0.0),
-    "NUL bytes": ("print('14\\0')", 0.0),
-    "surrogates": ("print('\\ud800')", 0.0),
-    "segmentation fault": ("import ctypes\nctypes.string_at(0)", 0.0),
-    "abort": ("import os\nos.abort()", 0.0),
-    "exec": ("import os\nos.execv('/bin/echo', ['echo', '14'])", 0.0),
-    "shell": ("import os\nos.system('echo 14')", 0.0),
-    "late exit handler": ("import atexit, time\natexit.register(time.sleep, 1000)\n" + ANSWER, 0.0),
-    "answer in an exit handler": ("import atexit\natexit.register(lambda: print(14))", 1.0),
+    "invalid UTF-8": ("import sys\nsys.stdout.buffer.write(b'\\xff\\xfe14')", False),
+    "NUL bytes": ("print('14\\0')", False),
+    "surrogates": ("print('\\ud800')", False),
+    "segmentation fault": ("import ctypes\nctypes.string_at(0)", False),
+    "abort": ("import os\nos.abort()", False),
+    "exec": ("import os\nos.execv('/bin/echo', ['echo', '14'])", False),
+    "shell": ("import os\nos.system('echo 14')", False),
+    "late exit handler": ("import atexit, time\natexit.register(time.sleep, 1000)\n" + ANSWER, False),
+    "answer in an exit handler": ("import atexit\natexit.register(lambda: print(14))", True),
 }
 
 # Programs that try to reach something and print the answer only if they do.
@@ -154,36 +149,3 @@ REACH: dict[str, str] = {
         "import resource\nresource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)"
     ),
 }
-
-
-def doubled(program: str) -> ProgramJob:
-    """A program that has to double a number."""
-    return ProgramJob(program=program, tests=StdinTests(inputs=("7\n",), outputs=("14\n",)))
-
-
-def main() -> None:
-    """Grade them all and print what becomes of each."""
-    values = {"home": "/root", "shared": "/var/tmp", "secret": __file__, "port": 9, "pid": 1, "uid": 0}
-    programs = {name: program for name, (program, _) in STDIN.items()}
-    programs |= {f"reach: {name}": text.format(**values) + "\nprint(14)" for name, text in REACH.items()}
-    grader = CodeGrader(
-        reward="fraction",
-        workers=8,
-        timeout_s=3.0,
-        total_s=6.0,
-        max_timeouts=1,
-        cpu_s=2,
-        memory_mb=512,
-        output_kb=256,
-        float_tolerance=0.0,
-    )
-    for name, why_not in grader.protections().items():
-        print(f"{name:40} {why_not or 'active'}")
-    rewards = grader.grade_batch([doubled(program) for program in programs.values()])
-    grader.close()
-    for name, reward in zip(programs, rewards, strict=True):
-        print(f"{name:40} {reward.score:g}  {(reward.error or reward.feedback or 'passed').splitlines()[0]}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,68 @@
+"""Linux namespaces, entered in two steps: one for the launcher, then a set for each sandbox.
+
+Example:
+    A user without rights starts a trainer. Every process, outermost first, with its number on the host and
+    what it sees::
+
+        trainer        100  everything that the user may see
+        launcher       101  enter_outer: a user and a mount namespace. Files: the interpreter's folders,
+                            read-only, on a root in memory. Still the host's processes and network
+        keeper         102  unshare: one more namespace of each kind. Files as before, and no network. The
+                            PID namespace is for its children only, so it stays outside, where nobody in it
+                            can reach the keeper, and kills what is in it
+        first process  103, number 1 in there.  mount_private: empty /sandbox and /tmp of its own, and a
+                            /proc that shows itself alone. All rights are dropped here
+        program        104, number 2 in there.  What the first process sees, which it can neither signal nor
+                            trace; the system call filter refuses the rest
+
+    The launcher's step is the slow one and is taken once; every sandbox is a copy of its state. When the
+    first process ends, the kernel ends all of its PID namespace, and mounts and network go with the last of
+    them. Root needs no user namespace for any of this; the first process becomes a user of its own instead.
+"""
+
+from __future__ import annotations
+
+import os
+
+from . import filesystem, kernel
+from .settings import Settings
+
+OF_A_SANDBOX = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET
+OF_A_SANDBOX |= kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
+_NOBODY = 65534
+
+
+def enter_outer(own: int, settings: Settings) -> None:
+    """The launcher's step: leave the file system.
+
+    Args:
+        own: the flag of a user namespace where one is needed for that, else 0.
+        settings: name what stays in sight.
+
+    Raises:
+        OSError: the system does not allow it.
+    """
+    unshare(kernel.CLONE_NEWNS | own)
+    filesystem.enter_small_root(settings.paths, settings.hidden)
+
+
+def unshare(flags: int) -> None:
+    """A keeper's step: new namespaces for this process, and of processes for its children.
+
+    Raises:
+        OSError: the system does not allow it.
+    """
+    user, group = os.getuid(), os.getgid()
+    if flags:
+        kernel.unshare(flags)
+    if flags & kernel.CLONE_NEWUSER:
+        # Never 0 inside: what the kernel keeps from other users, it shows to a namespace's root.
+        inner_user, inner_group = user or _NOBODY, group or _NOBODY
+        lines = {
+            "setgroups": "deny",
+            "uid_map": f"{inner_user} {user} 1",
+            "gid_map": f"{inner_group} {group} 1",
+        }
+        for name, line in lines.items():
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(line)
