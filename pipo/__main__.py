@@ -12,7 +12,7 @@ PROGRAMS = {
     "train": ("train.py", "train a model: python train.py [group=option] [key=value]"),
     "eval": ("eval.py", "evaluate a model, compare two results, grade responses: python eval.py model=..."),
     "report": ("pipo.analysis.report", "the page about a run, again: python -m pipo report RUN_FOLDER"),
-    "plot": ("pipo.analysis.plot", "figures of one run or many: python -m pipo plot FOLDER..."),
+    "plot": ("pipo.analysis.plotting", "figures of one run or many: python -m pipo plot FOLDER..."),
     "study": ("pipo.analysis.study", "the paper's tables in small: python -m pipo study NAME"),
     "dashboard": ("pipo.runs.wandb_workspace", "a W&B dashboard for a project: python -m pipo dashboard"),
     "doctor": ("pipo.graders.doctor", "what this machine offers: python -m pipo doctor"),

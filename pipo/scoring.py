@@ -25,11 +25,11 @@ from pipo.evaluation.benchmark import Benchmark
 from pipo.evaluation.paper_table import write_tables
 from pipo.evaluation.parts import Part
 from pipo.evaluation.preview import print_preview
-from pipo.evaluation.progress_bar import EvaluationProgress
+from pipo.evaluation.progress_bar import EvaluationBars
 from pipo.evaluation.results import EvaluationPlan, EvaluationResult, ProblemResult
 from pipo.evaluation.results_file import RESULTS_FILE, write_results
 from pipo.evaluation.runner import evaluate
-from pipo.evaluation.samples import SAMPLES_FILE, append_samples, recover_samples
+from pipo.evaluation.samples_file import SAMPLES_FILE, append_samples, recover_samples
 from pipo.evaluation.summary_tables import benchmark_table
 from pipo.graders.worker_pool import WorkerStartError
 from pipo.lm.policy import load_tokenizer
@@ -104,13 +104,13 @@ def _score(cfg: DictConfig, folder: Path) -> None:
             policy.to(device)  # another engine has a copy where it samples; this one only feeds it
         run = run_folder.record_run(folder)
         results: dict[str, EvaluationResult] = {}
-        with EvaluationProgress(Console()) as progress:
+        with EvaluationBars(Console()) as bars:
             for part in parts:
-                bar = progress.part(part.name, len(part.problems.examples), done[part.name])
+                bar = bars.part(part.name, len(part.problems.examples), done[part.name])
 
-                def keep(scored: Sequence[ProblemResult], name: str = part.name, bar=bar) -> None:
-                    append_samples(folder / SAMPLES_FILE, name, scored)
-                    bar(scored)
+                def keep(batch: Sequence[ProblemResult], name: str = part.name, bar=bar) -> None:
+                    append_samples(folder / SAMPLES_FILE, name, batch)
+                    bar(batch)
 
                 results[part.name] = evaluate(
                     engine,

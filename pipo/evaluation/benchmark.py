@@ -1,4 +1,4 @@
-"""A benchmark: parts that are scored, columns that are reported, and the average over the columns."""
+"""A benchmark: parts that are evaluated, columns that are reported, and the average over the columns."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class NotCovered:
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """What is scored and how it is averaged.
+    """What is evaluated and how it is averaged.
 
     Raises:
         ValueError: a part is unknown, in no column or in two, or a weight cannot be used.

@@ -21,7 +21,7 @@ from rich.progress import (
 from pipo.evaluation.results import ProblemResult
 
 
-class EvaluationProgress:
+class EvaluationBars:
     """A context with one bar for each part that is begun.
 
     Args:
@@ -40,7 +40,7 @@ class EvaluationProgress:
             disable=not console.is_interactive,  # a terminal that can move its cursor
         )
 
-    def __enter__(self) -> EvaluationProgress:
+    def __enter__(self) -> EvaluationBars:
         self._bars.start()
         return self
 
@@ -49,20 +49,20 @@ class EvaluationProgress:
     ) -> None:
         self._bars.stop()
 
-    def part(self, name: str, total: int, done: Sequence[ProblemResult]) -> PartProgress:
+    def part(self, name: str, total: int, done: Sequence[ProblemResult]) -> PartBar:
         """A new bar.
 
         Args:
             name: of the part.
             total: its problems.
-            done: those that were scored before.
+            done: those that are evaluated already.
         """
         task = self._bars.add_task(name, total=total, completed=len(done), status="")
-        return PartProgress(self._bars, task, done)
+        return PartBar(self._bars, task, done)
 
 
-class PartProgress:
-    """The bar of one part; called with each batch of scored problems."""
+class PartBar:
+    """The bar of one part; called with each batch of evaluated problems."""
 
     def __init__(self, bars: Progress, task: TaskID, done: Sequence[ProblemResult]) -> None:
         self._bars, self._task = bars, task

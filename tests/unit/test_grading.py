@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from pipo.config.command_line import expand_paths
 from pipo.errors import ConfigError, RunFailed, RunStopped
 from pipo.evaluation.results import ProblemResult, Sample
-from pipo.evaluation.samples import append_samples
+from pipo.evaluation.samples_file import append_samples
 from pipo.graders.worker_pool import WorkerStartError
 from pipo.grading import GRADED_FILE, grade
 from pipo.records.problems import Example, Reward

@@ -14,7 +14,7 @@ import pytest
 from pipo.callbacks.samples import SampleLog
 from pipo.errors import TaskError
 from pipo.evaluation.results import ProblemResult, Sample
-from pipo.evaluation.samples import append_samples, recover_samples
+from pipo.evaluation.samples_file import append_samples, recover_samples
 from pipo.records.problems import Reward
 from pipo.records.text import json_text, whole_text
 from tests.unit.test_math_task import fields, make

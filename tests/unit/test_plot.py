@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.patches import StepPatch
 
-from pipo.analysis.plot import _groups, main
+from pipo.analysis.plotting.__main__ import _groups, main
 from pipo.analysis.plotting.bars import phase_seconds, signed_mean
 from pipo.analysis.plotting.curves import draw, plot_curves
 from pipo.analysis.plotting.groups import Group, band, find_groups, read_group

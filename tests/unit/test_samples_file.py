@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipo.evaluation.results import ProblemResult, Sample
-from pipo.evaluation.samples import append_samples, recover_samples
+from pipo.evaluation.samples_file import append_samples, recover_samples
 
 
 def problem(index: int) -> ProblemResult:
@@ -86,7 +86,7 @@ def test_a_torn_line_and_its_batch_are_cut_away(path: Path, left: int) -> None:
 def test_a_damaged_line_is_named(path: Path) -> None:
     lines = path.read_bytes().split(b"\n")
     path.write_bytes(b"\n".join([lines[0], lines[1][:30], *lines[2:]]))
-    with pytest.raises(ValueError, match="line 2: not a scored problem"):
+    with pytest.raises(ValueError, match="line 2: not an evaluated problem"):
         recover_samples(path, SIZES, batch=2)
 
 

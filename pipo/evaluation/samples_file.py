@@ -1,6 +1,6 @@
 """``samples.jsonl``: one line per problem with all its responses, written batch by batch and read back.
 
-The file is what makes an evaluation resumable: a problem that stands in it is not scored again.
+The file is what makes an evaluation resumable: a problem that stands in it is not evaluated again.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def recover_samples(path: Path, sizes: Mapping[str, int], batch: int) -> dict[st
 
     Args:
         path: the file; it need not exist yet.
-        sizes: part -> number of its problems, in the order in which the parts are scored.
+        sizes: part -> number of its problems, in the order in which the parts are evaluated.
         batch: problems per batch.
 
     Returns:
-        Part -> its scored problems, for every part.
+        Part -> its evaluated problems, for every part.
 
     Raises:
         ValueError: a line is damaged, or is not the problem that stands at its place.
@@ -57,9 +57,9 @@ def recover_samples(path: Path, sizes: Mapping[str, int], batch: int) -> dict[st
             raise ValueError(f"{path}, line {number}: {should} was expected, not {problem.index} of {part}")
         found[part].append(problem)
         position += len(line) + 1
-        scored = len(found[part])
-        if scored % batch == 0 or scored == sizes[part]:
-            end, whole[part] = position, scored
+        count = len(found[part])
+        if count % batch == 0 or count == sizes[part]:
+            end, whole[part] = position, count
     os.truncate(path, end)
     return {part: problems[: whole[part]] for part, problems in found.items()}
 
@@ -87,4 +87,4 @@ def _parsed(line: bytes, place: str) -> tuple[str, ProblemResult]:
         problem = ProblemResult(samples=samples, **{name: record[name] for name in names})
         return record["part"], problem
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{place}: not a scored problem; the file was damaged") from error
+        raise ValueError(f"{place}: not an evaluated problem; the file was damaged") from error
