@@ -34,7 +34,6 @@ from bench.cpu_timers import CpuTimers
 from bench.ruler import ROOT
 from pipo import build
 from pipo.config.cli import register_resolvers
-from pipo.config.instantiate import instantiate
 from pipo.modules.policy_module import PolicyModule
 from pipo.rollout.task_setup import build_workbench
 from pipo.runs.quiet import quiet
@@ -176,7 +175,7 @@ def measure(point: Point, rounds: int) -> dict[str, Any]:
         run, workbench = build.build_run_config(cfg), build_workbench(cfg)
         module = build.build_module(cfg, run, workbench)
         recorder = Recorder()
-        callbacks = [instantiate(cfg, "pipo.callback"), CpuTimers(), recorder]
+        callbacks = [build.build_pipo(cfg), CpuTimers(), recorder]
         trainer = pl.Trainer(
             accelerator="cpu",
             devices=1,

@@ -24,13 +24,14 @@ from pipo.callbacks.guard import SkippedStepLog
 from pipo.callbacks.held_out import HeldOutProblems
 from pipo.callbacks.interrupt import GracefulStop
 from pipo.callbacks.iteration_log import IterationLog
+from pipo.callbacks.pipo import PIPOCallback, PipoOptions
 from pipo.callbacks.probe import Probe
 from pipo.callbacks.progress_bar import RunProgress
 from pipo.callbacks.random_state import RandomState
 from pipo.callbacks.results import RunResults
 from pipo.callbacks.samples import SampleLog
 from pipo.callbacks.teacher import TeacherAverage
-from pipo.config.instantiate import construct, instantiate
+from pipo.config.instantiate import construct, instantiate, read_options
 from pipo.config.trainer_options import HARDWARE, trainer_options
 from pipo.distributed.processes import is_first
 from pipo.distributed.strategies import COMPUTE_DTYPES, Hardware, build_strategy
@@ -252,8 +253,8 @@ def build_callbacks(
     end = RunEnd(options=trainer_options(cfg), extra=extra, budget=run.iterations)
     evaluation = build_evaluation(cfg, bench, stop)
     callbacks: list[pl.Callback] = [stop, end]
-    if cfg.pipo.callback is not None:
-        callbacks.append(instantiate(cfg, "pipo.callback", pl.Callback))
+    if (loop := build_pipo(cfg)) is not None:
+        callbacks.append(loop)
     if distillation is not None and distillation.teacher_average < 1:
         callbacks.append(TeacherAverage(weight=distillation.teacher_average))
     callbacks += [
@@ -289,6 +290,15 @@ def build_callbacks(
         ),
     ]
     return [*callbacks, *extra.values()]
+
+
+def build_pipo(cfg: DictConfig) -> PIPOCallback | None:
+    """The closed loop; None for the base objective alone."""
+    if cfg.pipo.name != "none":
+        return PIPOCallback(read_options(cfg, "pipo", PipoOptions))
+    if further := [name for name in cfg.pipo if name != "name"]:
+        raise ConfigError(f"pipo.{further[0]}: unknown key; with pipo=none there is nothing to set")
+    return None
 
 
 def build_extra_callback(cfg: DictConfig, name: str) -> pl.Callback:

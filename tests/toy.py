@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ProgressBar
 
-from pipo.callbacks.pipo import PIPOCallback
+from pipo.callbacks.pipo import PIPOCallback, PipoOptions
 from pipo.functional.importance import ImportanceCorrection
 from pipo.lm.sharding import Sharding
 from pipo.modules.hooks import IterationStats, RolloutCallback
@@ -94,7 +94,7 @@ def pipo(**changes: Any) -> PIPOCallback:
         "row_fraction": 1.0,
         "rows_follow_coefficient": False,
     }
-    return PIPOCallback(**{**options, **changes})
+    return PIPOCallback(PipoOptions(**{**options, **changes}))
 
 
 def privileged(rollouts: Rollouts, distillation: Distillation) -> tuple[TokenIds | None, ...]:

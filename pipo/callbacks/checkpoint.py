@@ -21,7 +21,7 @@ from pipo.distributed.collectives import all_gather, world
 from pipo.distributed.processes import is_first
 from pipo.distributed.strategies import ShardedStrategy
 from pipo.errors import RunFailed
-from pipo.modules.policy_module import PolicyModule
+from pipo.modules.hooks import learner
 from pipo.runs import checkpoints
 from pipo.runs.checkpoints import Manifest
 from pipo.runs.places import resuming
@@ -99,9 +99,9 @@ class IterationCheckpoint(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save when due, or when the run is about to stop here."""
-        assert isinstance(pl_module, PolicyModule)
+        module = learner(pl_module)
         done = batch_idx + 1
-        accuracy = pl_module.row.get(ACCURACY)
+        accuracy = module.row.get(ACCURACY)
         record = accuracy is not None and (self._highest is None or accuracy > self._highest)
         if record:
             self._highest = accuracy

@@ -25,7 +25,7 @@ from pipo.evaluation.held_out import (
     write_record,
 )
 from pipo.evaluation.results import EvaluationPlan, EvaluationResult, Summary
-from pipo.modules.policy_module import PolicyModule
+from pipo.modules.hooks import Learner, learner
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class HeldOutEvaluation(pl.Callback):
         self.problem: str | None = None
         self._first = 0
 
-    def _measure(self, module: PolicyModule, when: str, iterations: int) -> Summary:
+    def _measure(self, module: Learner, when: str, iterations: int) -> Summary:
         """A full evaluation, with a word on the terminal about what takes so long, and its record."""
         console = Console(quiet=not is_first())
         problems = len(self.problems.examples)
@@ -100,20 +100,20 @@ class HeldOutEvaluation(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The model as it came; a resumed run has it from its checkpoint."""
-        assert isinstance(pl_module, PolicyModule)
+        module = learner(pl_module)
         self._first = trainer.fit_loop.total_batch_idx + 1
         if self.before is None:
-            self.before = self._measure(pl_module, "before", 0)
+            self.before = self._measure(module, "before", 0)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """A point of the curve when due, in the same row as the iteration's other metrics."""
-        assert isinstance(pl_module, PolicyModule)
+        module = learner(pl_module)
         if (batch_idx + 1) % self.every:
             return
         start = time.perf_counter()
-        result = self.problems.evaluate(pl_module, self.curve_plan)
+        result = self.problems.evaluate(module, self.curve_plan)
         accuracy = result.pass_at_k[1]
         values = {
             "eval/pass@1": accuracy.value,
@@ -123,15 +123,15 @@ class HeldOutEvaluation(pl.Callback):
             "time/evaluate": time.perf_counter() - start,
         }
         values |= {f"eval/level_{name}/pass@1": level.accuracy.value for name, level in result.levels.items()}
-        pl_module.row |= values
+        module.row |= values
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The model as it is now, unless a signal says that there is no time for that."""
-        assert isinstance(pl_module, PolicyModule)
+        module = learner(pl_module)
         if self.interrupted():
             return
         done = trainer.fit_loop.total_batch_idx + 1
-        self.after = self._measured_before(done) or self._measure(pl_module, "after", done)
+        self.after = self._measured_before(done) or self._measure(module, "after", done)
 
     def _measured_before(self, done: int) -> Summary | None:
         """What an earlier program found after as many iterations, if this one has made none."""

@@ -16,7 +16,7 @@ from pipo.distributed.processes import is_first
 from pipo.errors import ConfigError, reason
 from pipo.lm.generation import without_contradictions
 from pipo.lm.sharding import full_tensors
-from pipo.modules.policy_module import PolicyModule
+from pipo.modules.hooks import learner
 from pipo.runs.run_summary import MODEL_FOLDER, missing_products
 
 log = logging.getLogger(__name__)
@@ -55,9 +55,9 @@ class ModelExport(pl.Callback):
         Raises:
             ConfigError: the configuration or the tokenizer is refused, or the folder; on every rank.
         """
-        assert isinstance(pl_module, PolicyModule)
+        module = learner(pl_module)
         self._first = trainer.fit_loop.total_batch_idx + 1
-        model = pl_module.policy.model
+        model = module.policy.model
         if model.can_generate() and model.generation_config is not None:
             model.generation_config, left_out = without_contradictions(model.generation_config)
             if left_out and is_first():
@@ -84,8 +84,8 @@ class ModelExport(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the folder; every rank sends its shards, the first puts them together and writes."""
-        assert isinstance(pl_module, PolicyModule)
-        leader, model, whole = is_first(), pl_module.policy.model, {}
+        module = learner(pl_module)
+        leader, model, whole = is_first(), module.policy.model, {}
         if self._is_there(trainer.fit_loop.total_batch_idx + 1):
             return
         for name, tensor in full_tensors(model):

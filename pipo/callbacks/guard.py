@@ -12,8 +12,7 @@ from torch import Tensor
 
 from pipo.distributed.collectives import gather
 from pipo.distributed.processes import is_first
-from pipo.modules.hooks import RolloutCallback, SkippedStep
-from pipo.modules.policy_module import PolicyModule
+from pipo.modules.hooks import Learner, RolloutCallback, SkippedStep, learner
 from pipo.records.batches import PolicyBatch
 
 log = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ class SkippedStepLog(RolloutCallback):
         self.folder = Path(folder)
 
     def on_step_skipped(
-        self, trainer: pl.Trainer, module: PolicyModule, batch: PolicyBatch, rows: Tensor, step: SkippedStep
+        self, trainer: pl.Trainer, module: Learner, batch: PolicyBatch, rows: Tensor, step: SkippedStep
     ) -> None:
         """Collect the mini-batch from every process and write it."""
         parts = gather({"batch": batch.to_plain(), "rows": rows})
@@ -63,15 +62,15 @@ class SkippedStepLog(RolloutCallback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """How many steps were skipped since the last that was made counts on after a resume."""
-        assert isinstance(pl_module, PolicyModule)
-        checkpoint["skipped_in_a_row"] = pl_module.skipped_in_a_row
+        module = learner(pl_module)
+        checkpoint["skipped_in_a_row"] = module.skipped_in_a_row
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Take the count over."""
-        assert isinstance(pl_module, PolicyModule)
-        pl_module.skipped_in_a_row = checkpoint["skipped_in_a_row"]
+        module = learner(pl_module)
+        module.skipped_in_a_row = checkpoint["skipped_in_a_row"]
 
 
 def _written(content: dict[str, Any], path: Path) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pipo.distributed.collectives import world
 from pipo.evaluation.results import EvaluationPlan, EvaluationResult
 from pipo.evaluation.runner import evaluate
-from pipo.modules.policy_module import PolicyModule
+from pipo.modules.hooks import Learner
 from pipo.records.problems import Example
 from pipo.records.rollouts import TokenIds
 from pipo.rollout.engine import SamplingParams
@@ -34,7 +34,7 @@ class HeldOutProblems:
     decode: Decode
     sampling: SamplingParams
 
-    def evaluate(self, module: PolicyModule, plan: EvaluationPlan) -> EvaluationResult:
+    def evaluate(self, module: Learner, plan: EvaluationPlan) -> EvaluationResult:
         """Score the weights as they are; every rank must call this."""
         rank, ranks = world()
         module.engine.wake()  # all ranks together, before some of them find nothing to evaluate

@@ -12,7 +12,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from pipo.modules.policy_module import PolicyModule
+from pipo.modules.hooks import learner
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +51,8 @@ class GracefulStop(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Ask the trainer to stop; every process must agree, whichever received the signal."""
-        assert isinstance(pl_module, PolicyModule)
-        number = pl_module.max_over_ranks(int(self._received or 0))
+        module = learner(pl_module)
+        number = module.max_over_ranks(int(self._received or 0))
         if number:
             self.reason = signal.Signals(number)
             trainer.should_stop = True

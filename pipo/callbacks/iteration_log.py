@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import torch
 
 from pipo.errors import RunFailed
-from pipo.modules.policy_module import PolicyModule
+from pipo.modules.hooks import learner
 from pipo.runs.run_log import ACCURACY
 
 
@@ -32,14 +32,14 @@ class IterationLog(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Write the row; checkpoints are saved after it, so no checkpoint is ahead of its metrics."""
-        assert isinstance(pl_module, PolicyModule)
+        module = learner(pl_module)
         for logger in trainer.loggers:
-            logger.log_metrics(pl_module.row, step=batch_idx)
-        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in pl_module.row.items()})
-        if ACCURACY in pl_module.row:
+            logger.log_metrics(module.row, step=batch_idx)
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in module.row.items()})
+        if ACCURACY in module.row:
             for key, callback in self.watching.items():
                 self._check_monitor(key, callback, trainer)
-                callback.on_validation_end(trainer, pl_module)
+                callback.on_validation_end(trainer, module)
 
     def _check_monitor(self, key: str, callback: pl.Callback, trainer: pl.Trainer) -> None:
         """A metric that a callback watches has to be there.

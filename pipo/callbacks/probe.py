@@ -15,7 +15,7 @@ from pipo.callbacks.held_out import HeldOutProblems
 from pipo.distributed.processes import is_first
 from pipo.evaluation.results import EvaluationPlan
 from pipo.evaluation.runner import gather_problems
-from pipo.modules.policy_module import PolicyModule
+from pipo.modules.hooks import Learner, learner
 from pipo.runs.files import replace_text
 from pipo.runs.run_log import PROBE_FILE, read_metrics
 
@@ -55,20 +55,20 @@ class Probe(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The weights as they came; a resumed run has their rewards from its checkpoint."""
-        assert isinstance(pl_module, PolicyModule)
+        module = learner(pl_module)
         if is_first() and self.path.exists():
             kept = [row for row in read_metrics(self.path) if row["iteration"] < self.start]
             replace_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         if self.current is None:
-            self.current = self._score(pl_module)
+            self.current = self._score(module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Report on the weights that sampled this iteration, then score those that it left behind."""
-        assert isinstance(pl_module, PolicyModule)
+        module = learner(pl_module)
         assert self.current is not None
-        row = pl_module.row
+        row = module.row
         row["probe/reward"] = float(np.mean(self.current))
         if self.before is not None:
             change = row["probe/reward"] - float(np.mean(self.before))
@@ -81,10 +81,10 @@ class Probe(pl.Callback):
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
         start = time.perf_counter()
-        self.before, self.current = self.current, self._score(pl_module)
+        self.before, self.current = self.current, self._score(module)
         row["time/probe"] = time.perf_counter() - start
 
-    def _score(self, module: PolicyModule) -> list[float]:
+    def _score(self, module: Learner) -> list[float]:
         """Mean reward of each prompt, on every rank."""
         result = self.problems.evaluate(module, self.plan)
         problems = gather_problems(result.problems)

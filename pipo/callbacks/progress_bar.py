@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from pipo.callbacks.ending import is_last
-from pipo.modules.policy_module import PolicyModule
+from pipo.modules.hooks import learner
 
 # Without a terminal, this many lines over the whole run.
 _LINES = 15
@@ -82,9 +82,9 @@ class RunProgress(ProgressBar):
     ) -> None:
         """Show the newest numbers."""
         done, total = batch_idx + 1, int(trainer.num_training_batches)
-        assert isinstance(pl_module, PolicyModule)
-        self._held_out = pl_module.row.get("eval/pass@1", self._held_out)
-        parts = self._parts(pl_module.row)
+        module = learner(pl_module)
+        self._held_out = module.row.get("eval/pass@1", self._held_out)
+        parts = self._parts(module.row)
         if self._bar is not None:
             status = "  ".join(parts[: self._fitting(parts, total)])
             self._bar.update(self._bar.task_ids[0], completed=done, status=status)

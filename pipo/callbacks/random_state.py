@@ -15,7 +15,7 @@ import torch
 
 from pipo.distributed.collectives import gather, own_part, world
 from pipo.distributed.seeds import Purpose, derive_seed
-from pipo.modules.policy_module import PolicyModule
+from pipo.modules.hooks import learner
 
 
 class RandomState(pl.Callback):
@@ -27,12 +27,12 @@ class RandomState(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """As late as possible: whatever was drawn while things were built does not count."""
-        assert isinstance(pl_module, PolicyModule)
+        module = learner(pl_module)
         if self._loaded is not None:
             _set_state(self._loaded)
             self._loaded = None
             return
-        seed = derive_seed(pl_module.seed, Purpose.GLOBAL, world()[0])
+        seed = derive_seed(module.seed, Purpose.GLOBAL, world()[0])
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)

@@ -9,8 +9,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.loggers import WandbLogger
 
 from pipo.distributed.processes import is_first
-from pipo.modules.hooks import IterationStats, RolloutCallback
-from pipo.modules.policy_module import PolicyModule
+from pipo.modules.hooks import IterationStats, Learner, RolloutCallback
 from pipo.records.batches import PolicyBatch
 from pipo.records.rollouts import Rollouts
 from pipo.records.text import json_text
@@ -77,7 +76,7 @@ class SampleLog(RolloutCallback):
     def on_rollouts_ready(
         self,
         trainer: pl.Trainer,
-        module: PolicyModule,
+        module: Learner,
         rollouts: Rollouts,
         batch: PolicyBatch,
         stats: IterationStats,
@@ -96,7 +95,7 @@ class SampleLog(RolloutCallback):
                 logger.log_table("samples", columns=list(_TABLE), data=table, step=stats.iteration)
 
     def _rows(
-        self, module: PolicyModule, rollouts: Rollouts, batch: PolicyBatch, iteration: int
+        self, module: Learner, rollouts: Rollouts, batch: PolicyBatch, iteration: int
     ) -> list[dict[str, Any]]:
         count = min(self.prompts, len(rollouts.prompts)) * rollouts.group_size
         lengths: list[int] = rollouts.completions.sampled_lengths.tolist()

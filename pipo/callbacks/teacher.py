@@ -7,7 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from pipo.modules.policy_module import PolicyModule
+from pipo.modules.hooks import learner
 
 
 class TeacherAverage(pl.Callback):
@@ -28,7 +28,7 @@ class TeacherAverage(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Move the average; shards of one and the same cut, so each process moves its own."""
-        assert isinstance(pl_module, PolicyModule)
-        policy = pl_module.policy.parameters()
-        for mine, new in zip(pl_module.teacher.parameters(), policy, strict=True):
+        module = learner(pl_module)
+        policy = module.policy.parameters()
+        for mine, new in zip(module.teacher.parameters(), policy, strict=True):
             mine.lerp_(new.to(mine.dtype), self.weight)

@@ -12,7 +12,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import hydra.utils
 import pydantic
@@ -23,6 +23,7 @@ from pipo.errors import ConfigError
 
 # What Hydra reads of a node itself.
 _OF_HYDRA = ("_target_", "_partial_", "_convert_", "_recursive_")
+Options = TypeVar("Options", bound=pydantic.BaseModel)
 _INTERPOLATION = re.compile(r"\$\{([\w.]+)\}")
 
 
@@ -76,6 +77,31 @@ def construct(target: Callable[..., Any], cfg: DictConfig, keys: Mapping[str, st
     except ValueError as error:
         section = next(iter(keys.values())).rpartition(".")[0]
         raise ConfigError(f"{section}: {error}" if section else str(error)) from error
+
+
+def read_options(cfg: DictConfig, key: str, kind: type[Options]) -> Options:
+    """The node at ``key`` as its frozen options, without its ``name``.
+
+    Raises:
+        ConfigError: naming the first key that is unknown, missing or out of its range.
+    """
+    node = OmegaConf.to_container(cfg[key], resolve=True)
+    assert isinstance(node, dict)
+    given = {str(name): value for name, value in node.items() if name != "name"}
+    try:
+        return kind.model_validate(given)
+    except pydantic.ValidationError as error:
+        # An unknown key may be the missing one with a slip in it.
+        first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+        name, said = ".".join(map(str, first["loc"][:1])), first["msg"].removeprefix("Input ")
+        takes = {field.alias or own for own, field in kind.model_fields.items()}
+        if first["type"] == "missing":
+            raise ConfigError(f"{key}.{name} has no value; set it, for example {key}.{name}=...") from error
+        if first["type"] != "extra_forbidden":
+            raise ConfigError(f"{key}.{name}: {said}, got {first['input']!r}") from error
+        near = difflib.get_close_matches(name, takes, n=1)
+        meant = f"did you mean {key}.{near[0]}?" if near else f"{key} takes {', '.join(sorted(takes))}"
+        raise ConfigError(f"{key}.{name}: unknown key; {meant}") from error
 
 
 def target_of(name: Any, key: str) -> Callable[..., Any]:

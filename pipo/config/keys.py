@@ -50,13 +50,12 @@ _BOTH: Tree = {
 }
 TRAIN: Tree = {
     **_BOTH,
-    **_leaves("seed iterations"),
+    **_leaves("seed iterations pipo"),
     "callbacks": {ANY: None},
     "algo": _leaves(
         "name group_size prompts mini_batch dynamic_sampling_rounds overlong_buffer optimizer objective "
         "importance_correction"
     ),
-    "pipo": _leaves("name callback"),
     "recipe": _leaves("responses mini_batch learning_rate kl_coef"),
     "task": _TASK,
     "strategy": _leaves("trainer compute_dtype sharding batching"),

@@ -6,6 +6,8 @@ import logging
 
 from omegaconf import DictConfig
 
+from pipo.callbacks.pipo import PipoOptions
+from pipo.config.instantiate import read_options
 from pipo.errors import ConfigError
 from pipo.modules.objectives.base import Objective
 
@@ -30,12 +32,13 @@ def check_relations(cfg: DictConfig, *, responses: int, objective: Objective, vo
         key = f"algo.objective.critic.warmup_iterations={warmup}"
         raise ConfigError(f"{key}: in {iterations} only the critic would be trained, never the policy")
     notes = {}
-    if cfg.pipo.callback is not None:
-        size, window = cfg.pipo.callback.get("mini_batch"), cfg.pipo.callback.get("window")
+    if cfg.pipo.name != "none":
+        loop = read_options(cfg, "pipo", PipoOptions)
+        size, window = loop.mini_batch, loop.window
         if size is not None and size > responses:
             most = f"an iteration has {responses} responses"
             raise ConfigError(f"pipo.mini_batch={size}: {most}; null is for what the base update takes")
-        if window is not None and window + warmup >= cfg.iterations:
+        if window + warmup >= cfg.iterations:
             first = f"the first comparison is in iteration {window + warmup + 1}"
             notes[f"pipo.window={window}"] = f"{first}, so {iterations} train as with pipo=none"
     size, top_k = cfg.algo.mini_batch, cfg.rollout.top_k

@@ -1,18 +1,94 @@
-"""The one hook that Lightning lacks: between sampling and the update."""
+"""What a callback may do in the one place that Lightning has no hook for: between sampling and the update."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol, cast
 
 import lightning.pytorch as pl
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from pipo.distributed.collectives import Number
+from pipo.distributed.metrics import IterationMetrics
+from pipo.lm.policy import Policy
+from pipo.modules.objectives.base import Objective
+from pipo.modules.options import BatchConfig
+from pipo.records.batches import PolicyBatch
+from pipo.records.rollouts import Rollouts
+from pipo.rollout.collector import Collector
+from pipo.rollout.engine import RolloutEngine
 
-    from pipo.modules.policy_module import PolicyModule
-    from pipo.records.batches import PolicyBatch
-    from pipo.records.rollouts import Rollouts
+
+class Learner(Protocol):
+    """What a callback may touch of the policy module; anything else may change from one day to the next.
+
+    The order in which it is valid: models and engine from ``on_fit_start`` on, ``row`` from the end of an
+    iteration to the end of the next.
+    """
+
+    seed: int
+    """The run's seed; :func:`~pipo.distributed.seeds.derive_seed` makes others of it."""
+
+    row: dict[str, float]
+    """Metrics of the newest iteration. May be added to until ``IterationLog`` writes it."""
+
+    metrics: IterationMetrics
+    """Collects the running iteration's metrics on this rank: ``add`` and ``timer``."""
+
+    skipped_in_a_row: int
+    """Optimiser steps that were skipped since the last that was made. Set only when resuming."""
+
+    collector: Collector
+    """Samples and grades; read its task and its decoder."""
+
+    objective: Objective
+    """The algorithm; read what it needs."""
+
+    batching: BatchConfig
+    """How a batch is cut; read only."""
+
+    policy: Policy
+    """The weights that are trained. Change them through ``policy_update`` alone."""
+
+    teacher: Policy
+    """The policy itself, or the average that it is distilled from, which a callback may move."""
+
+    engine: RolloutEngine
+    """Samples from the policy; inside ``sampling()``."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes; batches are on the CPU."""
+        ...
+
+    def policy_update(
+        self, batch: PolicyBatch, *, prefix: str, lr_scale: float = 1.0, mini_batch: int | None = None
+    ) -> int:
+        """One more update of the policy, on all ranks together; returns how many steps were made."""
+        ...
+
+    def own_mini_batch(self, size: int) -> int:
+        """This rank's share of a mini-batch; refuses one that cannot be shared evenly."""
+        ...
+
+    def sampling(self) -> AbstractContextManager[None]:
+        """Around any use of the engine; all ranks enter together."""
+        ...
+
+    def sum_over_ranks(self, value: Tensor) -> Tensor:
+        """Sum of a CPU tensor over all ranks; all call it together."""
+        ...
+
+    def max_over_ranks(self, value: Number) -> Number:
+        """Largest value over all ranks; all call it together."""
+        ...
+
+
+def learner(module: pl.LightningModule) -> Learner:
+    """Lightning's hooks are given any module; in this package it is always the policy module."""
+    return cast(Learner, module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +131,7 @@ class RolloutCallback(pl.Callback):
     def on_rollouts_ready(
         self,
         trainer: pl.Trainer,
-        module: PolicyModule,
+        module: Learner,
         rollouts: Rollouts,
         batch: PolicyBatch,
         stats: IterationStats,
@@ -67,7 +143,7 @@ class RolloutCallback(pl.Callback):
         """
 
     def on_step_skipped(
-        self, trainer: pl.Trainer, module: PolicyModule, batch: PolicyBatch, rows: Tensor, step: SkippedStep
+        self, trainer: pl.Trainer, module: Learner, batch: PolicyBatch, rows: Tensor, step: SkippedStep
     ) -> None:
         """Called on every rank after an optimiser step was left out; weights and optimiser are untouched.
 

@@ -6,7 +6,6 @@ import pytest
 from omegaconf import OmegaConf
 
 from pipo import build
-from pipo.config.instantiate import instantiate
 from pipo.rollout.task_setup import build_workbench
 from tests.conftest import ROOT
 
@@ -63,8 +62,8 @@ def test_default_and_baseline_differ_in_the_pipo_group_alone(compose_config):
 
 def test_the_word_lambda_works_on_the_command_line(compose_config):
     cfg = compose_config("pipo.lambda=0.25", "pipo.window=5")
-    callback = instantiate(cfg, "pipo.callback")
-    assert callback.negative_scale == 0.25
+    callback = build.build_pipo(cfg)
+    assert callback.options.negative_scale == 0.25
     assert callback.history.maxlen == 5
 
 

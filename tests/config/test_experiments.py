@@ -135,7 +135,7 @@ def test_the_program_accepts_a_row(name, monkeypatch):
         assert build.build_plan(cfg).ks == (1, 8)
         engine = instantiate(cfg, "rollout.engine")
         assert engine.keywords["config"].dtype == "bfloat16"
-        callbacks = [] if cfg.pipo.callback is None else [instantiate(cfg, "pipo.callback")]
+        callbacks = [] if (loop := build.build_pipo(cfg)) is None else [loop]
         assert len(callbacks) == name.endswith("_pipo")
         build.build_trainer(cfg, callbacks, [], module.objective)
     finally:

@@ -316,7 +316,7 @@ def test_a_mistake_is_one_line_and_no_trace(tmp_path):
     code, out, err = run("train.py", "pipo.lambda=2", cwd=tmp_path)
     assert code == 2
     assert out == ""
-    assert err == "error: pipo.callback: pipo.lambda must lie in [0, 1], got 2\n"
+    assert err == "error: pipo.lambda: should be less than or equal to 1, got 2\n"
 
 
 def test_an_unknown_option_lists_the_known_ones(tmp_path):

@@ -143,7 +143,7 @@ def _is_override(argument: str) -> bool:
 
 def _title(config: DictConfig) -> str:
     algo = config.algo.name.upper().replace("_", ". ")
-    if config.pipo.callback is None:
+    if config.pipo.name == "none":
         return f"{algo} on {config.task.name}"
     control = "" if config.pipo.feedback == "progress" else f" (control: feedback={config.pipo.feedback})"
     return f"{algo} with PIPO{control} on {config.task.name}"

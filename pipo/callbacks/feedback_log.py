@@ -1,0 +1,41 @@
+"""What PIPO says of its feedback: metrics, why an update was left out, one warning of a very quiet window."""
+
+from __future__ import annotations
+
+import logging
+
+from pipo.distributed.metrics import IterationMetrics
+from pipo.functional.policy_improvement import Feedback
+
+log = logging.getLogger(__name__)
+
+# Beyond this many standard deviations the window is suspiciously quiet.
+UNUSUAL_PROGRESS = 10.0
+
+
+class FeedbackLog:
+    """Writes ``pipo/history_mean``, ``history_std``, ``progress`` and ``coefficient``."""
+
+    def __init__(self) -> None:
+        self._warned = False
+
+    def write(self, metrics: IterationMetrics, feedback: Feedback) -> None:
+        """Add one iteration's feedback; an undefined one has neither progress nor coefficient."""
+        metrics.add("pipo/history_mean", feedback.history_mean)
+        metrics.add("pipo/history_std", feedback.history_std)
+        if not feedback.defined:
+            return
+        metrics.add("pipo/progress", feedback.progress)
+        metrics.add("pipo/coefficient", feedback.coefficient)
+        if abs(feedback.progress) > UNUSUAL_PROGRESS and not self._warned:
+            self._warned = True
+            log.warning(
+                "progress is %.1f standard deviations (the window's is %.2g); "
+                "pipo.max_progress bounds it. This is said once.",
+                feedback.progress,
+                feedback.history_std,
+            )
+
+    def skipped(self, iteration: int, reason: str) -> None:
+        """Say why an iteration has no retrospective update."""
+        log.info("iteration %d: no retrospective update, %s", iteration, reason)
