@@ -19,8 +19,9 @@ from pipo.analysis.plotting.curves import draw, plot_curves
 from pipo.analysis.plotting.groups import Group, band, find_groups, read_group
 from pipo.analysis.plotting.style import DASHES, MARKERS, WIDTH, look, time_unit
 from pipo.analysis.plotting.theory import draw_theory, factors
+from pipo.analysis.run_metrics import Run, read_run, smooth
 from pipo.errors import ConfigError
-from pipo.runs.run_log import METRICS_FILE, Run, read_run, smooth
+from pipo.runs.run_log import METRICS_FILE
 
 # The 97.5 % quantile of Student's t with 1 degree of freedom: tan(0.475 pi).
 T1 = math.tan(0.475 * math.pi)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipo.analysis.run_metrics import Run
 from pipo.analysis.study import runner
 from pipo.analysis.study.__main__ import main
 from pipo.analysis.study.cost import cost_lines, cost_markdown, measure_cost, middle_seconds
@@ -27,7 +28,7 @@ from pipo.analysis.study.table import (
 from pipo.errors import ConfigError
 from pipo.evaluation.over_seeds import mean
 from pipo.evaluation.statistics import sign_flip_p
-from pipo.runs.run_log import DIVERGED_FILE, PROBE_FILE, Run
+from pipo.runs.run_log import DIVERGED_FILE, PROBE_FILE
 
 # The 97.5 % quantile of Student's t with 2 degrees of freedom, which has a closed form.
 T2 = 0.95 * np.sqrt(2 / (1 - 0.95**2))

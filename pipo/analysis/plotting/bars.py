@@ -24,8 +24,9 @@ from pipo.analysis.plotting.style import (
     iteration_axis,
     say_missing,
 )
+from pipo.analysis.run_metrics import Run
 from pipo.evaluation.over_seeds import mean
-from pipo.runs.run_log import Floats, Run
+from pipo.evaluation.statistics import Floats
 
 PROGRESS, COEFFICIENT = "pipo/progress", "pipo/coefficient"
 PHASES = {

@@ -24,7 +24,8 @@ from pipo.analysis.plotting.lines import (
     last_iteration,
 )
 from pipo.analysis.plotting.style import STYLE, new_figure, save
-from pipo.runs.run_log import METRICS_FILE, has_rows, read_run
+from pipo.analysis.run_metrics import read_run
+from pipo.runs.run_log import METRICS_FILE, has_rows
 
 CURVES_FILE = "curves.png"
 

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
+from pipo.analysis.run_metrics import Run, read_run, smooth
 from pipo.errors import ConfigError
 from pipo.evaluation.over_seeds import half_widths
-from pipo.runs.run_log import ACCURACY, METRICS_FILE, Floats, Run, has_rows, read_run, smooth
+from pipo.evaluation.statistics import Floats
+from pipo.runs.run_log import ACCURACY, METRICS_FILE, has_rows
 
 # They differ between the runs of any sweep, and do not say what a run does.
 _NOT_COMPARED = ("seed", "output_dir", "resume", "run_name", "logger")

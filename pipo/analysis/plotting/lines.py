@@ -11,7 +11,9 @@ from matplotlib.lines import Line2D
 
 from pipo.analysis.plotting.groups import Band, Group, band
 from pipo.analysis.plotting.style import DARK, corner_note, iteration_axis, look, say_missing, time_unit
-from pipo.runs.run_log import ACCURACY, Floats, Run
+from pipo.analysis.run_metrics import Run
+from pipo.evaluation.statistics import Floats
+from pipo.runs.run_log import ACCURACY
 
 SECONDS = "time/iteration"
 # A note is one line: so many letters, and so much of a panel's height.

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pipo.analysis.plotting.style import BLUE, DARK, GREEN, STYLE, VERMILION, corner_note, new_figure, save
+from pipo.evaluation.statistics import Floats
 from pipo.functional.theory import group_scaling, improvement_scaling, mixed_probability
-from pipo.runs.run_log import Floats
 
 GROUP_SIZES = (8, 128)
 _DASHES = {8: "-", 128: (0, (4, 1.5))}

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipo.analysis.report.run_files import RunFiles
-from pipo.runs.run_log import ACCURACY, Run
+from pipo.analysis.run_metrics import Run
+from pipo.runs.run_log import ACCURACY
 
 # From these shares on, over the last quarter of a run, the page speaks of it.
 TRUNCATED, SILENT_GROUPS, GRADER_ERRORS, CLIPPED = 0.1, 0.5, 0.01, 0.2

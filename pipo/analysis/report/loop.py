@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipo.analysis.report.run_files import RunFiles
+from pipo.analysis.run_metrics import Run
 from pipo.evaluation.agreement import Agreement, TooFewIterations, agreement, probe_arrays
-from pipo.runs.run_log import Run
 
 # Phases of an iteration in their order, and what they are.
 _PHASES = {

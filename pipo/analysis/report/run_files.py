@@ -13,11 +13,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
+from pipo.analysis.run_metrics import Run, read_run
 from pipo.errors import ConfigError
 from pipo.evaluation.held_out import AFTER_FILE, BEFORE_FILE, HeldOutRecord, read_record
 from pipo.evaluation.results import Summary
 from pipo.runs.run_folder import LOG_FILE, RECORD_FILE
-from pipo.runs.run_log import METRICS_FILE, PROBE_FILE, Run, has_rows, read_lines, read_metrics, read_run
+from pipo.runs.run_log import METRICS_FILE, PROBE_FILE, has_rows, read_lines, read_metrics
 
 _LOG_LINE = re.compile(r"\[(?P<time>[^\]]*)\]\[(?P<name>[^\]]*)\]\[(?P<level>[A-Z]+)\] (?P<text>.*)")
 

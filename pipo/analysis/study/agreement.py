@@ -14,8 +14,8 @@ from pipo.analysis.study.runner import run_folder
 from pipo.errors import ConfigError
 from pipo.evaluation.agreement import Agreement, agreement, probe_arrays, realised_change
 from pipo.evaluation.over_seeds import CONFIDENCE, mean
-from pipo.evaluation.statistics import Estimate
-from pipo.runs.run_log import PROBE_FILE, Floats, read_metrics
+from pipo.evaluation.statistics import Estimate, Floats
+from pipo.runs.run_log import PROBE_FILE, read_metrics
 
 # Of the agreement's bootstrap: blocks as long as the default window, whose values share measurements.
 BLOCK, RESAMPLES = 8, 2000

@@ -17,11 +17,12 @@ from matplotlib.figure import Figure
 
 from pipo.analysis.plotting.bars import PHASES, finish_stacks, phase_seconds, stacked_bar
 from pipo.analysis.plotting.style import STYLE, corner_note, new_figure
+from pipo.analysis.run_metrics import Run
 from pipo.analysis.study.plan import StudyPlan
 from pipo.analysis.study.table import ArmResult, cell, complete_pairs, loop_use, seed_count, shared
 from pipo.errors import ConfigError
 from pipo.evaluation.over_seeds import Mean, mean
-from pipo.runs.run_log import Floats, Run
+from pipo.evaluation.statistics import Floats
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from pipo.analysis.plotting.style import STYLE, look, new_figure
+from pipo.analysis.run_metrics import Run
 from pipo.analysis.study.plan import StudyPlan
 from pipo.analysis.study.table import ArmDifference, ArmResult, cell, difference_rows, loop_use
 from pipo.errors import ConfigError
 from pipo.evaluation.over_seeds import mean
-from pipo.runs.run_log import ACCURACY, Floats, Run
+from pipo.evaluation.statistics import Floats
+from pipo.runs.run_log import ACCURACY
 
 _NORMS = ("policy/grad_norm", "pipo/grad_norm")
 _SKIPPED = ("policy/skipped_steps", "pipo/skipped_steps")

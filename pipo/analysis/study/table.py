@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
+from pipo.analysis.run_metrics import Run, read_run
 from pipo.analysis.study.plan import StudyPlan
 from pipo.analysis.study.runner import diverged, finished, run_folder
 from pipo.evaluation.over_seeds import Mean, mean
-from pipo.evaluation.statistics import holm, sign_flip_p
-from pipo.runs.run_log import METRICS_FILE, Floats, Run, read_run
+from pipo.evaluation.statistics import Floats, holm, sign_flip_p
+from pipo.runs.run_log import METRICS_FILE
 
 # Sign patterns that are counted one by one: all of them for up to 16 seeds, drawn with the seed beyond.
 SIGN_PATTERNS = 2**16
