@@ -46,6 +46,7 @@ from pipo.records.rollouts import Rollouts, TokenIds
 from pipo.rollout.collector import CollectionConfig, Collector
 from pipo.rollout.datamodule import IterationDataset, PromptDataModule
 from pipo.rollout.privileged import teacher_prompts
+from pipo.rollout.reward_terms import RewardTerm
 from pipo.rollout.task_setup import Problems, Workbench
 from pipo.runs.metric_files import MetricsFileLogger
 from pipo.runs.run_summary import MODEL_FOLDER
@@ -109,20 +110,21 @@ def build_module(cfg: DictConfig, run: RunConfig, bench: Workbench) -> PolicyMod
     collection = construct(
         CollectionConfig,
         cfg,
-        {name: f"algo.{name}" for name in ("dynamic_sampling_rounds", "overlong_buffer")},
+        {"dynamic_sampling_rounds": "algo.dynamic_sampling_rounds"},
     )
     if collection.dynamic_sampling_rounds and run.group_size < 2:
         raise ConfigError("algo.dynamic_sampling_rounds compares the responses of a group: group_size >= 2")
-    try:
-        collector = Collector(
-            task=bench.task,
-            decode=response_decoder(bench.tokenizer, bench.sampling.stop_token_ids),
-            group_size=run.group_size,
-            sampling=bench.sampling,
-            config=collection,
-        )
-    except ValueError as error:
-        raise ConfigError(f"algo: {error}") from error
+    terms = {
+        str(name): instantiate(cfg, f"algo.reward_terms.{name}", RewardTerm) for name in cfg.algo.reward_terms
+    }
+    collector = Collector(
+        task=bench.task,
+        decode=response_decoder(bench.tokenizer, bench.sampling.stop_token_ids),
+        group_size=run.group_size,
+        sampling=bench.sampling,
+        config=collection,
+        terms=terms,
+    )
     if cfg.strategy.compute_dtype not in COMPUTE_DTYPES:
         raise ConfigError(
             f"strategy.compute_dtype must be null, float32 or bfloat16, got {cfg.strategy.compute_dtype!r}"

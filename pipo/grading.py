@@ -152,8 +152,12 @@ def _graded(entries: Sequence[Entry]) -> list[list[Reward]]:
     """The verdicts on each row's responses; none for a row with nothing to grade."""
     found: list[list[Reward]] = [[] for _ in entries]
     for task in {id(e.task): e.task for e in entries if e.task is not None}.values():
-        own = [(i, e) for i, e in enumerate(entries) if e.task is task]
-        asked = [(i, e.example, response) for i, e in own for response in e.responses]
+        own = [
+            (i, e.example, e.responses)
+            for i, e in enumerate(entries)
+            if e.task is task and e.example is not None
+        ]
+        asked = [(i, example, response) for i, example, responses in own for response in responses]
         rewards = verdicts_of(task, [example for _, example, _ in asked], [text for _, _, text in asked])
         for (index, _, _), reward in zip(asked, rewards, strict=True):
             found[index].append(reward)

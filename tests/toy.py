@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from pipo.rollout.datamodule import IterationDataset, PromptDataModule
 from pipo.rollout.engine import SamplingParams
 from pipo.rollout.local import LocalEngine, LocalEngineConfig
 from pipo.rollout.privileged import teacher_prompts
+from pipo.rollout.reward_terms import RewardTerm
 from pipo.runs.checkpoints import STATE
 from pipo.tasks.base import Task
 from tests.conftest import make_policy as make_policy
@@ -121,6 +122,7 @@ def module(
     tokens: int = 64,
     group_size: int = 4,
     rounds: int = 0,
+    terms: Mapping[str, RewardTerm] | None = None,
     sharding: Sharding | None = None,
     compute_dtype: torch.dtype | None = None,
     importance: ImportanceCorrection | None = None,
@@ -143,7 +145,8 @@ def module(
             decode=decode,
             group_size=group_size,
             sampling=sampling(),
-            config=CollectionConfig(dynamic_sampling_rounds=rounds, overlong_buffer=0),
+            config=CollectionConfig(dynamic_sampling_rounds=rounds),
+            terms=terms or {},
         ),
         privileged=privileged,
         objective=objective or grpo(),

@@ -52,10 +52,13 @@ TRAIN: Tree = {
     **_BOTH,
     **_leaves("seed iterations pipo"),
     "callbacks": {ANY: None},
-    "algo": _leaves(
-        "name group_size prompts mini_batch dynamic_sampling_rounds overlong_buffer optimizer objective "
-        "importance_correction"
-    ),
+    "algo": {
+        **_leaves(
+            "name group_size prompts mini_batch dynamic_sampling_rounds optimizer objective "
+            "importance_correction"
+        ),
+        "reward_terms": {ANY: None},
+    },
     "recipe": _leaves("responses mini_batch learning_rate kl_coef"),
     "task": _TASK,
     "strategy": _leaves("trainer compute_dtype sharding batching"),

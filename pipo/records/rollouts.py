@@ -154,7 +154,7 @@ class Rollouts:
     rewards: Tensor
     """float32 [N], ``verdicts[i].score``."""
     shaping: Tensor
-    """float32 [N], added to the reward for training only (over-long penalty)."""
+    """float32 [N], added to the reward for training only: the sum of the reward terms."""
     group_size: int
     """G, responses to each prompt."""
     reward_sum: float

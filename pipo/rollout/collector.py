@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from pipo.distributed.metrics import IterationMetrics
 from pipo.distributed.seeds import numbered_seed
-from pipo.functional.shaping import overlong_penalty
 from pipo.records.rollouts import Completions, IterationPrompts, PromptBatch, Rollouts
 from pipo.rollout.engine import RolloutEngine, SamplingParams
+from pipo.rollout.reward_terms import GradedResponses, RewardTerm, reward_terms
 from pipo.tasks.base import Task
 from pipo.tasks.prompts import Decode
 from pipo.tasks.verdicts import verdicts_of
@@ -28,17 +28,13 @@ class CollectionConfig:
     Attributes:
         dynamic_sampling_rounds: drop groups whose verifier rewards are all equal and draw more prompts until
             the batch is full, in at most so many rounds; 0 trains on every group.
-        overlong_buffer: the last so many tokens before the limit are penalised, linearly down to -1 at the
-            limit; 0 for no penalty.
     """
 
     dynamic_sampling_rounds: int
-    overlong_buffer: int
 
     def __post_init__(self) -> None:
-        for name in ("dynamic_sampling_rounds", "overlong_buffer"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+        if self.dynamic_sampling_rounds < 0:
+            raise ValueError(f"dynamic_sampling_rounds must be >= 0, got {self.dynamic_sampling_rounds}")
 
 
 class Collector:
@@ -49,7 +45,8 @@ class Collector:
         decode: response token ids to text.
         group_size: responses per prompt.
         sampling: how tokens are drawn.
-        config: filter and shaping.
+        config: filter.
+        terms: what is added to the rewards for training, by name.
     """
 
     def __init__(
@@ -60,14 +57,10 @@ class Collector:
         group_size: int,
         sampling: SamplingParams,
         config: CollectionConfig,
+        terms: Mapping[str, RewardTerm],
     ) -> None:
-        if config.overlong_buffer > sampling.max_response_tokens:
-            raise ValueError(
-                f"overlong_buffer={config.overlong_buffer} exceeds the limit of "
-                f"{sampling.max_response_tokens} response tokens"
-            )
         self.task, self.decode = task, decode
-        self.group_size, self.sampling, self.config = group_size, sampling, config
+        self.group_size, self.sampling, self.config, self.terms = group_size, sampling, config, terms
 
     def collect(
         self,
@@ -122,26 +115,33 @@ class Collector:
             asked = [example for example in prompts.examples for _ in range(self.group_size)]
             graded = verdicts_of(self.task, asked, texts)
             rewards = torch.tensor([verdict.score for verdict in graded], dtype=torch.float32)
+            added = reward_terms(
+                self.terms,
+                GradedResponses(
+                    examples=tuple(asked),
+                    texts=texts,
+                    verdicts=graded,
+                    rewards=rewards,
+                    lengths=completions.sampled_lengths,
+                    finished=completions.finished,
+                    group_size=self.group_size,
+                ),
+            )
         rollouts = Rollouts(
             prompts=prompts,
             completions=completions,
             texts=texts,
             verdicts=graded,
             rewards=rewards,
-            shaping=self._shaping(completions),
+            shaping=sum(added.values(), torch.zeros_like(rewards)),
             group_size=self.group_size,
             reward_sum=float(rewards.double().sum()),
             reward_count=len(rewards),
         )
         self._measure(rollouts, metrics)
+        for name, values in added.items():
+            metrics.add(f"train/reward_terms/{name}", values.sum(), len(values))
         return rollouts
-
-    def _shaping(self, completions: Completions) -> Tensor:
-        """What is added to the verifier's reward for training, [N]."""
-        if self.config.overlong_buffer == 0:
-            return torch.zeros(len(completions.finished))
-        limit = self.sampling.max_response_tokens
-        return overlong_penalty(completions.sampled_lengths, limit, self.config.overlong_buffer).float()
 
     def _measure(self, rollouts: Rollouts, metrics: IterationMetrics) -> None:
         """Metrics over all sampled responses, those that a filter will drop included."""
@@ -155,7 +155,7 @@ class Collector:
         metrics.add("train/infrastructure_errors", machine, count)
         metrics.add("rollout/truncated", (~rollouts.completions.finished).sum(), count)
         metrics.add("rollout/sampled_tokens", lengths.sum(), 0)
-        if self.config.overlong_buffer:
+        if self.terms:
             metrics.add("train/shaping", rollouts.shaping.sum(), count)
         if self.group_size > 1:
             groups = len(rollouts.prompts)

@@ -88,7 +88,17 @@ from pipo.training import train
             r"strategy\.sharding\.cpu_offload: the weights are on the CPU already",
         ),
         (["+strategy.trainer.foo=1"], r"strategy\.trainer.*foo"),
-        (["algo=dapo", "algo.overlong_buffer=99"], r"overlong_buffer=99 exceeds"),
+        (
+            ["algo=dapo", "+reward_terms=overlong", "algo.reward_terms.overlong.buffer=99"],
+            r"algo\.reward_terms\.overlong: buffer must lie in \[1, max_response_tokens = 32\], got 99",
+        ),
+        (["+reward_terms=overlong"], r"algo\.reward_terms\.overlong\.buffer has no value"),
+        (["+algo.reward_terms.mine={x: 1}"], r"algo\.reward_terms\.mine: _target_ is missing"),
+        (
+            ["+algo.reward_terms.mine={_target_: pathlib.Path}"],
+            r"mine\._target_: pathlib\.Path makes no RewardTerm",
+        ),
+        (["algo.reward_terms=3"], r"algo\.reward_terms holds further keys and cannot be 3"),
         (["algo=dapo", "algo.dynamic_sampling_rounds=-1"], r"dynamic_sampling_rounds must be >= 0"),
         (["algo=ppo", "algo.dynamic_sampling_rounds=2"], r"group_size >= 2"),
         (["algo=ppo", "algo.objective.gamma=1.5"], r"gamma must lie in \[0, 1\]"),

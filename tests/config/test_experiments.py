@@ -225,7 +225,7 @@ def test_the_papers_numbers_of_an_algorithm(algo):
         cfg.algo.mini_batch,
     )
     assert cfg.algo.dynamic_sampling_rounds == (10 if algo == "dapo" else 0)
-    assert cfg.algo.overlong_buffer == 0
+    assert cfg.algo.reward_terms == {}
     if algo == "ppo":
         assert (loss.kl_reward_coef, loss.gamma, loss.gae_lambda) == (0.001, 1.0, 1.0)
         assert loss.critic.learning_rate_scale * cfg.algo.optimizer.learning_rate == pytest.approx(1e-5)

@@ -10,7 +10,7 @@ import torch
 from pipo.callbacks.checkpoint import IterationCheckpoint
 from pipo.functional.advantages import group_relative_advantages
 from pipo.modules.hooks import RolloutCallback
-from pipo.rollout.collector import CollectionConfig
+from pipo.rollout.reward_terms import OverlongPenalty
 from pipo.runs.checkpoints import finished_checkpoints
 from tests import toy
 
@@ -51,7 +51,11 @@ class Kept(RolloutCallback):
         return [int(e.uid.rpartition("/")[2]) for e in self.rollouts[iteration].prompts.examples]
 
 
-def run(task, iterations: int, rounds: int, overlong: int = 0, **options: Any):
+# At most 5 tokens, buffer 4: length 1 costs nothing, 2 to 5 cost 1/4, 2/4, 3/4 and 1.
+OVERLONG = {"overlong": OverlongPenalty(buffer=4, max_response_tokens=5)}
+
+
+def run(task, iterations: int, rounds: int, **options: Any):
     module, kept, record = (
         toy.module(toy.grpo(clip_high=0.28), rounds=rounds, **options),
         Kept(),
@@ -59,7 +63,6 @@ def run(task, iterations: int, rounds: int, overlong: int = 0, **options: Any):
     )
     if task is not None:
         module.collector.task = task
-    module.collector.config = CollectionConfig(dynamic_sampling_rounds=rounds, overlong_buffer=overlong)
     toy.fit(module, [kept, record], iterations)
     return kept, record
 
@@ -177,7 +180,7 @@ def test_policy_improvement_compares_the_means_before_the_filter():
 def test_the_overlong_penalty_changes_advantages_but_not_mu_accuracy_or_the_filter():
     """The same seed samples the same responses; only what is added to their rewards differs."""
     plain, without = run(scripted(FIRST, SECOND, THIRD), 1, rounds=10)
-    shaped, with_penalty = run(scripted(FIRST, SECOND, THIRD), 1, rounds=10, overlong=4)
+    shaped, with_penalty = run(scripted(FIRST, SECOND, THIRD), 1, rounds=10, terms=OVERLONG)
     (before,), (after,) = plain.rollouts, shaped.rollouts
     assert torch.equal(before.completions.response_ids, after.completions.response_ids)
     assert plain.numbers(0) == shaped.numbers(0)
@@ -185,13 +188,13 @@ def test_the_overlong_penalty_changes_advantages_but_not_mu_accuracy_or_the_filt
     for name in ("train/reward", "train/accuracy", "rollout/zero_variance_groups", "rollout/rounds"):
         assert without.metrics[0][name] == with_penalty.metrics[0][name], name
     assert without.stats[0].mean_reward == with_penalty.stats[0].mean_reward == 0.5
-    # At most 5 tokens, buffer 4: length 1 costs nothing, 2 to 5 cost 1/4, 2/4, 3/4 and 1.
     lengths = after.completions.lengths
     penalty = -(lengths - 1) / 4
     assert len(lengths.unique()) > 1
     torch.testing.assert_close(after.shaping, penalty)
     assert with_penalty.metrics[0]["train/shaping"] < 0
-    assert "train/shaping" not in without.metrics[0]
+    assert with_penalty.metrics[0]["train/reward_terms/overlong"] == with_penalty.metrics[0]["train/shaping"]
+    assert not {"train/shaping", "train/reward_terms/overlong"} & set(without.metrics[0])
     advantages = [record.batches[0].advantages[:, 0] for record in (without, with_penalty)]
     torch.testing.assert_close(advantages[1], group_relative_advantages(after.rewards + penalty, 4, 1e-6))
     assert not torch.allclose(*advantages)
@@ -199,7 +202,7 @@ def test_the_overlong_penalty_changes_advantages_but_not_mu_accuracy_or_the_filt
 
 def test_the_filter_looks_at_the_verifier_even_where_the_penalty_differs():
     """Equal verdicts on responses of different length: the penalty alone must not make them a signal."""
-    kept, record = run(scripted((ALL, ALL, ALL, ONE)), 1, rounds=1, overlong=4)
+    kept, record = run(scripted((ALL, ALL, ALL, ONE)), 1, rounds=1, terms=OVERLONG)
     assert torch.equal(kept.rollouts[0].rewards, torch.tensor(ONE).float())
     assert record.metrics[0]["rollout/zero_variance_groups"] == 0.75
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -9,8 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipo.config.command_line import expand_task
+from pipo.records.problems import Example, Reward
+from pipo.rollout.reward_terms import GradedResponses, reward_terms
 from pipo.scoring import score
 from tests.conftest import ROOT
 from tests.documented import write_extensions
@@ -37,18 +41,21 @@ def test_each_extension_is_one_python_file_and_one_yaml_file(mine):
     written = sorted(str(path.relative_to(mine)) for path in mine.rglob("*") if path.is_file())
     assert written == [
         "my/conf/algo/median_grpo.yaml",
+        "my/conf/reward_terms/short_right.yaml",
         "my/conf/rollout/generate.yaml",
         "my/conf/task/near_sums.yaml",
         "my/generate_engine.py",
         "my/median_grpo.py",
         "my/near_sums.py",
+        "my/short_right.py",
     ]
 
 
 def test_the_pages_objective_task_and_engine_train(mine):
     done = run(
         "train.py",
-        *("algo=median_grpo", "task=near_sums", "rollout=generate", *SMALL, "output_dir=run"),
+        *("algo=median_grpo", "task=near_sums", "rollout=generate", "+reward_terms=short_right"),
+        *(*SMALL, "output_dir=run"),
         cwd=mine,
     )
     assert done.returncode == 0, done.stderr
@@ -59,6 +66,13 @@ def test_the_pages_objective_task_and_engine_train(mine):
     assert rows[2]["pipo/applied"] == 1
     # The engine: bfloat16 has 8 bits, so its log-probabilities are near the trainer's, but not equal.
     assert all(0 < row["rollout/logprob_diff"] < 0.1 for row in rows)
+    # The reward term: in a group of 8 with a right response, one to all of them get 0.2.
+    added = [row["train/reward_terms/short_right"] for row in rows]
+    assert max(added) > 0
+    assert all(
+        0 <= value <= 0.2 * row["train/accuracy"] + 1e-7 for value, row in zip(added, rows, strict=True)
+    )
+    assert added == [row["train/shaping"] for row in rows]
     # The task: its problems, and a reward between none and all.
     samples = [json.loads(line) for line in (mine / "run/samples.jsonl").read_text().splitlines()]
     assert samples
@@ -68,6 +82,25 @@ def test_the_pages_objective_task_and_engine_train(mine):
         distance = abs(int(sample["answer"]) - (a + b)) if sample["answer"] else 20
         assert sample["reward"] == pytest.approx(max(0.0, 1 - distance / 20), abs=1e-6)
     assert len({sample["reward"] for sample in samples}) > 2
+
+
+def test_the_pages_reward_term_by_hand(mine, monkeypatch):
+    monkeypatch.syspath_prepend(str(mine / "my"))
+    short_right = importlib.import_module("short_right")
+    sys.modules.pop("short_right")
+    # Groups of three. First: 4 tokens is the shortest, but wrong; both of 5 are right. Second: none is right.
+    rewards, lengths = [0.9, 1.0, 1.0, 0.0, 0.5, 0.0], [4, 5, 5, 1, 2, 3]
+    graded = GradedResponses(
+        examples=(Example(uid="x/0", question="", answer=""),) * 6,
+        texts=("",) * 6,
+        verdicts=tuple(Reward(score=score) for score in rewards),
+        rewards=torch.tensor(rewards),
+        lengths=torch.tensor(lengths),
+        finished=torch.ones(6, dtype=torch.bool),
+        group_size=3,
+    )
+    term = {"short_right": short_right.ShortRight(bonus=0.25)}
+    assert reward_terms(term, graded)["short_right"].tolist() == [0, 0.25, 0.25, 0, 0, 0]
 
 
 def test_a_task_of_ones_own_is_scored_without_a_benchmark_file(mine, monkeypatch, compose_config):

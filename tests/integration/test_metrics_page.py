@@ -17,7 +17,8 @@ RUNS = (
         "algo=dapo",
         "algo.objective.kl_coef=0.001",
         "algo.dynamic_sampling_rounds=2",
-        "algo.overlong_buffer=16",
+        "+reward_terms=overlong",
+        "algo.reward_terms.overlong.buffer=16",
         "pipo.window=2",
         "pipo.kl_coef=0.001",
         "rollout.importance_correction=token",
@@ -44,7 +45,8 @@ def explained() -> list[str]:
 def logged(compose_config: Callable, folder: Path, overrides: tuple[str, ...]) -> set[str]:
     train(compose_config(*SMALL, *overrides, f"output_dir={folder}"), [])
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return {re.sub(r"level_\d+", "level_<level>", name) for row in rows for name in row} - {"iteration"}
+    names = {re.sub(r"level_\d+", "level_<level>", name) for row in rows for name in row}
+    return {re.sub(r"(?<=reward_terms/).*", "<name>", name) for name in names} - {"iteration"}
 
 
 def test_the_page_and_the_program_name_the_same_metrics(compose_config, tmp_path):

@@ -119,7 +119,7 @@ def _truncated(run: Run, files: RunFiles) -> Iterator[Event]:
             text=f"{_percent(share)} of the last responses were cut at "
             f"{files.config.task.max_response_tokens} tokens.",
             advice="Raise task.max_response_tokens, or make long responses cost something: "
-            "algo.overlong_buffer.",
+            "+reward_terms=overlong.",
         )
 
 
