@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SHELL = ("bash", "console", "sh", "shell")
 # What begins a command of ours; a block that says it is one for the shell may begin with the others, too.
 OURS = re.compile(r"^(?:[A-Z_]+=\S+ +)*(?:python (?:-m )?[\w./<>-]+|make\b|sbatch\b|launch/\S+\.sh)")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -47,17 +45,6 @@ def test_every_link_leads_somewhere(link: Written):
         assert fragment in documented.anchors(target), (
             f"its headings are {sorted(documented.anchors(target))}"
         )
-    elif fragment:
-        assert re.fullmatch(r"L\d+", fragment), "only a line can be named here"
-        assert target.suffix == ".py", "docs/source_lines.py looks after lines of Python files only"
-
-
-def test_every_link_to_a_line_leads_to_what_it_names():
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "docs/source_lines.py")], capture_output=True, text=True, check=False
-    )
-    assert done.stdout == "", "python docs/source_lines.py --fix corrects the numbers"
-    assert done.returncode == 0, done.stderr
 
 
 def test_every_file_in_docs_is_linked_from_the_readme_or_another_page():
