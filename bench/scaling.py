@@ -33,9 +33,14 @@ from bench import ruler
 from bench.cpu_timers import CpuTimers
 from bench.ruler import ROOT
 from pipo import build
+from pipo.callbacks.pipo import PIPOCallback
+from pipo.callbacks.pipo_options import PipoOptions
 from pipo.config.cli import register_resolvers
+from pipo.config.models import find_model
+from pipo.config.reading import read
+from pipo.config.tree import TrainConfig
+from pipo.lm.policy import load_tokenizer
 from pipo.modules.policy_module import PolicyModule
-from pipo.rollout.task_setup import build_workbench
 from pipo.runs.quiet import quiet
 
 PHASES = ("generate", "update", "retrospective", "other", "iteration")
@@ -172,10 +177,13 @@ def measure(point: Point, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         parameters = write_model(point, Path(scratch))
         cfg = configuration(point, Path(scratch), iterations)
-        run, workbench = build.build_run_config(cfg), build_workbench(cfg)
-        module = build.build_module(cfg, run, workbench)
+        config = read(cfg, TrainConfig)
+        model = find_model(config.model)
+        setup = build.build_task_setup(config, "task", config.task, model, load_tokenizer(model.path))
+        module = build.build_module(config, setup)
+        assert isinstance(config.pipo, PipoOptions)
         recorder = Recorder()
-        callbacks = [build.build_pipo(cfg), CpuTimers(), recorder]
+        callbacks = [PIPOCallback(config.pipo), CpuTimers(), recorder]
         trainer = pl.Trainer(
             accelerator="cpu",
             devices=1,
@@ -186,7 +194,7 @@ def measure(point: Point, rounds: int) -> dict[str, Any]:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(module, datamodule=build.build_data(cfg, run, workbench))
+        trainer.fit(module, datamodule=build.build_data(config, setup))
     rows = [row for row in recorder.rows[-rounds:] if row["pipo/applied"]]
     if not rows:
         raise SystemExit("no iteration had a retrospective update; more --rounds will have one")

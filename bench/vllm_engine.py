@@ -28,8 +28,9 @@ from pipo.distributed.seeds import numbered_seed
 from pipo.lm.policy import Policy, load_policy
 from pipo.lm.spec import embedded_model
 from pipo.records.rollouts import Completions, TokenIds, pad_rows
-from pipo.rollout.engine import RolloutEngine, SamplingParams
+from pipo.rollout.engine import RolloutEngine
 from pipo.rollout.local import LocalEngine, LocalEngineConfig
+from pipo.rollout.options import SamplingParams
 from pipo.rollout.vllm import VllmConfig, VllmEngine
 from pipo.runs.quiet import quiet
 

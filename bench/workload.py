@@ -34,8 +34,8 @@ from pipo.lm.smollm2 import ensure_smollm2
 from pipo.lm.spec import embedded_model
 from pipo.records.problems import Split
 from pipo.records.rollouts import TokenIds
-from pipo.rollout.engine import SamplingParams
 from pipo.rollout.local import LocalEngine, LocalEngineConfig
+from pipo.rollout.options import SamplingParams
 from pipo.tasks.base import Task
 
 FILES: dict[Split, str] = {"train": "prompts.jsonl", "test": "eval_prompts.jsonl"}

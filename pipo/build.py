@@ -1,18 +1,18 @@
-"""From the composed configuration to objects, for ``train.py`` and ``eval.py``."""
+"""From the typed configuration to the objects of a run, for ``train.py`` and ``eval.py``."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
+import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
-from omegaconf import DictConfig
+from transformers import PreTrainedTokenizerBase
 
 from pipo.analysis.plotting.curves import CURVES_FILE, write_curves
 from pipo.analysis.report.page import REPORT_FILE, write_run_report
@@ -24,261 +24,253 @@ from pipo.callbacks.guard import SkippedStepLog
 from pipo.callbacks.held_out import HeldOutProblems
 from pipo.callbacks.interrupt import GracefulStop
 from pipo.callbacks.iteration_log import IterationLog
-from pipo.callbacks.pipo import PIPOCallback, PipoOptions
+from pipo.callbacks.pipo import PIPOCallback
+from pipo.callbacks.pipo_options import PipoOptions
 from pipo.callbacks.probe import Probe
 from pipo.callbacks.progress_bar import RunProgress
 from pipo.callbacks.random_state import RandomState
 from pipo.callbacks.results import RunResults
 from pipo.callbacks.samples import SampleLog
 from pipo.callbacks.teacher import TeacherAverage
-from pipo.config.instantiate import construct, instantiate, read_options
-from pipo.config.trainer_options import HARDWARE, trainer_options
+from pipo.config.trainer_options import trainer_options
+from pipo.config.tree import EvalConfig, TaskConfig, TrainConfig
 from pipo.distributed.processes import is_first
-from pipo.distributed.strategies import COMPUTE_DTYPES, Hardware, build_strategy
+from pipo.distributed.strategies import build_strategy
 from pipo.errors import ConfigError
-from pipo.evaluation.results import EvaluationPlan
 from pipo.functional.importance import ImportanceCorrection
-from pipo.lm.sharding import Sharding
+from pipo.lm.policy import stop_token_ids
+from pipo.lm.spec import ModelSpec
 from pipo.modules.objectives.base import Distillation, Objective
-from pipo.modules.options import BatchConfig, OptimizerConfig
+from pipo.modules.options import BatchConfig
 from pipo.modules.policy_module import PolicyModule
 from pipo.records.rollouts import Rollouts, TokenIds
 from pipo.rollout.collector import CollectionConfig, Collector
 from pipo.rollout.datamodule import IterationDataset, PromptDataModule
+from pipo.rollout.options import SamplingParams
 from pipo.rollout.privileged import teacher_prompts
 from pipo.rollout.reward_terms import RewardTerm
-from pipo.rollout.task_setup import Problems, Workbench
+from pipo.rollout.task_setup import Problems, TaskSetup
 from pipo.runs.metric_files import MetricsFileLogger
 from pipo.runs.run_summary import MODEL_FOLDER
+from pipo.tasks.base import Task
 from pipo.tasks.prompts import encode_prompt, response_decoder
 
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """The run's own keys.
+def build_task_setup(
+    config: TrainConfig | EvalConfig,
+    key: str,
+    task: TaskConfig,
+    model: ModelSpec,
+    tokenizer: PreTrainedTokenizerBase,
+) -> TaskSetup:
+    """A model at a task.
 
-    Attributes:
-        seed: every random number of the run derives from it.
-        iterations: budget, in rollouts with their updates.
-        output_dir: the run folder.
-        group_size: responses per prompt.
-        prompts: prompts per iteration over all processes.
+    Args:
+        config: the whole configuration.
+        key: where the task stands.
+        task: the task.
+        model: the model.
+        tokenizer: its tokenizer.
     """
-
-    seed: int
-    iterations: int
-    output_dir: str
-    group_size: int
-    prompts: int
-
-    def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed must be >= 0, got {self.seed}")
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be >= 1, got {self.iterations}")
-        if self.group_size < 1:
-            raise ValueError(f"algo.group_size must be >= 1, got {self.group_size}")
-        if self.prompts < 1:
-            raise ValueError(f"algo.prompts must be >= 1, got {self.prompts}")
-
-
-def build_run_config(cfg: DictConfig) -> RunConfig:
-    """The run's own keys, checked."""
-    keys = {name: name for name in ("seed", "iterations", "output_dir")}
-    return construct(RunConfig, cfg, {**keys, "group_size": "algo.group_size", "prompts": "algo.prompts"})
+    if config.data_dir is not None and not Path(config.data_dir).expanduser().is_dir():
+        raise ConfigError(f"data_dir={config.data_dir}: no such folder")
+    rollout = config.rollout
+    return TaskSetup(
+        model=model,
+        tokenizer=tokenizer,
+        key=key,
+        task=task.source.build(Task),
+        sampling=SamplingParams(
+            temperature=rollout.temperature,
+            top_p=rollout.top_p,
+            top_k=rollout.top_k,
+            max_response_tokens=task.max_response_tokens,
+            stop_token_ids=stop_token_ids(model.path, tokenizer),
+        ),
+        max_prompt_tokens=task.max_prompt_tokens,
+    )
 
 
-def build_module(cfg: DictConfig, run: RunConfig, bench: Workbench) -> PolicyModule:
+def build_module(config: TrainConfig, setup: TaskSetup) -> PolicyModule:
     """The LightningModule; the model itself is loaded later, by the trainer's strategy."""
-    if bench.model.dtype != "float32":
+    if setup.model.dtype != "float32":
         # Ten steps at 1e-6 move 1 % of them: what is added is less than half of their last digit.
         raise ConfigError(
-            f"model.dtype={bench.model.dtype}: weights of {bench.model.dtype} are too coarse to train, their "
+            f"model.dtype={setup.model.dtype}: weights of {setup.model.dtype} are too coarse to train, their "
             "updates are rounded away; use model.dtype=float32, with strategy.compute_dtype=bfloat16 for "
             "products in bfloat16"
         )
-    if not bench.sampling.temperature > 0:
+    if not setup.sampling.temperature > 0:
         raise ConfigError("rollout.temperature must be above 0 to train: greedy responses are all alike")
-    objective = instantiate(cfg, "algo.objective", Objective)
-    if run.group_size < objective.min_group_size:
+    algo, strategy = config.algo, config.strategy
+    objective = algo.objective.build(Objective)
+    if algo.group_size < objective.min_group_size:
         raise ConfigError(
-            f"algo.group_size={run.group_size}: {cfg.algo.name} compares the responses of a group and needs "
+            f"algo.group_size={algo.group_size}: {algo.name} compares the responses of a group and needs "
             f"at least {objective.min_group_size}"
         )
-    collection = construct(
-        CollectionConfig,
-        cfg,
-        {"dynamic_sampling_rounds": "algo.dynamic_sampling_rounds"},
-    )
-    if collection.dynamic_sampling_rounds and run.group_size < 2:
+    if algo.dynamic_sampling_rounds and algo.group_size < 2:
         raise ConfigError("algo.dynamic_sampling_rounds compares the responses of a group: group_size >= 2")
-    terms = {
-        str(name): instantiate(cfg, f"algo.reward_terms.{name}", RewardTerm) for name in cfg.algo.reward_terms
-    }
-    collector = Collector(
-        task=bench.task,
-        decode=response_decoder(bench.tokenizer, bench.sampling.stop_token_ids),
-        group_size=run.group_size,
-        sampling=bench.sampling,
-        config=collection,
-        terms=terms,
-    )
-    if cfg.strategy.compute_dtype not in COMPUTE_DTYPES:
-        raise ConfigError(
-            f"strategy.compute_dtype must be null, float32 or bfloat16, got {cfg.strategy.compute_dtype!r}"
-        )
+    if (strategy.trainer.strategy == "fsdp") != (strategy.sharding is not None):
+        raise ConfigError("strategy.sharding goes with sharded weights, and only with them: strategy=fsdp")
+    compute_dtype = None if strategy.compute_dtype is None else getattr(torch, strategy.compute_dtype)
     return PolicyModule(
-        load_policy=bench.model.load,
-        make_engine=instantiate(cfg, "rollout.engine"),
-        collector=collector,
-        privileged=partial(_privileged, bench),
+        load_policy=setup.model.load,
+        make_engine=config.rollout.engine.build(),
+        collector=build_collector(config, setup),
+        privileged=partial(_privileged, setup),
         objective=objective,
-        importance=construct(
-            ImportanceCorrection,
-            cfg,
-            {"level": "rollout.importance_correction", "cap": "rollout.importance_cap"},
+        importance=ImportanceCorrection(
+            level=config.rollout.importance_correction, cap=config.rollout.importance_cap
         ),
-        optimizer=instantiate(cfg, "algo.optimizer", OptimizerConfig),
-        batching=instantiate(cfg, "strategy.batching", BatchConfig),
-        seed=run.seed,
-        compute_dtype=COMPUTE_DTYPES[cfg.strategy.compute_dtype],
-        sharding=build_sharding(cfg),
+        optimizer=algo.optimizer,
+        batching=BatchConfig(
+            mini_batch=config.recipe.mini_batch, tokens_per_micro_batch=strategy.tokens_per_micro_batch
+        ),
+        seed=config.seed,
+        compute_dtype=compute_dtype,
+        sharding=strategy.sharding,
+    )
+
+
+def build_collector(config: TrainConfig, setup: TaskSetup) -> Collector:
+    """What turns prompts into graded responses."""
+    terms = config.algo.reward_terms
+    return Collector(
+        task=setup.task,
+        decode=response_decoder(setup.tokenizer, setup.sampling.stop_token_ids),
+        group_size=config.algo.group_size,
+        sampling=setup.sampling,
+        config=CollectionConfig(dynamic_sampling_rounds=config.algo.dynamic_sampling_rounds),
+        # A protocol of one call, which a type checker does not take for a type.
+        terms={name: node.build(RewardTerm) for name, node in terms.items()},  # type: ignore[type-abstract]
     )
 
 
 def _privileged(
-    bench: Workbench, rollouts: Rollouts, distillation: Distillation
+    setup: TaskSetup, rollouts: Rollouts, distillation: Distillation
 ) -> tuple[TokenIds | None, ...]:
     """The self-teacher's prompts for graded responses."""
     return teacher_prompts(
         rollouts,
-        bench.task,
-        partial(encode_prompt, bench.tokenizer),
+        setup.task,
+        partial(encode_prompt, setup.tokenizer),
         from_siblings=distillation.from_siblings,
         from_feedback=distillation.from_feedback,
         success_threshold=distillation.success_threshold,
         drop_thoughts=distillation.drop_thoughts,
         feedback_beside_solution=distillation.feedback_beside_solution,
-        positions=bench.model.positions,
+        positions=setup.model.positions,
     )
 
 
-def build_data(cfg: DictConfig, run: RunConfig, bench: Workbench) -> PromptDataModule:
+def build_data(config: TrainConfig, setup: TaskSetup) -> PromptDataModule:
     """Training prompts."""
-    problems = bench.problems("train")
-    bench.check_room(problems)
+    problems, prompts = setup.problems("train"), config.algo.prompts
+    setup.check_room(problems)
     dataset = IterationDataset(
         problems.examples,
         problems.prompt_ids,
-        prompts_per_iteration=run.prompts,
-        iterations=run.iterations,
-        seed=run.seed,
+        prompts_per_iteration=prompts,
+        iterations=config.iterations,
+        seed=config.seed,
     )
     if dataset.left_out:
         _LOG.info(
             "%s: an epoch is %d iterations of %d prompts; %d of the %d shuffled problems are left out of it",
-            bench.task.name,
-            len(problems.examples) // run.prompts,
-            run.prompts,
+            setup.task.name,
+            len(problems.examples) // prompts,
+            prompts,
             dataset.left_out,
             len(problems.examples),
         )
     return PromptDataModule(dataset)
 
 
-def _held_out(bench: Workbench, problems: Problems) -> HeldOutProblems:
+def _held_out(setup: TaskSetup, problems: Problems) -> HeldOutProblems:
     """Held-out problems, with what scoring them takes."""
-    bench.check_room(problems)
+    setup.check_room(problems)
     return HeldOutProblems(
-        task=bench.task,
+        task=setup.task,
         examples=problems.examples,
         prompt_ids=problems.prompt_ids,
-        decode=response_decoder(bench.tokenizer, bench.sampling.stop_token_ids),
-        sampling=bench.sampling,
+        decode=response_decoder(setup.tokenizer, setup.sampling.stop_token_ids),
+        sampling=setup.sampling,
     )
 
 
-def build_evaluation(cfg: DictConfig, bench: Workbench, stop: GracefulStop) -> HeldOutEvaluation:
+def build_evaluation(config: TrainConfig, setup: TaskSetup, stop: GracefulStop) -> HeldOutEvaluation:
     """The held-out evaluation around and during a run."""
-    plan = build_plan(cfg)
-    problems = _held_out(bench, bench.scored(cfg.evaluation.problems))
-    return construct(
-        HeldOutEvaluation,
-        cfg,
-        {
-            "every": "curve.every",
-            "curve_samples": "curve.samples",
-            "folder": "output_dir",
-            "answers": "samples.held_out",
-        },
-        problems=problems,
-        plan=plan,
+    return HeldOutEvaluation(
+        problems=_held_out(setup, setup.scored(config.evaluation.problems)),
+        plan=config.evaluation.plan(),
+        every=config.curve.every,
+        curve_samples=config.curve.samples,
+        folder=config.output_dir,
+        answers=config.samples.held_out,
         interrupted=lambda: stop.reason is not None,
     )
 
 
-def build_probe(cfg: DictConfig, bench: Workbench, start: int) -> Probe:
+def build_probe(config: TrainConfig, setup: TaskSetup, start: int) -> Probe:
     """The probe that measures what the feedback guesses."""
-    if not isinstance(cfg.probe.prompts, int) or cfg.probe.prompts < 2:
-        raise ConfigError(f"probe.prompts must be 0 or a whole number above 1, got {cfg.probe.prompts!r}")
-    problems = bench.problems("test", cfg.probe.prompts)
-    if (found := len(problems.examples)) < cfg.probe.prompts:
-        raise ConfigError(
-            f"probe.prompts={cfg.probe.prompts}: {bench.task.name} has {found} held-out problems"
-        )
-    return construct(
-        Probe,
-        cfg,
-        {"samples": "probe.samples", "folder": "output_dir"},
-        problems=_held_out(bench, problems),
-        plan=build_plan(cfg),
+    wanted = config.probe.prompts
+    if wanted < 2:
+        raise ConfigError(f"probe.prompts must be 0 or a whole number above 1, got {wanted}")
+    problems = setup.problems("test", wanted)
+    if (found := len(problems.examples)) < wanted:
+        raise ConfigError(f"probe.prompts={wanted}: {setup.task.name} has {found} held-out problems")
+    return Probe(
+        problems=_held_out(setup, problems),
+        plan=config.evaluation.plan(),
+        samples=config.probe.samples,
+        folder=config.output_dir,
         start=start,
     )
 
 
-def build_plan(cfg: DictConfig) -> EvaluationPlan:
-    """How an evaluation measures."""
-    names = ("samples", "ks", "prompts_per_batch", "confidence", "resamples", "seed")
-    return construct(EvaluationPlan, cfg, {name: f"evaluation.{name}" for name in names}, majority=True)
-
-
 def build_callbacks(
-    cfg: DictConfig, run: RunConfig, bench: Workbench, distillation: Distillation | None, start: int
+    config: TrainConfig, setup: TaskSetup, distillation: Distillation | None, start: int
 ) -> list[pl.Callback]:
-    """Everything around the loop; the order is the order in which they act."""
-    folder = Path(run.output_dir)
-    export = ModelExport(folder=str(folder / MODEL_FOLDER), tokenizer=bench.tokenizer)
-    extra = {f"callbacks.{name}": build_extra_callback(cfg, str(name)) for name in cfg.callbacks}
+    """Everything around the loop; the order is the order in which they act.
+
+    A callback of the user's own acts after all others but checkpoints, which Lightning puts last.
+    """
+    folder = Path(config.output_dir)
+    export = ModelExport(folder=str(folder / MODEL_FOLDER), tokenizer=setup.tokenizer)
+    extra = {f"callbacks.{name}": node.build(pl.Callback) for name, node in config.callbacks.items()}
     stop, progress = GracefulStop(), RunProgress()
-    end = RunEnd(options=trainer_options(cfg), extra=extra, budget=run.iterations)
-    evaluation = build_evaluation(cfg, bench, stop)
-    callbacks: list[pl.Callback] = [stop, end]
-    if (loop := build_pipo(cfg)) is not None:
-        callbacks.append(loop)
-    if distillation is not None and distillation.teacher_average < 1:
-        callbacks.append(TeacherAverage(weight=distillation.teacher_average))
-    callbacks += [
+    end = RunEnd(options=trainer_options(config), extra=extra, budget=config.iterations)
+    evaluation = build_evaluation(config, setup, stop)
+    return [
+        stop,
+        end,
+        *([PIPOCallback(config.pipo)] if isinstance(config.pipo, PipoOptions) else []),
+        *(
+            [TeacherAverage(weight=distillation.teacher_average)]
+            if distillation is not None and distillation.teacher_average < 1
+            else []
+        ),
         SkippedStepLog(folder=str(folder)),
-        construct(
-            SampleLog,
-            cfg,
-            {"every": "samples.every", "prompts": "samples.prompts"},
+        SampleLog(
+            every=config.samples.every,
+            prompts=config.samples.prompts,
             path=str(folder / "samples.jsonl"),
             start=start,
         ),
         # Before the last evaluation, so that interrupting that loses nothing.
         export,
         evaluation,
-        *([build_probe(cfg, bench, start)] if cfg.probe.prompts else []),
+        *([build_probe(config, setup, start)] if config.probe.prompts else []),
         IterationLog(extra),
         progress,
         RandomState(),
-        construct(
-            IterationCheckpoint,
-            cfg,
-            {name: f"checkpoint.{name}" for name in ("every", "keep", "best")},
+        IterationCheckpoint(
+            every=config.checkpoint.every,
+            keep=config.checkpoint.keep,
+            best=config.checkpoint.best,
             folder=str(folder / "checkpoints"),
         ),
         RunResults(
@@ -290,39 +282,18 @@ def build_callbacks(
             end=end,
             pages={CURVES_FILE: write_curves, REPORT_FILE: write_run_report},
         ),
+        *extra.values(),
     ]
-    return [*callbacks, *extra.values()]
 
 
-def build_pipo(cfg: DictConfig) -> PIPOCallback | None:
-    """The closed loop; None for the base objective alone."""
-    if cfg.pipo.name != "none":
-        return PIPOCallback(read_options(cfg, "pipo", PipoOptions))
-    if further := [name for name in cfg.pipo if name != "name"]:
-        raise ConfigError(f"pipo.{further[0]}: unknown key; with pipo=none there is nothing to set")
-    return None
-
-
-def build_extra_callback(cfg: DictConfig, name: str) -> pl.Callback:
-    """A callback of the user's own; it acts after all others but checkpoints, which Lightning puts last."""
-    return instantiate(cfg, f"callbacks.{name}", pl.Callback)
-
-
-def build_loggers(cfg: DictConfig, run: RunConfig, start: int) -> list[Logger]:
-    """Metrics files, and W&B if chosen; in the first process only, which sees the metrics of all."""
-    if cfg.logger.name == "none" or not is_first():
+def build_loggers(config: TrainConfig, start: int) -> list[Logger]:
+    """Those chosen; in the first process only, which sees the metrics of all."""
+    if not is_first():
         return []
-    loggers: list[Logger] = [MetricsFileLogger(folder=run.output_dir, start=start)]
-    if cfg.logger.wandb is not None:
-        loggers.append(instantiate(cfg, "logger.wandb", Logger))
-    return loggers
-
-
-def build_sharding(cfg: DictConfig) -> Sharding | None:
-    """How weights are sharded; None unless the strategy shards."""
-    if (cfg.strategy.trainer.strategy == "fsdp") != (cfg.strategy.sharding is not None):
-        raise ConfigError("strategy.sharding goes with sharded weights, and only with them: strategy=fsdp")
-    return None if cfg.strategy.sharding is None else instantiate(cfg, "strategy.sharding", Sharding)
+    return [
+        node.build(Logger, **({"start": start} if node.makes(MetricsFileLogger) else {}))
+        for node in config.logger.values()
+    ]
 
 
 def build_profiler(name: str, folder: Path) -> Profiler:
@@ -334,14 +305,17 @@ def build_profiler(name: str, folder: Path) -> Profiler:
 
 
 def build_trainer(
-    cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Logger], objective: Objective
+    config: TrainConfig, callbacks: list[pl.Callback], loggers: list[Logger], objective: Objective
 ) -> pl.Trainer:
     """A trainer whose one epoch is the whole run and whose batches are iterations."""
-    hardware = construct(Hardware, cfg, {name: f"{KEY}.{name}" for name in HARDWARE})
-    options = trainer_options(cfg)
+    hardware, sharding = config.strategy.trainer, config.strategy.sharding
+    options = trainer_options(config)
     if "profiler" in options:
-        options["profiler"] = build_profiler(options["profiler"], Path(cfg.output_dir))
-    sharding = build_sharding(cfg)
+        options["profiler"] = build_profiler(options["profiler"], Path(config.output_dir))
+    try:
+        hardware.check()
+    except ValueError as error:
+        raise ConfigError(f"{KEY}: {error}") from error
     strategy = build_strategy(
         hardware,
         has_critic=objective.critic is not None,
@@ -360,14 +334,14 @@ def build_trainer(
             # Its answer to a signal would be a checkpoint in the middle of an iteration; see GracefulStop.
             plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
             max_epochs=1,
-            default_root_dir=cfg.output_dir,
+            default_root_dir=config.output_dir,
             logger=loggers or False,
             callbacks=callbacks,
             log_every_n_steps=1,
             num_sanity_val_steps=0,
             # There is no validation loop; callbacks that act on one act on the curve, see IterationLog.
             check_val_every_n_epoch=None,
-            val_check_interval=cfg.curve.every,
+            val_check_interval=config.curve.every,
             use_distributed_sampler=False,
             enable_checkpointing=True,
             enable_model_summary=False,

@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipo.config.instantiate import instantiate
-from pipo.config.keys import GRADE, check_keys
+from pipo.config.reading import read
+from pipo.config.tree import GradeConfig, TaskConfig
 from pipo.errors import ConfigError, RunFailed, RunStopped, TaskError
 from pipo.evaluation.grading_rows import (
     Entry,
@@ -104,20 +104,18 @@ def grade(cfg: DictConfig) -> None:
         RunStopped: when Ctrl-C ended it.
     """
     logging.getLogger("pipo").setLevel(logging.WARNING)
-    check_keys(cfg, GRADE)
-    samples, folder = _path(cfg, "samples"), _path(cfg, "output_dir")
-    if not isinstance(cfg.batch, int) or cfg.batch < 1:
-        raise ConfigError(f"batch must be a whole number above 0, got {cfg.batch!r}")
+    config = read(cfg, GradeConfig)
+    samples, folder = _path("samples", config.samples), _path("output_dir", config.output_dir)
     counts = Counts()
     with ExitStack() as stack:
-        tasks = _tasks(cfg, stack)
+        tasks = _tasks(config, stack)
         check_file(samples)
         file = stack.enter_context(_created(folder / GRADED_FILE))
         advance = stack.enter_context(_bar(samples))
         try:
-            _grade(samples, Matcher(tasks), file, cfg.batch, counts, advance)
+            _grade(samples, Matcher(tasks), file, config.batch, counts, advance)
         except TaskError as error:
-            raise ConfigError(f"{_key(cfg)}: {error}") from error
+            raise ConfigError(f"{'benchmark' if config.task is None else 'task'}: {error}") from error
         except WorkerStartError as error:
             raise RunFailed(f"{error}; {_left(counts, folder)}") from error
         except KeyboardInterrupt as error:
@@ -164,31 +162,26 @@ def _graded(entries: Sequence[Entry]) -> list[list[Reward]]:
     return found
 
 
-def _tasks(cfg: DictConfig, stack: ExitStack) -> Mapping[str | None, Task]:
+def _tasks(config: GradeConfig, stack: ExitStack) -> Mapping[str | None, Task]:
     """The graders, which the stack will close."""
-    if (cfg.get("task") is None) == (cfg.get("benchmark") is None):
+    if (config.task is None) == (config.benchmark is None):
         raise ConfigError(
             "grade: name the grader, task=<task>, or for the parts of an evaluation benchmark=<benchmark>"
         )
-    keys: dict[str | None, str] = {None: "task.source"}
-    if cfg.get("task") is None:
-        keys = {str(part): f"benchmark.parts.{part}.source" for part in cfg.benchmark.parts}
+    graders: dict[str | None, TaskConfig] = {} if config.task is None else {None: config.task}
+    graders |= {} if config.benchmark is None else config.benchmark.parts
     tasks: dict[str | None, Task] = {}
-    for part, key in keys.items():
-        tasks[part] = instantiate(cfg, key)
+    for part, grader in graders.items():
+        tasks[part] = grader.source.build(Task)
         stack.callback(tasks[part].close)
     return tasks
 
 
-def _key(cfg: DictConfig) -> str:
-    return "benchmark" if cfg.get("task") is None else "task"
-
-
-def _path(cfg: DictConfig, key: str) -> Path:
-    if not isinstance(cfg[key], str) or not cfg[key].strip():
+def _path(key: str, given: str | None) -> Path:
+    if given is None or not given.strip():
         what = "file of JSON Lines" if key == "samples" else "folder"
         raise ConfigError(f"{key}: name a {what}, {key}=...")
-    return Path(cfg[key]).expanduser()
+    return Path(given).expanduser()
 
 
 def _left(counts: Counts, folder: Path) -> str:

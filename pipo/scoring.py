@@ -5,37 +5,42 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from lightning.pytorch.loggers import WandbLogger
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from pipo import build
-from pipo.config.instantiate import construct, instantiate
-from pipo.config.keys import EVAL, check_keys
-from pipo.distributed.strategies import default_device
+from pipo.config.models import find_model
+from pipo.config.reading import composed, read
+from pipo.config.saved import saved_config
+from pipo.config.tree import BenchmarkConfig, EvalConfig
+from pipo.distributed.hardware import default_device
 from pipo.errors import ConfigError, RunFailed, RunStopped
-from pipo.evaluation import parts as scoring_content
-from pipo.evaluation.benchmark import Benchmark
+from pipo.evaluation import parts as evaluated
+from pipo.evaluation.benchmark import Benchmark, NotCovered
+from pipo.evaluation.options import EvaluationPlan
 from pipo.evaluation.paper_table import write_tables
 from pipo.evaluation.parts import Part
 from pipo.evaluation.preview import print_preview
 from pipo.evaluation.progress_bar import EvaluationBars
-from pipo.evaluation.results import EvaluationPlan, EvaluationResult, ProblemResult
+from pipo.evaluation.results import EvaluationResult, ProblemResult
 from pipo.evaluation.results_file import RESULTS_FILE, write_results
 from pipo.evaluation.runner import evaluate
 from pipo.evaluation.samples_file import SAMPLES_FILE, append_samples, recover_samples
 from pipo.evaluation.summary_tables import benchmark_table
 from pipo.graders.worker_pool import WorkerStartError
 from pipo.lm.policy import load_tokenizer
-from pipo.lm.spec import ModelSpec, build_model
-from pipo.rollout.task_setup import build_workbench
+from pipo.lm.spec import ModelSpec
+from pipo.rollout.engine import RolloutEngine
 from pipo.runs import run_folder
+from pipo.runs.metric_files import MetricsFileLogger
 from pipo.runs.places import resuming
 from pipo.runs.quiet import quiet
 from pipo.tasks.prompts import response_decoder
@@ -56,22 +61,26 @@ def score(cfg: DictConfig, overrides: Sequence[str]) -> None:
         RunFailed: when a grader cannot start.
     """
     quiet()
-    check_keys(cfg, EVAL)
-    if cfg.preview is not None:
-        with _opened_parts(cfg) as (_, _, parts):
-            print_preview(parts, cfg.preview)
+    config = read(cfg, EvalConfig)
+    if config.preview is not None:
+        with _opened_parts(config) as (_, _, parts):
+            print_preview(parts, config.preview)
         return
-    fresh = cfg.resume is None
-    folder = Path(str(cfg.output_dir if fresh else cfg.resume))
-    cfg = cfg.copy() if fresh else _saved(folder, overrides)
+    fresh = config.resume is None
+    folder = Path(config.output_dir if config.resume is None else config.resume)
+    if not fresh:
+        cfg = _saved(folder, overrides)
+        config = read(cfg, EvalConfig)
+    cfg = cfg.copy()
     cfg.output_dir = str(folder)  # the saved configuration names the folder, not the time of day
+    config = config.model_copy(update={"output_dir": str(folder)})
     with (
-        run_folder.claimed(folder, cfg) if fresh else run_folder.held(folder),
+        run_folder.claimed(folder, OmegaConf.to_yaml(cfg)) if fresh else run_folder.held(folder),
         _stoppable(folder),
     ):
         run_folder.open_log(folder, "eval.log")
         try:
-            _score(cfg, folder)
+            _score(config, composed(cfg), folder)
         except WorkerStartError as error:
             scored = (folder / SAMPLES_FILE).exists()
             again = f"go on with {resuming(folder, 'eval.py')}" if scored else "nothing has been scored"
@@ -80,7 +89,7 @@ def score(cfg: DictConfig, overrides: Sequence[str]) -> None:
 
 def _saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
     """The configuration of an evaluation that can be gone on with."""
-    cfg = run_folder.saved_config(folder, list(overrides))
+    cfg = saved_config(folder, list(overrides))
     if "benchmark" not in cfg:
         raise ConfigError(f"resume={folder}: a training run; go on with {resuming(folder)}")
     if (folder / RESULTS_FILE).exists():
@@ -88,18 +97,24 @@ def _saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
     return cfg
 
 
-def _score(cfg: DictConfig, folder: Path) -> None:
-    """Evaluate into a folder that is ours."""
-    device = construct(_device, cfg, {"name": "device"})
-    plan = build.build_plan(cfg)
-    logger = scoring_content.build_logger(cfg)
-    with _opened_parts(cfg) as (benchmark, model, parts):
+def _score(config: EvalConfig, record: dict[str, Any], folder: Path) -> None:
+    """Evaluate into a folder that is ours.
+
+    Args:
+        config: of the evaluation.
+        record: the same as plain values, for the files and services that show it.
+        folder: where the results go.
+    """
+    device = torch.device(default_device() if config.device == "auto" else config.device)
+    plan, logger = config.evaluation.plan(), _build_logger(config)
+    with _opened_parts(config) as (benchmark, model, parts):
         for part in parts:
-            part.bench.check_room(part.problems)
-        _check_identity(folder, scoring_content.identities(cfg, parts, plan))
+            part.setup.check_room(part.problems)
+        _check_identity(folder, evaluated.identities(parts, plan))
         done = _recovered(folder, parts, plan)
         policy = model.load()
-        engine = instantiate(cfg, "rollout.engine")(policy=policy)
+        make_engine: Callable[..., RolloutEngine] = config.rollout.engine.build()
+        engine = make_engine(policy=policy)
         if engine.shares_weights:
             policy.to(device)  # another engine has a copy where it samples; this one only feeds it
         run = run_folder.record_run(folder)
@@ -114,45 +129,46 @@ def _score(cfg: DictConfig, folder: Path) -> None:
 
                 results[part.name] = evaluate(
                     engine,
-                    part.bench.task,
+                    part.setup.task,
                     part.problems.examples,
                     part.problems.prompt_ids,
-                    response_decoder(part.bench.tokenizer, part.bench.sampling.stop_token_ids),
-                    part.bench.sampling,
+                    response_decoder(part.setup.tokenizer, part.setup.sampling.stop_token_ids),
+                    part.setup.sampling,
                     plan,
                     done=done[part.name],
                     on_batch=keep,
                 )
         engine.close()
-        content = scoring_content.content(cfg, benchmark, model, parts, results, plan, run)
+        content = evaluated.content(record, benchmark, model, parts, results, plan, run)
     write_tables(folder, content)
     write_results(folder, content)
     console = Console()
     console.print(benchmark_table(benchmark.name, content))
     console.print(f"results.json, samples.jsonl, table.md and table.tex are in {folder}", highlight=False)
     if logger is not None:
-        scoring_content.log_to_wandb(logger, cfg, content)
+        from pipo.runs.wandb_logger import log_evaluation  # wandb takes a second to import
+
+        log_evaluation(logger, record, content)
 
 
 @contextmanager
-def _opened_parts(cfg: DictConfig) -> Iterator[tuple[Benchmark, ModelSpec, list[Part]]]:
+def _opened_parts(config: EvalConfig) -> Iterator[tuple[Benchmark, ModelSpec, list[Part]]]:
     """The benchmark, the model and every part with its problems; what cannot be read is named at once."""
-    keys = {name: f"benchmark.{name}" for name in ("name", "average", "weights", "not_covered")}
-    benchmark = construct(Benchmark, cfg, keys, parts=tuple(map(str, cfg.benchmark.parts)))
-    model = build_model(cfg)
+    benchmark = _benchmark(config.benchmark)
+    model = find_model(config.model)
     tokenizer = load_tokenizer(model.path)
     parts: list[Part] = []
     errors: list[ConfigError] = []
     with ExitStack() as stack:
-        for name in benchmark.parts:
+        for name, task in config.benchmark.parts.items():
             try:
-                bench = build_workbench(cfg, f"benchmark.parts.{name}", model, tokenizer)
-                stack.callback(bench.task.close)
-                problems = bench.scored(cfg.evaluation.problems)
+                setup = build.build_task_setup(config, f"benchmark.parts.{name}", task, model, tokenizer)
+                stack.callback(setup.task.close)
+                problems = setup.scored(config.evaluation.problems)
             except ConfigError as error:
                 errors.append(error)
                 continue
-            parts.append(Part(name=name, bench=bench, problems=problems))
+            parts.append(Part(name=name, setup=setup, source=task.source.node, problems=problems))
         reasons = list(dict.fromkeys(map(str, errors)))
         if len(reasons) > 1:
             count = f"{len(errors)} of the {len(benchmark.parts)} parts of {benchmark.name}"
@@ -160,6 +176,31 @@ def _opened_parts(cfg: DictConfig) -> Iterator[tuple[Benchmark, ModelSpec, list[
         if reasons:
             raise errors[0]
         yield benchmark, model, parts
+
+
+def _benchmark(config: BenchmarkConfig) -> Benchmark:
+    try:
+        return Benchmark(
+            name=config.name,
+            parts=tuple(config.parts),
+            average=config.average,
+            weights=config.weights,
+            not_covered=tuple(NotCovered(**each.model_dump()) for each in config.not_covered or ()),
+        )
+    except ValueError as error:
+        raise ConfigError(f"benchmark: {error}") from error
+
+
+def _build_logger(config: EvalConfig) -> WandbLogger | None:
+    """The W&B run that the summary goes to, if one is wanted; it starts when something is logged."""
+    services = [node for node in config.logger.values() if not node.makes(MetricsFileLogger)]
+    others = [node for node in services if not node.makes(WandbLogger)]
+    if others or (config.logger and not services):
+        raise ConfigError(
+            f"logger.{(others or list(config.logger.values()))[0].key.rpartition('.')[2]}: an evaluation has "
+            "no metrics over time, its results are in results.json; choose logger=none or logger=wandb"
+        )
+    return services[0].build(WandbLogger) if services else None
 
 
 def _check_identity(folder: Path, now: dict[str, dict[str, Any]]) -> None:
@@ -189,7 +230,7 @@ def _recovered(
     except ValueError as error:
         raise ConfigError(f"resume={folder}: {error}") from error
     for part in parts:
-        decode = response_decoder(part.bench.tokenizer, part.bench.sampling.stop_token_ids)
+        decode = response_decoder(part.setup.tokenizer, part.setup.sampling.stop_token_ids)
         for old in done[part.name]:
             example, prompt = part.problems.examples[old.index], decode(part.problems.prompt_ids[old.index])
             if (old.uid, old.answer, old.prompt) != (example.uid, example.answer, prompt):
@@ -225,11 +266,3 @@ def _stoppable(folder: Path) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device(default_device())
-    if name not in ("cpu", "cuda"):
-        raise ValueError(f"device must be auto, cpu or cuda, got {name!r}")
-    return torch.device(name)

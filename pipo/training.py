@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -21,15 +20,18 @@ from pipo.callbacks.interrupt import REQUEUE, GracefulStop, requeue
 from pipo.callbacks.progress_bar import RunProgress
 from pipo.callbacks.results import RunResults
 from pipo.config.cli import CONF
-from pipo.config.keys import TRAIN, check_keys
+from pipo.config.models import find_model
+from pipo.config.reading import composed, read
 from pipo.config.relations import check_relations
+from pipo.config.saved import save_config, saved_config
 from pipo.config.trainer_options import shortened
+from pipo.config.tree import TrainConfig
 from pipo.distributed.processes import is_first, telling_folder
 from pipo.errors import ConfigError, Diverged, RunFailed, RunStopped
 from pipo.evaluation.summary_tables import before_after_table
 from pipo.graders.worker_pool import WorkerStartError
+from pipo.lm.policy import load_tokenizer
 from pipo.rollout.engine import EngineFailed
-from pipo.rollout.task_setup import build_workbench
 from pipo.runs import run_folder
 from pipo.runs.checkpoints import STATE, finished_checkpoints, iterations_of
 from pipo.runs.files import replace_text
@@ -56,43 +58,45 @@ def train(cfg: DictConfig, overrides: list[str]) -> float:
         RunStopped: when a signal ended the run.
     """
     quiet()
-    check_keys(cfg, TRAIN)
-    fresh = cfg.resume is None
-    if not fresh:
-        cfg = run_folder.saved_config(Path(str(cfg.resume)), overrides, "iterations", *_LIMIT_KEYS)
+    config = read(cfg, TrainConfig)
+    fresh = config.resume is None
+    if config.resume is not None:
+        cfg = saved_config(Path(config.resume), overrides, "iterations", *_LIMIT_KEYS)
         if "iterations" not in cfg:
             place = cfg.output_dir
             raise ConfigError(f"resume={place}: an evaluation; go on with {resuming(place, 'eval.py')}")
-    cfg = shortened(cfg)
-    run = build.build_run_config(cfg)
-    cfg.output_dir = run.output_dir  # the saved configuration names the folder, not the time of day
-    folder = Path(run.output_dir)
+        config = read(cfg, TrainConfig)
+    cfg = shortened(cfg, config)
+    config = read(cfg, TrainConfig)
+    cfg.output_dir = config.output_dir  # the saved configuration names the folder, not the time of day
+    folder = Path(config.output_dir)
     with (
         telling_folder(str(folder)),
         run_folder.storage_errors(folder),
-        _holding(folder, cfg, fresh=fresh),
+        _holding(folder, OmegaConf.to_yaml(cfg), fresh=fresh),
     ):
         checkpoint = None
         if is_first():
             run_folder.open_log(folder, run_folder.LOG_FILE)
         if not fresh:
             checkpoint = run_folder.newest_checkpoint(folder, leads=is_first())
-            if _ended_before(run, checkpoint):
+            if _ended_before(config, checkpoint):
                 _drop_limits(cfg, overrides)
+                config = read(cfg, TrainConfig)
             if is_first():
-                run_folder.save_config(folder, cfg)
-        callbacks = _run(cfg, run, checkpoint)
-        return _finish(cfg, run, callbacks)
+                save_config(folder, cfg)
+        callbacks = _run(config, composed(cfg), checkpoint)
+        return _finish(config, callbacks)
 
 
-def _holding(folder: Path, cfg: DictConfig, *, fresh: bool) -> AbstractContextManager[None]:
+def _holding(folder: Path, config: str, *, fresh: bool) -> AbstractContextManager[None]:
     """The first process keeps others out of the run folder."""
     if not is_first():
         return nullcontext()
-    return run_folder.claimed(folder, cfg) if fresh else run_folder.held(folder)
+    return run_folder.claimed(folder, config) if fresh else run_folder.held(folder)
 
 
-def _ended_before(run: build.RunConfig, checkpoint: Path | None) -> bool:
+def _ended_before(config: TrainConfig, checkpoint: Path | None) -> bool:
     """Whether the run had come to an end, which was a limit's then; its result is not what is wanted now.
 
     Raises:
@@ -100,9 +104,9 @@ def _ended_before(run: build.RunConfig, checkpoint: Path | None) -> bool:
     """
     if checkpoint is None:
         return False
-    folder, finished = Path(run.output_dir), iterations_of(checkpoint)
+    folder, finished = Path(config.output_dir), iterations_of(checkpoint)
     missing = missing_products(folder, finished)
-    if finished > run.iterations or (finished == run.iterations and missing == []):
+    if finished > config.iterations or (finished == config.iterations and missing == []):
         raise ConfigError(
             f"resume={folder}: its {finished} iterations are finished; iterations= above that goes on"
         )
@@ -117,36 +121,40 @@ def _drop_limits(cfg: DictConfig, overrides: list[str]) -> None:
             log.warning("%s ended the run before, or might have; it goes on without", key)
 
 
-def _run(cfg: DictConfig, run: build.RunConfig, checkpoint: Path | None) -> list[pl.Callback]:
-    """Build everything and train; returns the callbacks, which know what came out."""
-    bench = build_workbench(cfg)
+def _run(config: TrainConfig, record: dict[str, Any], checkpoint: Path | None) -> list[pl.Callback]:
+    """Build everything and train; returns the callbacks, which know what came out.
+
+    Args:
+        config: of the run.
+        record: the same as plain values, for the services that show it.
+        checkpoint: to go on from; None for a new run.
+    """
+    folder = Path(config.output_dir)
+    model = find_model(config.model)
+    setup = build.build_task_setup(config, "task", config.task, model, load_tokenizer(model.path))
     start = 0 if checkpoint is None else iterations_of(checkpoint)
     try:
-        module = build.build_module(cfg, run, bench)
-        check_relations(
-            cfg,
-            responses=run.prompts * run.group_size,
-            objective=module.objective,
-            vocabulary=len(bench.tokenizer),
-        )
-        data = build.build_data(cfg, run, bench)
-        callbacks = build.build_callbacks(cfg, run, bench, module.objective.distillation, start)
-        loggers = build.build_loggers(cfg, run, start)
-        trainer = build.build_trainer(cfg, callbacks, loggers, module.objective)
+        module = build.build_module(config, setup)
+        check_relations(config, objective=module.objective, vocabulary=len(setup.tokenizer))
+        data = build.build_data(config, setup)
+        callbacks = build.build_callbacks(config, setup, module.objective.distillation, start)
+        loggers = build.build_loggers(config, start)
+        trainer = build.build_trainer(config, callbacks, loggers, module.objective)
         if is_first():
-            run_folder.record_run(Path(run.output_dir))
-            (Path(run.output_dir) / DIVERGED_FILE).unlink(missing_ok=True)
-        _log_config(trainer.loggers, cfg)
+            run_folder.record_run(folder)
+            (folder / DIVERGED_FILE).unlink(missing_ok=True)
+        for logger in trainer.loggers:
+            logger.log_hyperparams({"config": record})
         trainer.fit(module, datamodule=data, ckpt_path=_state_of(checkpoint))
     except (WorkerStartError, EngineFailed) as error:
         log.info("the run ended here", exc_info=error)  # the trace, for whoever has to find out why
-        raise RunFailed(f"{error}; {_left(Path(run.output_dir))}") from error
+        raise RunFailed(f"{error}; {_left(folder)}") from error
     except Diverged as error:
         if is_first():
-            replace_text(Path(run.output_dir) / DIVERGED_FILE, f"{error}\n")
+            replace_text(folder / DIVERGED_FILE, f"{error}\n")
         raise
     finally:
-        bench.task.close()
+        setup.task.close()
     return callbacks
 
 
@@ -164,16 +172,9 @@ def _state_of(checkpoint: Path | None) -> Path | None:
     return None if checkpoint is None else checkpoint / STATE
 
 
-def _log_config(loggers: list[Logger], cfg: DictConfig) -> None:
-    """The composed configuration goes to every service."""
-    container = OmegaConf.to_container(cfg, resolve=True)
-    for logger in loggers:
-        logger.log_hyperparams({"config": container})
-
-
-def _finish(cfg: DictConfig, run: build.RunConfig, callbacks: list[pl.Callback]) -> float:
+def _finish(config: TrainConfig, callbacks: list[pl.Callback]) -> float:
     """The table at the end, and a word on whatever is missing."""
-    folder, leader = Path(run.output_dir), is_first()
+    folder, leader = Path(config.output_dir), is_first()
     stop, evaluation = _only(callbacks, GracefulStop), _only(callbacks, HeldOutEvaluation)
     before, after, end = evaluation.before, evaluation.after, _only(callbacks, RunEnd)
     if end.iterations is None:
@@ -188,10 +189,10 @@ def _finish(cfg: DictConfig, run: build.RunConfig, callbacks: list[pl.Callback])
         console = Console()
         console.print(before_after_table(before, after))
         if end.cause is not None:
-            said = f"ended by {end.cause} after {end.iterations} of {run.iterations} iterations"
+            said = f"ended by {end.cause} after {end.iterations} of {config.iterations} iterations"
             console.print(said, highlight=False, markup=False, soft_wrap=True)
         console.print(
-            where(folder, cfg, end.iterations, seconds), highlight=False, markup=False, soft_wrap=True
+            where(folder, config, end.iterations, seconds), highlight=False, markup=False, soft_wrap=True
         )
     if problems:
         raise RunFailed(
@@ -211,7 +212,7 @@ def _stopped(stop: GracefulStop, folder: Path, problems: str) -> RunStopped:
     return RunStopped(message, 128 + stop.reason)  # as shells do
 
 
-def where(folder: Path, cfg: DictConfig, done: int, seconds: float) -> str:
+def where(folder: Path, config: TrainConfig, done: int, seconds: float) -> str:
     """What lies where, and what to type next."""
     lines = [f"{seconds:.0f} s in all; everything is in {folder}"]
     for name, what in (
@@ -227,18 +228,22 @@ def where(folder: Path, cfg: DictConfig, done: int, seconds: float) -> str:
             lines.append(f"  {name:<14} {what}")
     # In lines of their own, which fit 80 columns with a folder of the usual length.
     lines.append("score the model, or go on training:")
-    lines.append(f"  {command('eval.py', f'model={folder}', *_scored_on(cfg))}")
+    lines.append(f"  {command('eval.py', f'model={folder}', *_scored_on(config))}")
     lines.append(f"  {command('train.py', f'resume={folder}', f'iterations={2 * done}')}")
     return "\n".join(lines)
 
 
-def _scored_on(cfg: DictConfig) -> list[str]:
+def _scored_on(config: TrainConfig) -> list[str]:
     """What makes ``eval.py`` score the run's own held-out problems, with the data that the run had."""
-    name, data = str(cfg.task.name), [] if cfg.data_dir is None else [f"data_dir={cfg.data_dir}"]
-    if (CONF / "benchmark" / f"{name}.yaml").is_file() and cfg.task.get("test_path") is None:
-        return [f"benchmark={name}", *data]
-    files = [key for key in ("path", "test_path") if cfg.task.get(key) is not None] if not data else []
-    return [f"task={name}", *data, *(f"benchmark.parts.{name}.{key}={cfg.task[key]}" for key in files)]
+    task, data = config.task, [] if config.data_dir is None else [f"data_dir={config.data_dir}"]
+    sources = {"path": task.source.node.get("train"), "test_path": task.source.node.get("test")}
+    paths = {
+        key: each["path"] for key, each in sources.items() if isinstance(each, dict) and each.get("path")
+    }
+    if (CONF / "benchmark" / f"{task.name}.yaml").is_file() and "test_path" not in paths:
+        return [f"benchmark={task.name}", *data]
+    files = [] if data else [f"benchmark.parts.{task.name}.{key}={path}" for key, path in paths.items()]
+    return [f"task={task.name}", *data, *files]
 
 
 def _only(callbacks: list[pl.Callback], kind: type[CallbackType]) -> CallbackType:

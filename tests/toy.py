@@ -10,9 +10,10 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ProgressBar
 
-from pipo.callbacks.pipo import PIPOCallback, PipoOptions
+from pipo.callbacks.pipo import PIPOCallback
+from pipo.callbacks.pipo_options import PipoOptions
 from pipo.functional.importance import ImportanceCorrection
-from pipo.lm.sharding import Sharding
+from pipo.lm.options import Sharding
 from pipo.modules.hooks import IterationStats, RolloutCallback
 from pipo.modules.objectives.base import Distillation, Objective
 from pipo.modules.objectives.grpo import GRPO
@@ -22,8 +23,8 @@ from pipo.records.problems import Example, Prompt, Reward, Split
 from pipo.records.rollouts import Rollouts, TokenIds
 from pipo.rollout.collector import CollectionConfig, Collector
 from pipo.rollout.datamodule import IterationDataset, PromptDataModule
-from pipo.rollout.engine import SamplingParams
 from pipo.rollout.local import LocalEngine, LocalEngineConfig
+from pipo.rollout.options import SamplingParams
 from pipo.rollout.privileged import teacher_prompts
 from pipo.rollout.reward_terms import RewardTerm
 from pipo.runs.checkpoints import STATE
@@ -84,6 +85,7 @@ def grpo(**changes: Any) -> GRPO:
 
 def pipo(**changes: Any) -> PIPOCallback:
     options: dict[str, Any] = {
+        "name": "default",
         "window": 2,
         "negative_scale": 0.1,
         "lr_scale": 1.0,

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
-
+from pipo.callbacks.pipo_options import ControlOptions
 from pipo.distributed.seeds import Purpose, derive_seed
 from pipo.functional.policy_improvement import Feedback, with_random_sign, without_feedback
 
 # The feedback of an iteration, the run's seed and the iteration -> the feedback to act on.
 CoefficientSource = Callable[[Feedback, int, int], Feedback]
-
-
-class ControlOptions(BaseModel, frozen=True, strict=True, extra="forbid", validate_by_name=True):
-    """What the coefficient follows."""
-
-    feedback: Literal["progress", "constant", "random_sign"]
-    """``progress`` is the method; ``constant`` takes the same number every time, ``random_sign`` keeps the
-    feedback's size and tosses a coin for its direction."""
-
-    constant: Annotated[float, Field(allow_inf_nan=False)]
-    """The coefficient of ``feedback=constant``."""
 
 
 def coefficient_source(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,8 @@ from pipo.evaluation.held_out import (
     typical_response,
     write_record,
 )
-from pipo.evaluation.results import EvaluationPlan, EvaluationResult, Summary
+from pipo.evaluation.options import EvaluationPlan
+from pipo.evaluation.results import EvaluationResult, Summary
 from pipo.modules.hooks import Learner, learner
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class HeldOutEvaluation(pl.Callback):
             raise ValueError(f"answers must be >= 0, got {answers}")
         self.folder, self.answers, self.interrupted = Path(folder), answers, interrupted
         self.problems, self.plan, self.every = problems, plan, every
-        self.curve_plan = replace(plan, samples=curve_samples, ks=(1,), majority=False)
+        self.curve_plan = plan.model_copy(update={"samples": curve_samples, "ks": (1,), "majority": False})
         self.before: Summary | None = None
         self.after: Summary | None = None
         self.problem: str | None = None

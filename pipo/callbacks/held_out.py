@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipo.distributed.collectives import world
-from pipo.evaluation.results import EvaluationPlan, EvaluationResult
+from pipo.evaluation.options import EvaluationPlan
+from pipo.evaluation.results import EvaluationResult
 from pipo.evaluation.runner import evaluate
 from pipo.modules.hooks import Learner
 from pipo.records.problems import Example
 from pipo.records.rollouts import TokenIds
-from pipo.rollout.engine import SamplingParams
+from pipo.rollout.options import SamplingParams
 from pipo.tasks.base import Task
 from pipo.tasks.prompts import Decode
 

@@ -17,14 +17,14 @@ optimiser. The mathematics of (1) to (3) is in ``pipo.functional.policy_improvem
 from __future__ import annotations
 
 from collections import deque
-from typing import Annotated, Any
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from pydantic import Field
 
-from pipo.callbacks.controls import ControlOptions, coefficient_source
+from pipo.callbacks.controls import coefficient_source
 from pipo.callbacks.feedback_log import FeedbackLog
-from pipo.callbacks.row_sampling import RowOptions, row_chooser
+from pipo.callbacks.pipo_options import PipoOptions
+from pipo.callbacks.row_sampling import row_chooser
 from pipo.distributed.collectives import gather, own_part
 from pipo.errors import ConfigError
 from pipo.functional.policy_improvement import (
@@ -37,28 +37,6 @@ from pipo.records.batches import PolicyBatch
 from pipo.records.rollouts import Rollouts
 
 
-class PipoOptions(ControlOptions, RowOptions, frozen=True):
-    """The keys of ``conf/pipo``: the method's own; those of controls and rows are in the bases."""
-
-    negative_scale: Annotated[float, Field(alias="lambda", ge=0, le=1)]
-    """lambda in (2), the factor on the feedback after a drop."""
-
-    window: Annotated[int, Field(ge=2)]
-    """K in (1), past mean rewards that the newest is compared with; the first comparison is at t = K + 1."""
-
-    lr_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    """alpha_PI in (4), relative to the base update's learning rate."""
-
-    kl_coef: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    """Weight of a KL penalty in (4); the paper has none."""
-
-    mini_batch: Annotated[int, Field(ge=1)] | None
-    """Responses per optimiser step of (4), over all ranks; None for the base update's."""
-
-    max_progress: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
-    """phi follows xi up to this many standard deviations either way; None for no bound, as in the paper."""
-
-
 class PIPOCallback(RolloutCallback):
     """Closes the loop around any base objective; without it, the run is the baseline bit for bit."""
 
@@ -66,7 +44,7 @@ class PIPOCallback(RolloutCallback):
         super().__init__()
         self.options = options
         self.coefficient_source = coefficient_source(options, options.negative_scale, options.max_progress)
-        self.rows = row_chooser(options, options.mini_batch, options.kl_coef)
+        self.rows = row_chooser(options, options.mini_batch)
         self.history: deque[float] = deque(maxlen=options.window)
         self.previous: PolicyBatch | None = None
         self._log = FeedbackLog()

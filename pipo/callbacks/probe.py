@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from pipo.callbacks.held_out import HeldOutProblems
 from pipo.distributed.processes import is_first
-from pipo.evaluation.results import EvaluationPlan
+from pipo.evaluation.options import EvaluationPlan
 from pipo.evaluation.runner import gather_problems
 from pipo.modules.hooks import Learner, learner
 from pipo.runs.files import replace_text
@@ -48,7 +47,9 @@ class Probe(pl.Callback):
         if samples < 1:
             raise ValueError(f"probe.samples must be >= 1, got {samples}")
         self.problems = problems
-        self.plan = replace(plan, samples=samples, ks=(1,), resamples=1, majority=False)
+        self.plan = plan.model_copy(
+            update={"samples": samples, "ks": (1,), "resamples": 1, "majority": False}
+        )
         self.path, self.start = Path(folder) / PROBE_FILE, start
         self.before: list[float] | None = None
         self.current: list[float] | None = None

@@ -25,17 +25,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipo.config.cli import CONF, first_line, own_error
-from pipo.config.keys import EVAL, GRADE, TRAIN, check_keys, near_miss
+from pipo.config.near_miss import near_miss
+from pipo.config.open_nodes import TARGET, Open, target_of
+from pipo.config.reading import read
+from pipo.config.tree import EvalConfig, GradeConfig, TrainConfig
 from pipo.errors import ConfigError
+from pipo.records.options import Options
 from pipo.runs.places import check_place, check_run
 
 # More jobs of a sweep are left to themselves.
 _JOBS = 200
 # What ends a word for Hydra unless it is quoted; letters beyond ASCII are none of its words.
 _SPECIAL = re.compile(r"[\s=,(){}\[\]'\":;|&*?!<>~#%^`\\]|[^\x00-\x7f]")
-# Of the trainer, what can be looked at without Lightning, which takes seconds to import.
-_LIGHT = {"accelerator", "devices", "num_nodes", "strategy"}
-_PROGRAMS = {"train": TRAIN, "eval": EVAL, "grade": GRADE}
+_PROGRAMS = {"train": TrainConfig, "eval": EvalConfig, "grade": GradeConfig}
 
 
 def quoted(value: str) -> str:
@@ -197,13 +199,13 @@ def _values(override: Override) -> list[str]:
 
 def _check_job(cfg: DictConfig, program: str, *, printed: bool) -> None:
     """Look at what is known before anything is imported; what is only printed needs no classes."""
-    check_keys(cfg, _PROGRAMS[program])
+    config = read(cfg, _PROGRAMS[program])
     if not printed:
-        _check_targets(cfg)
-    if program == "train" and set(cfg.strategy.trainer or ()) - _LIGHT:
+        _check_targets(config)
+    if isinstance(config, TrainConfig) and config.strategy.trainer.lightning:
         from pipo.config.trainer_options import trainer_options  # imports Lightning
 
-        trainer_options(cfg)
+        trainer_options(config)
     if cfg.hydra.mode == RunMode.MULTIRUN:
         return
     for key in ("output_dir", "resume"):
@@ -215,28 +217,30 @@ def _check_job(cfg: DictConfig, program: str, *, printed: bool) -> None:
         check_place(Path(str(cfg.output_dir)), "output_dir")
 
 
-def _check_targets(cfg: DictConfig) -> None:
+def _check_targets(config: Options) -> None:
     """Look whether what ``_target_`` names is there, unless the package says so itself."""
     shipped = {
         match
         for path in CONF.rglob("*.yaml")
         for match in re.findall(r"_target_: *(\S+)", path.read_text(encoding="utf-8"))
     }
-    container = OmegaConf.to_container(cfg, resolve=False)
-    assert isinstance(container, dict)
-    for key, target in _targets({k: v for k, v in container.items() if k != "hydra"}, ()):
+    for key, target in _targets(config, ""):
         if target not in shipped:
-            from pipo.config.instantiate import target_of
-
             target_of(target, key)
 
 
-def _targets(node: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield ".".join(path), node["_target_"]
+def _targets(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Every class that a configuration names, with its key."""
+    if isinstance(node, Open):
+        yield from _targets(node.node, node.key)
+    elif isinstance(node, Options):
+        for name in type(node).model_fields:
+            yield from _targets(getattr(node, name), "")
+    elif isinstance(node, dict):
+        if TARGET in node:
+            yield key, node[TARGET]
         for name, value in node.items():
-            yield from _targets(value, (*path, str(name)))
+            yield from _targets(value, f"{key}.{name}")
 
 
 def _said(error: Exception, name: str) -> str:

@@ -4,44 +4,41 @@ from __future__ import annotations
 
 import logging
 
-from omegaconf import DictConfig
-
-from pipo.callbacks.pipo import PipoOptions
-from pipo.config.instantiate import read_options
+from pipo.callbacks.pipo_options import PipoOptions
+from pipo.config.tree import TrainConfig
 from pipo.errors import ConfigError
 from pipo.modules.objectives.base import Objective
 
 log = logging.getLogger(__name__)
 
 
-def check_relations(cfg: DictConfig, *, responses: int, objective: Objective, vocabulary: int) -> None:
+def check_relations(config: TrainConfig, *, objective: Objective, vocabulary: int) -> None:
     """Compare the sizes of a run with each other.
 
     Args:
-        cfg: the composed configuration, with values that are sound alone.
-        responses: of an iteration over all processes.
+        config: the configuration, with values that are sound alone.
         objective: the algorithm.
         vocabulary: tokens of the model.
 
     Raises:
         ConfigError: naming the keys.
     """
-    iterations = f"iterations={cfg.iterations}"
+    responses = config.algo.prompts * config.algo.group_size
+    iterations = f"iterations={config.iterations}"
     warmup = 0 if objective.critic is None else objective.critic.warmup_iterations
-    if warmup >= cfg.iterations:
+    if warmup >= config.iterations:
         key = f"algo.objective.critic.warmup_iterations={warmup}"
         raise ConfigError(f"{key}: in {iterations} only the critic would be trained, never the policy")
     notes = {}
-    if cfg.pipo.name != "none":
-        loop = read_options(cfg, "pipo", PipoOptions)
-        size, window = loop.mini_batch, loop.window
+    if isinstance(config.pipo, PipoOptions):
+        size, window = config.pipo.mini_batch, config.pipo.window
         if size is not None and size > responses:
             most = f"an iteration has {responses} responses"
             raise ConfigError(f"pipo.mini_batch={size}: {most}; null is for what the base update takes")
-        if window + warmup >= cfg.iterations:
+        if window + warmup >= config.iterations:
             first = f"the first comparison is in iteration {window + warmup + 1}"
             notes[f"pipo.window={window}"] = f"{first}, so {iterations} train as with pipo=none"
-    size, top_k = cfg.algo.mini_batch, cfg.rollout.top_k
+    size, top_k = config.recipe.mini_batch, config.rollout.top_k
     if size > responses:
         said = f"an iteration has {responses} responses, so it makes one optimiser step on all of them"
         notes[f"recipe.mini_batch={size}"] = said
@@ -50,7 +47,7 @@ def check_relations(cfg: DictConfig, *, responses: int, objective: Objective, vo
             f"the last optimiser step of an iteration is on {responses % size} of its {responses} responses"
         )
         notes[f"recipe.mini_batch={size}"] = said
-    if (rise := cfg.algo.optimizer.warmup_iterations) >= cfg.iterations:
+    if (rise := config.algo.optimizer.warmup_iterations) >= config.iterations:
         key = f"algo.optimizer.warmup_iterations={rise}"
         notes[key] = f"the learning rate is not reached within {iterations}"
     if top_k > vocabulary:

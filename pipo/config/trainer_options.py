@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import typing
 from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
+import pydantic
 from omegaconf import DictConfig, OmegaConf
 
 from pipo.callbacks.ending import KEY
-from pipo.config.instantiate import validated
+from pipo.config.explain import explained
+from pipo.config.near_miss import near
+from pipo.config.open_nodes import validated
+from pipo.config.tree import TrainConfig
 from pipo.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -20,6 +23,8 @@ log = logging.getLogger(__name__)
 #: Read by :class:`pipo.distributed.strategies.Hardware`.
 HARDWARE = ("accelerator", "devices", "num_nodes", "strategy")
 FAST_DEV_RUN = "fast_dev_run"
+#: The logger that only writes into the run folder.
+FILES = "files"
 
 _NO_VALIDATION = (
     "there is no validation loop; evaluation.problems and curve.every say what is scored, and when"
@@ -41,7 +46,7 @@ REFUSED = {
     "num_sanity_val_steps": _NO_VALIDATION,
     "precision": "set model.dtype (weights) or strategy.compute_dtype (products)",
     "accumulate_grad_batches": "recipe.mini_batch says how many responses an optimiser step takes, and "
-    "strategy.batching.tokens_per_micro_batch how many tokens go through the model at a time",
+    "strategy.tokens_per_micro_batch how many tokens go through the model at a time",
     "gradient_clip_val": "set algo.optimizer.max_grad_norm",
     "gradient_clip_algorithm": "gradients are clipped by their norm, algo.optimizer.max_grad_norm",
     "logger": "set logger=csv, logger=wandb or logger=none",
@@ -61,47 +66,48 @@ REFUSED = {
 }
 
 
-def trainer_options(cfg: DictConfig) -> dict[str, Any]:
+def trainer_options(config: TrainConfig) -> dict[str, Any]:
     """What goes to Lightning's trainer as it stands, checked; the hardware is not among it.
 
     Raises:
         ConfigError: naming the key, and our word for what it means.
     """
-    node = cfg.strategy.trainer
-    if not isinstance(node, DictConfig):
-        raise ConfigError(f"{KEY} holds further keys and cannot be {node!r}")
-    container = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(container, dict)
-    hints = _hints()
-    options = {}
-    for name, value in container.items():
+    given, hints = config.strategy.trainer.model_extra or {}, _hints()
+    for name in given:
         if name in REFUSED:
             raise ConfigError(f"{KEY}.{name}: {REFUSED[name]}")
-        if name not in (*HARDWARE, *hints):
-            raise _unknown(str(name), hints)
-        if name not in HARDWARE and value is not None:  # null: as if it were not there
-            options[str(name)] = validated(f"{KEY}.{name}", value, hints[name])
-    _check_counts(options, cfg.iterations)
+        if name not in hints:
+            raise _unknown(name, hints)
+    options = config.strategy.trainer.lightning
+    try:
+        options = validated({name: (hints[name], ...) for name in options}, options)
+    except pydantic.ValidationError as error:
+        raise explained(error, KEY, given) from error
+    _check_counts(options, config.iterations)
     return options
 
 
-def shortened(cfg: DictConfig) -> DictConfig:
+def shortened(cfg: DictConfig, config: TrainConfig) -> DictConfig:
     """Lightning's ``fast_dev_run``: the same run with that many iterations and batches of held-out problems.
 
     Everything is done and written as in any run, so that it shows what a run would do; but no service hears
     of it.
+
+    Args:
+        cfg: the composed configuration.
+        config: the same with its types.
     """
-    count = trainer_options(cfg).get(FAST_DEV_RUN)
+    count = trainer_options(config).get(FAST_DEV_RUN)
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)
     cfg.strategy.trainer.pop(FAST_DEV_RUN, None)
     if not count:
         return cfg
     cfg.iterations = int(count)
-    few, problems = int(count) * cfg.evaluation.prompts_per_batch, cfg.evaluation.problems
-    if problems is None or (isinstance(problems, int) and problems > few):
+    few, problems = int(count) * config.evaluation.prompts_per_batch, config.evaluation.problems
+    if problems is None or problems > few:
         cfg.evaluation.problems = few
-    cfg.logger.wandb = None
+    cfg.logger = {name: node for name, node in cfg.logger.items() if name == FILES}
     log.warning(
         "%s.%s: iterations=%s and evaluation.problems=%s, to see that all works; its numbers say little",
         KEY,
@@ -120,8 +126,8 @@ def _hints() -> dict[str, Any]:
 
 def _unknown(name: str, hints: Mapping[str, Any]) -> ConfigError:
     free = sorted(hints.keys() - REFUSED.keys())
-    near = difflib.get_close_matches(name, [*free, *REFUSED, *HARDWARE], n=1)
-    meant = f"did you mean {KEY}.{near[0]}? " if near else ""
+    meant = near(name, [*free, *REFUSED, *HARDWARE])
+    meant = f"did you mean {KEY}.{meant}? " if meant else ""
     return ConfigError(f"{KEY}.{name}: unknown key; {meant}Lightning's trainer takes {', '.join(free)}")
 
 

@@ -2,69 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
 
+from pipo.distributed.hardware import Hardware
 from pipo.errors import ConfigError
 
 COMPUTE_DTYPES = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hardware:
-    """Where processes run; one device each.
-
-    Attributes:
-        accelerator: ``auto`` takes a CUDA GPU if there is one, else the CPU.
-        devices: processes per node; ``auto`` for every GPU, or one process without GPU.
-        num_nodes: machines.
-        strategy: how the processes share the model.
-    """
-
-    accelerator: Literal["auto", "cpu", "cuda"]
-    devices: int | Literal["auto"]
-    num_nodes: int
-    strategy: Literal["single", "ddp", "fsdp"]
-
-    def __post_init__(self) -> None:
-        if self.devices != "auto" and self.devices < 1:
-            raise ValueError(f"devices must be >= 1 or auto, got {self.devices}")
-        if self.num_nodes < 1:
-            raise ValueError(f"num_nodes must be >= 1, got {self.num_nodes}")
-        if self.strategy == "single" and self.processes > 1:
-            raise ValueError(
-                f"{self.processes} processes need strategy=ddp (whole weights) or strategy=fsdp (shards)"
-            )
-        if self.device == "cuda" and self.per_node > torch.cuda.device_count():
-            raise ValueError(
-                f"devices={self.per_node}, but this machine has {torch.cuda.device_count()} CUDA GPUs"
-            )
-
-    @property
-    def device(self) -> Literal["cpu", "cuda"]:
-        """The kind of device."""
-        return default_device() if self.accelerator == "auto" else self.accelerator
-
-    @property
-    def per_node(self) -> int:
-        """Processes on each node."""
-        if self.devices != "auto":
-            return self.devices
-        return torch.cuda.device_count() if self.device == "cuda" else 1
-
-    @property
-    def processes(self) -> int:
-        """Processes in all."""
-        return self.per_node * self.num_nodes
-
-
-def default_device() -> Literal["cpu", "cuda"]:
-    """A CUDA GPU if there is one, else the CPU; other accelerators lack double precision."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def build_strategy(hardware: Hardware, *, has_critic: bool, cpu_offload: bool) -> Strategy:

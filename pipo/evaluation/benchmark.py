@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -52,8 +50,8 @@ class Benchmark:
     """Column -> its parts; None: every part is a column."""
     weights: Mapping[str, float] | None
     """Part -> its weight inside its column; None: equal weights."""
-    not_covered: Sequence[Mapping[str, Any]] | None
-    """Fields of :class:`NotCovered` for each thing that is missing; None for nothing."""
+    not_covered: Sequence[NotCovered]
+    """What is missing."""
 
     def __post_init__(self) -> None:
         if not self.parts:
@@ -76,10 +74,6 @@ class Benchmark:
             raise ValueError(f"average: column {', '.join(empty)} has no parts")
         for name, parts in columns.items():
             self._check_weights(name, parts)
-        for number, entry in enumerate(self.not_covered or ()):
-            fields = {field.name for field in dataclasses.fields(NotCovered)}
-            if set(entry) != fields:
-                raise ValueError(f"not_covered: entry {number} must have {', '.join(sorted(fields))}")
 
     def _check_weights(self, column: str, parts: Sequence[str]) -> None:
         given = {part: self.weights[part] for part in parts if part in self.weights} if self.weights else {}
@@ -101,14 +95,6 @@ class Benchmark:
             total = sum(chosen.values())
             columns.append(Column(name=name, shares={part: w / total for part, w in chosen.items()}))
         return tuple(columns)
-
-    @property
-    def missing(self) -> tuple[NotCovered, ...]:
-        """What is not covered."""
-        return tuple(
-            NotCovered(name=str(each["name"]), weight=float(each["weight"]), why=str(each["why"]))
-            for each in self.not_covered or ()
-        )
 
 
 def part_weights(columns: Sequence[Column]) -> dict[str, float]:

@@ -10,17 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from lightning.pytorch.loggers import WandbLogger
-from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedTokenizerBase
 
-from pipo.config.instantiate import instantiate
-from pipo.errors import ConfigError
 from pipo.evaluation.benchmark import Benchmark, average
-from pipo.evaluation.results import EvaluationPlan, EvaluationResult
+from pipo.evaluation.options import EvaluationPlan
+from pipo.evaluation.results import EvaluationResult
 from pipo.evaluation.statistics import Floats, pass_at_k
 from pipo.lm.spec import ModelSpec
-from pipo.rollout.task_setup import Problems, Workbench
+from pipo.rollout.task_setup import Problems, TaskSetup
 
 # Where the results go, which has no influence on them.
 _WITHOUT_INFLUENCE = ("output_dir", "resume", "preview", "logger", "run_name")
@@ -35,22 +32,24 @@ class Part:
 
     Attributes:
         name: of the part.
-        bench: the model at its task.
+        setup: the model at its task.
+        source: the options of the task and its grader.
         problems: what is scored.
     """
 
     name: str
-    bench: Workbench
+    setup: TaskSetup
+    source: Mapping[str, Any]
     problems: Problems
 
 
-def identities(cfg: DictConfig, parts: Sequence[Part], plan: EvaluationPlan) -> dict[str, dict[str, Any]]:
+def identities(parts: Sequence[Part], plan: EvaluationPlan) -> dict[str, dict[str, Any]]:
     """What makes the scores of each part what they are: task, prompt, problems with their tests, sampling."""
-    return {part.name: _identity(cfg, part, plan) for part in parts}
+    return {part.name: _identity(part, plan) for part in parts}
 
 
 def content(
-    cfg: DictConfig,
+    record: Mapping[str, Any],
     benchmark: Benchmark,
     model: ModelSpec,
     parts: Sequence[Part],
@@ -61,7 +60,7 @@ def content(
     """Everything that ``results.json`` holds; ``docs/evaluation.md`` explains each entry.
 
     Args:
-        cfg: the configuration of the evaluation.
+        record: the configuration of the evaluation, as plain values.
         benchmark: its structure.
         model: what was scored.
         parts: on what.
@@ -69,26 +68,27 @@ def content(
         plan: how it was measured.
         run: command, commit and versions.
     """
+    named = record["model"]
     averaged = average(benchmark.columns, _metrics(results, plan), plan.confidence, plan.resamples, plan.seed)
     return {
         "results": {name: result.to_summary() for name, result in results.items()},
         "average": averaged,
         "solved": {name: [problem.solved for problem in r.problems] for name, r in results.items()},
-        "not_covered": [dataclasses.asdict(each) for each in benchmark.missing],
+        "not_covered": [dataclasses.asdict(each) for each in benchmark.not_covered],
         "metadata": {
             "benchmark": benchmark.name,
             "model": {
-                "name": str(cfg.model.path if cfg.model.name == "huggingface" else cfg.model.name),
+                "name": str(named["path"] if named["name"] == "huggingface" else named["name"]),
                 "path": model.path,
                 "checkpoint": None if model.checkpoint is None else str(model.checkpoint),
                 "dtype": model.dtype,
             },
             "parts": {
                 name: {**identity, "left_out": _left_out(part)}
-                for part, (name, identity) in zip(parts, identities(cfg, parts, plan).items(), strict=True)
+                for part, (name, identity) in zip(parts, identities(parts, plan).items(), strict=True)
             },
             "bootstrap": {"confidence": plan.confidence, "resamples": plan.resamples, "seed": plan.seed},
-            "config_hash": _config_hash(cfg),
+            "config_hash": _config_hash(record),
             **{key: run[key] for key in ("git", "python", "versions")},
         },
     }
@@ -113,27 +113,26 @@ def _metrics(
     return metrics
 
 
-def _identity(cfg: DictConfig, part: Part, plan: EvaluationPlan) -> dict[str, Any]:
-    source = OmegaConf.to_container(cfg.benchmark.parts[part.name].source, resolve=True)
-    task, sampling, problems = part.bench.task, part.bench.sampling, part.problems
+def _identity(part: Part, plan: EvaluationPlan) -> dict[str, Any]:
+    task, sampling, problems = part.setup.task, part.setup.sampling, part.problems
     prompts = (task.render(example) for example in problems.examples)
     return {
         "task": task.name,
         "version": task.version,
         "template": task.template,
         "sampling": {
-            **dataclasses.asdict(sampling),
+            **sampling.model_dump(),
             "stop_token_ids": sorted(sampling.stop_token_ids),
-            "max_prompt_tokens": part.bench.max_prompt_tokens,
+            "max_prompt_tokens": part.setup.max_prompt_tokens,
         },
         "samples": plan.samples,
         "seed": plan.seed,
         "prompts_per_batch": plan.prompts_per_batch,
         "problems": len(problems.examples),
         "problems_hash": _hash(dataclasses.asdict(example) for example in problems.examples),
-        "grading_hash": _hash([_grading(source)]),
+        "grading_hash": _hash([_grading(part.source)]),
         "prompts_hash": _hash(dataclasses.asdict(prompt) for prompt in prompts),
-        "chat_template": _chat_template(part.bench.tokenizer),
+        "chat_template": _chat_template(part.setup.tokenizer),
         "prompt_tokens_hash": _hash(problems.prompt_ids),
     }
 
@@ -153,7 +152,7 @@ def _left_out(part: Part) -> dict[str, Any]:
 
 def _grading(source: Any) -> Any:
     """The options of a task and its grader, without where rows are and how it uses the machine."""
-    if not isinstance(source, dict):
+    if not isinstance(source, Mapping):
         return source
     return {
         key: _grading(value)
@@ -175,40 +174,5 @@ def _plain(value: Any) -> Any:
     return sorted(map(repr, value)) if isinstance(value, set | frozenset) else repr(value)
 
 
-def _config_hash(cfg: DictConfig) -> str:
-    kept = OmegaConf.create({key: value for key, value in cfg.items() if key not in _WITHOUT_INFLUENCE})
-    return _hash([OmegaConf.to_container(kept, resolve=True)])
-
-
-def build_logger(cfg: DictConfig) -> WandbLogger | None:
-    """The W&B run that the summary goes to, if one is wanted; it starts when something is logged."""
-    if cfg.logger.name not in ("none", "wandb"):
-        raise ConfigError(
-            f"logger={cfg.logger.name}: an evaluation has no metrics over time, its results are in "
-            "results.json; choose none or wandb"
-        )
-    return None if cfg.logger.wandb is None else instantiate(cfg, "logger.wandb")
-
-
-def log_to_wandb(logger: WandbLogger, cfg: DictConfig, content: Mapping[str, Any]) -> None:
-    """One row: the numbers of every part and the average in the run's summary, and as a small table."""
-    import wandb
-
-    rows = {**content["results"], "average": content["average"]}
-    scalars = {
-        f"eval/{name}/{key}": value
-        for name, row in rows.items()
-        for key, value in row.items()
-        if isinstance(value, int | float) and key != "confidence"
-    }
-    metrics = [key for key, value in content["average"].items() if isinstance(value, float)]
-    table = wandb.Table(
-        columns=["part", *metrics],
-        data=[[name, *(row[key] for key in metrics)] for name, row in rows.items()],
-    )
-    logger.log_hyperparams(
-        {"config": OmegaConf.to_container(cfg, resolve=True), "metadata": content["metadata"]}
-    )
-    run = logger.experiment
-    run.log({**scalars, "eval/table": table})  # the last values logged are the run's summary
-    run.finish()
+def _config_hash(record: Mapping[str, Any]) -> str:
+    return _hash([{key: value for key, value in record.items() if key not in _WITHOUT_INFLUENCE}])

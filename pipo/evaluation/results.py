@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,41 +11,6 @@ from pipo.records.problems import Reward
 
 Summary = dict[str, Any]
 """Plain JSON form of an evaluation; the keys are described at :meth:`EvaluationResult.to_summary`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationPlan:
-    """How a set of problems is measured."""
-
-    samples: int
-    """n, responses per problem."""
-    ks: tuple[int, ...]
-    """The k of pass@k, rising, starting with 1 and at most ``samples``."""
-    prompts_per_batch: int
-    """Problems generated and graded at a time; also the unit dealt to ranks."""
-    confidence: float
-    """Confidence of the intervals, in (0, 1)."""
-    resamples: int
-    """Bootstrap resamples behind each interval."""
-    majority: bool
-    """Whether to put the responses to the vote too (maj@n), where the task can compare answers."""
-    seed: int
-    """Seed of sampling and of the bootstrap."""
-
-    def __post_init__(self) -> None:
-        # Hydra hands over a list.
-        object.__setattr__(self, "ks", tuple(self.ks))
-        if not self.ks or self.ks[0] != 1 or any(a >= b for a, b in itertools.pairwise(self.ks)):
-            raise ValueError(f"ks must rise and start with 1, got {list(self.ks)}")
-        if self.ks[-1] > self.samples:
-            raise ValueError(f"ks: pass@{self.ks[-1]} needs that many samples, but samples={self.samples}")
-        for name in ("prompts_per_batch", "resamples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"confidence must lie in (0, 1), got {self.confidence}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be >= 0, got {self.seed}")
 
 
 @dataclass(frozen=True, kw_only=True)

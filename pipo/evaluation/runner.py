@@ -12,18 +12,14 @@ import torch
 from torch import Tensor
 
 from pipo.evaluation.metric import PassAtK
-from pipo.evaluation.results import (
-    EvaluationPlan,
-    EvaluationResult,
-    LevelResult,
-    ProblemResult,
-    Sample,
-)
+from pipo.evaluation.options import EvaluationPlan
+from pipo.evaluation.results import EvaluationResult, LevelResult, ProblemResult, Sample
 from pipo.evaluation.statistics import Estimate, estimate, mean_at_n
 from pipo.evaluation.voting import majority_values
 from pipo.records.problems import Example, Reward
 from pipo.records.rollouts import Completions, TokenIds
-from pipo.rollout.engine import RolloutEngine, SamplingParams
+from pipo.rollout.engine import RolloutEngine
+from pipo.rollout.options import SamplingParams
 from pipo.tasks.base import Task
 from pipo.tasks.prompts import Decode
 from pipo.tasks.verdicts import verdicts_of

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
+
+from pipo.records.options import Count, Options
 
 # Bounds of the k3 estimate, of its log-ratio and of its value.
 MAX_K3_GAP = 20.0
@@ -40,32 +42,25 @@ def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     return (difference.exp() - difference - 1).clamp(-MAX_K3, MAX_K3)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DistillationForm:
+class DistillationForm(Options):
     """Which divergence draws the student to its teacher."""
 
     kind: Literal["reverse-kl", "jensen-shannon"]
-    """``reverse-kl`` is KL(student || teacher); ``jensen-shannon`` is alpha * KL(teacher || M) + (1 - alpha)
-    * KL(student || M) with the mixture M = alpha * teacher + (1 - alpha) * student.
-    """
-    alpha: float | None
-    """Weight of the teacher, in (0, 1), for ``jensen-shannon``; None for ``reverse-kl``."""
-    top_k: int | None
+    """``reverse-kl`` is KL(student || teacher); ``jensen-shannon`` is alpha * KL(teacher || M)
+    + (1 - alpha) * KL(student || M) with the mixture M = alpha * teacher + (1 - alpha) * student."""
+    alpha: Annotated[float, Field(gt=0, lt=1)] | None
+    """Weight of the teacher, for ``jensen-shannon``; None for ``reverse-kl``."""
+    top_k: Count | None
     """Compare only the student's top_k tokens and one bucket with all remaining mass of each distribution;
-    None, or at least the vocabulary, for the exact divergence.
-    """
+    None, or at least the vocabulary, for the exact divergence."""
 
-    def __post_init__(self) -> None:
-        if self.kind == "reverse-kl":
-            if self.alpha is not None:
-                raise ValueError(f"alpha must be null for reverse-kl, got {self.alpha}")
-        elif self.kind == "jensen-shannon":
-            if self.alpha is None or not 0 < self.alpha < 1:
-                raise ValueError(f"alpha must lie in (0, 1) for jensen-shannon, got {self.alpha}")
-        else:
-            raise ValueError(f"kind must be 'reverse-kl' or 'jensen-shannon', got {self.kind!r}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1 or null, got {self.top_k}")
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.alpha is None) != (self.kind == "reverse-kl"):
+            raise ValueError(
+                f"alpha must be null for reverse-kl, and a number for jensen-shannon, got {self.alpha}"
+            )
+        return self
 
 
 def distillation_divergence(student_logits: Tensor, teacher_logits: Tensor, form: DistillationForm) -> Tensor:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from pipo.records.options import Cap, Options
+
 CorrectionLevel = Literal["none", "token", "sequence"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImportanceCorrection:
+class ImportanceCorrection(Options):
     """Truncated importance sampling between sampler and trainer."""
 
     level: CorrectionLevel
     """One weight per token, one per response, or none."""
-    cap: float
-    """Upper bound of the weights."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.cap < float("inf"):
-            raise ValueError(f"importance_cap must be >= 1 and finite, got {self.cap}")
+    cap: Cap
+    """No weight is larger."""
 
 
 def importance_weights(

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -29,20 +28,8 @@ from transformers import PreTrainedModel
 
 from pipo.errors import ConfigError
 from pipo.lm.critic import Critic
+from pipo.lm.options import Sharding
 from pipo.lm.policy import Policy
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sharding:
-    """Options of sharded weights.
-
-    Attributes:
-        reduce_dtype: in which gradients are summed over processes, ``float32`` or ``bfloat16``.
-        cpu_offload: weights, gradients and optimiser state live on the CPU and visit the GPU layer by layer.
-    """
-
-    reduce_dtype: Literal["float32", "bfloat16"]
-    cpu_offload: bool
 
 
 def shard(

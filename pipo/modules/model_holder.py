@@ -14,9 +14,10 @@ from torch import Tensor
 
 from pipo.distributed.collectives import Number, all_reduce_max, all_reduce_sum
 from pipo.lm.critic import Critic
+from pipo.lm.options import Sharding
 from pipo.lm.policy import Policy
 from pipo.lm.reference import frozen
-from pipo.lm.sharding import Sharding, gathered, is_sharded, shard
+from pipo.lm.sharding import gathered, is_sharded, shard
 from pipo.modules.objectives.base import Objective
 from pipo.modules.options import OptimizerConfig
 from pipo.rollout.engine import RolloutEngine

@@ -23,8 +23,9 @@ from pipo.errors import ConfigError, Diverged
 from pipo.functional.advantages import moments
 from pipo.functional.importance import ImportanceCorrection, truncated_ratio
 from pipo.functional.value import clipped_value_loss, explained_variance
+from pipo.lm.options import Sharding
 from pipo.lm.policy import Policy
-from pipo.lm.sharding import Sharding, clip_gradients, reshard, sync_gradients
+from pipo.lm.sharding import clip_gradients, reshard, sync_gradients
 from pipo.modules.annotation import unflatten
 from pipo.modules.annotator import Annotator, Privileged
 from pipo.modules.batching import idle_micro_batch, micro_batches, mini_batches

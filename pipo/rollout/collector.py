@@ -12,7 +12,8 @@ from torch import Tensor
 from pipo.distributed.metrics import IterationMetrics
 from pipo.distributed.seeds import numbered_seed
 from pipo.records.rollouts import Completions, IterationPrompts, PromptBatch, Rollouts
-from pipo.rollout.engine import RolloutEngine, SamplingParams
+from pipo.rollout.engine import RolloutEngine
+from pipo.rollout.options import SamplingParams
 from pipo.rollout.reward_terms import GradedResponses, RewardTerm, reward_terms
 from pipo.tasks.base import Task
 from pipo.tasks.prompts import Decode

@@ -3,42 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
 from pipo.errors import RunFailed
 from pipo.records.rollouts import Completions, TokenIds
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingParams:
-    """How tokens are drawn.
-
-    Attributes:
-        temperature: divides the logits; 0 means greedy.
-        top_p: smallest set of tokens whose probability reaches this is kept, in (0, 1].
-        top_k: number of most likely tokens kept; 0 keeps all.
-        max_response_tokens: a response is cut after this many tokens.
-        stop_token_ids: a response ends with (and includes) the first of these.
-    """
-
-    temperature: float
-    top_p: float
-    top_k: int
-    max_response_tokens: int
-    stop_token_ids: frozenset[int]
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature must be >= 0 and finite, got {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
-        if self.top_k < 0:
-            raise ValueError(f"top_k must be >= 0 (0 keeps all tokens), got {self.top_k}")
-        if self.max_response_tokens < 1:
-            raise ValueError(f"max_response_tokens must be >= 1, got {self.max_response_tokens}")
+from pipo.rollout.options import SamplingParams
 
 
 class EngineFailed(RunFailed):

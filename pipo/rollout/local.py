@@ -7,35 +7,25 @@ every sampled token is kept on the way. It is the reference that other engines a
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pipo.lm.cache import PreallocatedCache
 from pipo.lm.policy import Policy
+from pipo.records.options import Count, Options, Share
 from pipo.records.rollouts import Completions, TokenIds, pad_rows
-from pipo.rollout.engine import SamplingParams
+from pipo.rollout.options import SamplingParams
 from pipo.rollout.sampling import sample_tokens
 
 
-@dataclass(frozen=True, kw_only=True)
-class LocalEngineConfig:
-    """Options of the local engine.
+class LocalEngineConfig(Options):
+    """Options of the local engine."""
 
-    Attributes:
-        max_rows: responses decoded at a time; more prompts wait for the next wave.
-        compact_below: finished rows are dropped once at most this share of the rows still runs.
-    """
-
-    max_rows: int
-    compact_below: float
-
-    def __post_init__(self) -> None:
-        if self.max_rows < 1:
-            raise ValueError(f"rollout.max_rows must be >= 1, got {self.max_rows}")
-        if not 0 < self.compact_below <= 1:
-            raise ValueError(f"rollout.compact_below must lie in (0, 1], got {self.compact_below}")
+    max_rows: Count
+    """Responses decoded at a time; more prompts wait for the next wave."""
+    compact_below: Share
+    """Finished rows are dropped once at most this share of the rows still runs."""
 
 
 class LocalEngine:

@@ -5,18 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from omegaconf import DictConfig
 from transformers import PreTrainedTokenizerBase
 
-from pipo.config.instantiate import construct, instantiate
 from pipo.errors import ConfigError, TaskError
-from pipo.lm.policy import load_tokenizer, stop_token_ids
-from pipo.lm.spec import ModelSpec, build_model
+from pipo.lm.spec import ModelSpec
 from pipo.records.problems import Dropped, Example, Split
 from pipo.records.rollouts import TokenIds
-from pipo.rollout.engine import SamplingParams
+from pipo.rollout.options import SamplingParams
 from pipo.tasks.base import Task
 from pipo.tasks.prompts import check_lengths, encode_examples, trainable
 
@@ -39,7 +35,7 @@ class Problems:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workbench:
+class TaskSetup:
     """A model at a task: what training and evaluation both need.
 
     Attributes:
@@ -67,8 +63,6 @@ class Workbench:
         Raises:
             ConfigError: the split cannot be read, a held-out prompt is too long, or nothing is left.
         """
-        if limit is not None and (not isinstance(limit, int) or limit < 1):
-            raise ConfigError(f"evaluation.problems must be a whole number above 0 or null, got {limit!r}")
         try:
             all_examples = self.task.examples(split)
             examples = list(all_examples)[:limit]
@@ -137,45 +131,3 @@ class Workbench:
                 _LOG.warning(
                     "%s %s: %d of %d %s (%s%s)", self.task.name, split, len(rows), total, said, named, more
                 )
-
-
-def build_workbench(
-    cfg: DictConfig,
-    key: str = "task",
-    model: ModelSpec | None = None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-) -> Workbench:
-    """Model, tokenizer, task and sampling.
-
-    Args:
-        cfg: the whole configuration.
-        key: where the task stands.
-        model: the model, if it is known already.
-        tokenizer: its tokenizer, likewise.
-    """
-    if cfg.data_dir is not None and not Path(str(cfg.data_dir)).expanduser().is_dir():
-        raise ConfigError(f"data_dir={cfg.data_dir}: no such folder")
-    model = model or build_model(cfg)
-    tokenizer = tokenizer or load_tokenizer(model.path)
-    task = instantiate(cfg, f"{key}.source", Task)
-    sampling = construct(
-        SamplingParams,
-        cfg,
-        {
-            "temperature": "rollout.temperature",
-            "top_p": "rollout.top_p",
-            "top_k": "rollout.top_k",
-            "max_response_tokens": f"{key}.max_response_tokens",
-        },
-        stop_token_ids=stop_token_ids(model.path, tokenizer),
-    )
-    return construct(
-        Workbench,
-        cfg,
-        {"max_prompt_tokens": f"{key}.max_prompt_tokens"},
-        model=model,
-        tokenizer=tokenizer,
-        key=key,
-        task=task,
-        sampling=sampling,
-    )

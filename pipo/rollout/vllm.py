@@ -13,12 +13,12 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 import torch.distributed as dist
+from pydantic import Field
 from torch import Tensor
 
 from pipo.distributed.collectives import world
@@ -26,8 +26,10 @@ from pipo.distributed.seeds import numbered_seed
 from pipo.errors import ConfigError
 from pipo.lm.policy import Policy
 from pipo.lm.sharding import whole_parameters
+from pipo.records.options import Count, Options, Positive, Share
 from pipo.records.rollouts import Completions, TokenIds, pad_rows
-from pipo.rollout.engine import EngineFailed, SamplingParams
+from pipo.rollout.engine import EngineFailed
+from pipo.rollout.options import SamplingParams
 from pipo.rollout.vllm_process import join_process_group, quiet_vllm, untouched_process
 
 if TYPE_CHECKING:
@@ -37,40 +39,25 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class VllmConfig:
-    """Options of the vLLM engine.
-
-    Attributes:
-        dtype: of the engine's copy of the weights and of its activations.
-        max_num_seqs: responses decoded at a time; the others wait, and take the place of finished ones.
-        max_model_len: most tokens of a prompt and its response; None for as many as the model has positions.
-        gpu_memory_utilization: share of a GPU's memory for the engine's weights and key-value cache.
-        cpu_kv_cache_gib: size of the key-value cache on a CPU.
-        enforce_eager: do without CUDA graphs and compilation; on a CPU vLLM always does.
-        tensor_parallel_size: neighbouring ranks that share one copy of the weights.
-        sleep: give the memory back while the trainer works; on a CPU there is nothing to give.
-    """
+class VllmConfig(Options):
+    """Options of the vLLM engine."""
 
     dtype: Literal["float32", "bfloat16"]
-    max_num_seqs: int
-    max_model_len: int | None
-    gpu_memory_utilization: float
-    cpu_kv_cache_gib: float
+    """Of the engine's copy of the weights and of its activations."""
+    max_num_seqs: Count
+    """Responses decoded at a time; the others wait, and take the place of finished ones."""
+    max_model_len: Annotated[int, Field(ge=2)] | None
+    """Most tokens of a prompt and its response; None for as many as the model has positions."""
+    gpu_memory_utilization: Share
+    """Share of a GPU's memory for the engine's weights and key-value cache."""
+    cpu_kv_cache_gib: Positive
+    """Size of the key-value cache on a CPU."""
     enforce_eager: bool
-    tensor_parallel_size: int
+    """Do without CUDA graphs and compilation; on a CPU vLLM always does."""
+    tensor_parallel_size: Count
+    """Neighbouring ranks that share one copy of the weights."""
     sleep: bool
-
-    def __post_init__(self) -> None:
-        for name in ("max_num_seqs", "tensor_parallel_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if self.max_model_len is not None and self.max_model_len < 2:
-            raise ValueError(f"max_model_len must be >= 2 or null, got {self.max_model_len}")
-        if not 0 < self.gpu_memory_utilization <= 1:
-            raise ValueError(f"gpu_memory_utilization must lie in (0, 1], got {self.gpu_memory_utilization}")
-        if not self.cpu_kv_cache_gib > 0:
-            raise ValueError(f"cpu_kv_cache_gib must be positive, got {self.cpu_kv_cache_gib}")
+    """Give the memory back while the trainer works; on a CPU there is nothing to give."""
 
 
 def vllm_engines(config: VllmConfig) -> Callable[[Policy], VllmEngine]:

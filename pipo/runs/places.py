@@ -8,10 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 from pipo.errors import ConfigError
 
 CONFIG_FILE = "config.yaml"
@@ -99,22 +95,3 @@ def check_run(folder: Path) -> None:
             f"resume={folder}: holds runs, but is none; name one of them, as resume={folder / runs[0]}"
         )
     raise ConfigError(f"resume={folder}: no run here ({CONFIG_FILE} is missing)")
-
-
-def read_config(folder: Path) -> DictConfig:
-    """The configuration that is saved in a folder.
-
-    Raises:
-        ConfigError: there is none, or it is not one of ``train.py`` or ``eval.py``.
-    """
-    check_run(folder)
-    path = folder / CONFIG_FILE
-    try:
-        saved = OmegaConf.load(path)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(
-            f"resume={folder}: {path} cannot be read ({' '.join(str(error).split())})"
-        ) from error
-    if not isinstance(saved, DictConfig) or not {"iterations", "benchmark"} & set(saved):
-        raise ConfigError(f"resume={folder}: no run here ({CONFIG_FILE} is another program's)")
-    return saved

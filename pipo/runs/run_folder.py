@@ -17,14 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from pipo.errors import ConfigError, RunFailed
 from pipo.runs.checkpoints import DamagedCheckpoint, finished_checkpoints, set_aside, sweep, verify
 from pipo.runs.files import replace_text
-from pipo.runs.places import check_output, check_run, gone_if_empty, read_config, resuming
+from pipo.runs.places import check_output, gone_if_empty, resuming
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +31,14 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _PACKAGES = ("pipo", "torch", "lightning", "transformers", "hydra-core", "math-verify", "wandb", "numpy")
 
 
-def claim(folder: Path, cfg: DictConfig) -> None:
+def claim(folder: Path, config: str) -> None:
     """Take an empty or new folder for a run and save its configuration there.
 
     Of several programs that want the same folder at the same time, one gets it.
+
+    Args:
+        folder: to take.
+        config: the whole configuration as YAML.
 
     Raises:
         ConfigError: when it holds a run already, or something that is not a run.
@@ -54,7 +54,7 @@ def claim(folder: Path, cfg: DictConfig) -> None:
     check_output(folder)
     # A name of its own, then a link: the file is whole as soon as it is there, and only one program makes it.
     mine = folder / f".config.yaml.{os.getpid()}.partial"
-    replace_text(mine, OmegaConf.to_yaml(cfg))
+    replace_text(mine, config)
     try:
         os.link(mine, folder / "config.yaml")
     except FileExistsError as error:
@@ -64,14 +64,18 @@ def claim(folder: Path, cfg: DictConfig) -> None:
 
 
 @contextmanager
-def claimed(folder: Path, cfg: DictConfig) -> Iterator[None]:
+def claimed(folder: Path, config: str) -> Iterator[None]:
     """Hold a folder for a new run; it is given back when nothing was sampled, so the command may be repeated.
+
+    Args:
+        folder: to take.
+        config: the whole configuration as YAML.
 
     Raises:
         ConfigError: see :func:`claim`.
     """
     with gone_if_empty(folder):
-        claim(folder, cfg)
+        claim(folder, config)
         try:
             with held(folder):
                 yield
@@ -140,41 +144,6 @@ def open_log(folder: Path, name: str) -> None:
     handler = _LogFile(folder / name, encoding="utf-8")
     handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
     logging.getLogger().addHandler(handler)
-
-
-def saved_config(folder: Path, overrides: list[str], *changeable: str) -> DictConfig:
-    """The configuration that a run was started with.
-
-    Args:
-        folder: the run folder.
-        overrides: the command line that resumes it.
-        *changeable: keys that may be given anew; any other would make it another run.
-
-    Raises:
-        ConfigError: when there is no run, or another override.
-    """
-    check_run(folder)
-    changes = {}
-    for override in OverridesParser.create().parse_overrides(overrides):
-        key = override.key_or_group
-        if override.is_delete() or not (key == "resume" or key in changeable or key.startswith("hydra.")):
-            only = f"; only {changeable[0]}= may be changed" if changeable else ""
-            raise ConfigError(f"{override.input_line}: a resumed run keeps its own configuration{only}")
-        if key in changeable:
-            changes[key] = override.value()
-    merged = read_config(folder)
-    try:
-        for key, value in changes.items():
-            OmegaConf.update(merged, key, value, force_add=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"resume={folder}: {' '.join(str(error).split())}") from error
-    merged.output_dir = str(folder)
-    return merged
-
-
-def save_config(folder: Path, cfg: DictConfig) -> None:
-    """Note a larger budget, so that resuming once more needs no ``iterations=``."""
-    replace_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.merge(cfg, {"resume": None})))
 
 
 def newest_checkpoint(folder: Path, *, leads: bool) -> Path | None:

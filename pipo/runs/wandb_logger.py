@@ -169,3 +169,23 @@ class WandbRunLogger(WandbLogger):
                 reason(error),
                 self.folder / "wandb",
             )
+
+
+def log_evaluation(logger: WandbLogger, record: Mapping[str, Any], content: Mapping[str, Any]) -> None:
+    """One row: the numbers of every part and the average in the run's summary, and as a small table."""
+    rows = {**content["results"], "average": content["average"]}
+    scalars = {
+        f"eval/{name}/{key}": value
+        for name, row in rows.items()
+        for key, value in row.items()
+        if isinstance(value, int | float) and key != "confidence"
+    }
+    metrics = [key for key, value in content["average"].items() if isinstance(value, float)]
+    table = wandb.Table(
+        columns=["part", *metrics],
+        data=[[name, *(row[key] for key in metrics)] for name, row in rows.items()],
+    )
+    logger.log_hyperparams({"config": record, "metadata": content["metadata"]})
+    run = logger.experiment
+    run.log({**scalars, "eval/table": table})  # the last values logged are the run's summary
+    run.finish()

@@ -6,7 +6,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from pipo import build
-from pipo.rollout.task_setup import build_workbench
+from pipo.callbacks.pipo import PIPOCallback
+from pipo.callbacks.pipo_options import PipoOptions
+from pipo.config.reading import read
+from pipo.config.tree import TrainConfig
+from tests.built import at_its_task
 from tests.conftest import ROOT
 
 
@@ -48,7 +52,7 @@ def test_a_model_brings_its_recipe_and_another_can_be_chosen(compose_config):
     assert compose_config("recipe=paper").recipe.responses == 1024
     paper = compose_config("recipe=paper")
     # Table 5 of the paper: 128 prompts x 8, mini-batch 64 prompts, learning rate 1e-6, KL 0.001.
-    assert (paper.algo.prompts, paper.algo.group_size, paper.algo.mini_batch) == (128, 8, 64 * 8)
+    assert (paper.algo.prompts, paper.algo.group_size, paper.recipe.mini_batch) == (128, 8, 64 * 8)
     assert (paper.algo.optimizer.learning_rate, paper.algo.objective.kl_coef) == (1e-6, 0.001)
 
 
@@ -62,7 +66,9 @@ def test_default_and_baseline_differ_in_the_pipo_group_alone(compose_config):
 
 def test_the_word_lambda_works_on_the_command_line(compose_config):
     cfg = compose_config("pipo.lambda=0.25", "pipo.window=5")
-    callback = build.build_pipo(cfg)
+    options = read(cfg, TrainConfig).pipo
+    assert isinstance(options, PipoOptions)
+    callback = PIPOCallback(options)
     assert callback.options.negative_scale == 0.25
     assert callback.history.maxlen == 5
 
@@ -74,8 +80,8 @@ def test_the_composed_configuration_stays_small(compose_config):
 def test_the_reference_model_is_loaded_only_when_a_term_needs_it(compose_config, tmp_path):
     for recipe, needed in (("tiny", False), ("paper", True)):
         cfg = compose_config(f"recipe={recipe}", f"output_dir={tmp_path}")
-        run = build.build_run_config(cfg)
-        module = build.build_module(cfg, run, build_workbench(cfg))
+        config = read(cfg, TrainConfig)
+        module = build.build_module(config, at_its_task(config))
         assert module.objective.needs_reference is needed
         module.configure_model()
         assert (module.reference is not None) is needed

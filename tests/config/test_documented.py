@@ -12,6 +12,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from pipo.__main__ import PROGRAMS
 from pipo.analysis.study.plan import known_studies
 from pipo.config.command_line import expand_model, expand_task
 from tests import documented
@@ -79,7 +80,7 @@ def test_every_command_exists_and_its_keys_do(command: Written, compose_config, 
 
 
 def check_python(compose_config, own_folder: Path, arguments: list[str]) -> None:
-    """``python X.py ...`` or ``python -m pipo.X ...``."""
+    """``python X.py ...`` or ``python -m pipo NAME ...``."""
     program, *rest = arguments
     if program in ("train.py", "eval.py"):
         if rest[:1] == ["compare"]:
@@ -90,15 +91,16 @@ def check_python(compose_config, own_folder: Path, arguments: list[str]) -> None
         check_overrides(compose_config, own_folder, program, rest)
         return
     if program == "-m":
-        module, *rest = rest
-        assert module.startswith("pipo."), "a module of the package"
+        package, name, *rest = rest
+        assert package == "pipo", "the package is the one door to its programs"
+        module = PROGRAMS[name][0]
         source = ROOT / module.replace(".", "/")
         if source.is_dir():
             assert (source / "__main__.py").is_file()
         else:
             source = source.with_suffix(".py")
             assert '__name__ == "__main__"' in source.read_text()
-        if module == "pipo.analysis.study" and not rest[0].isupper():
+        if name == "study" and not rest[0].isupper():
             assert rest[0] in known_studies() or rest[0].endswith(".yaml")
     else:
         source = ROOT / program

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from pipo.config.instantiate import instantiate
-from pipo.lm.spec import build_model
+from pipo.config.models import find_model
+from pipo.config.reading import read
+from pipo.config.tree import TrainConfig
 from pipo.records.problems import Example
-from pipo.rollout.task_setup import build_workbench
 from pipo.tasks.rows import Source, read_file
+from tests.built import at_its_task, built
 from tests.config.experiments import EXPERIMENTS, composed
 from tests.conftest import ROOT
 
@@ -82,7 +83,7 @@ def scored(benchmark: str) -> dict[str, Published]:
     cfg = composed(f"benchmark={benchmark}", name="eval")
     keys = {part: f"benchmark.parts.{part}.source.test" for part in cfg.benchmark.parts}
     return {
-        part: published(instantiate(cfg, key))
+        part: published(built(cfg, key))
         for part, key in keys.items()
         if OmegaConf.select(cfg, key)._target_ == "pipo.tasks.rows.Source"
     }
@@ -91,14 +92,14 @@ def scored(benchmark: str) -> dict[str, Published]:
 @pytest.mark.parametrize("task", TASKS)
 def test_the_training_rows_are_no_benchmarks_rows(task):
     """By the names under which they are published."""
-    trained = published(instantiate(composed(f"task={task}"), "task.source.train"))
+    trained = published(built(composed(f"task={task}"), "task.source.train"))
     assert [part for name in BENCHMARKS for part, rows in scored(name).items() if rows == trained] == []
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_curve_of_a_run_is_a_part_of_its_benchmark(task):
     """So what a run leaves out of training for its curve is left out for the table, too."""
-    held_out = published(instantiate(composed(f"task={task}"), "task.source.test"))
+    held_out = published(built(composed(f"task={task}"), "task.source.test"))
     assert held_out in scored(TASKS[task].benchmark).values()
 
 
@@ -116,16 +117,16 @@ def test_training_problems_that_are_held_out_are_dropped(task, tmp_path):
         "task.max_prompt_tokens=100000",
         *(f"task.source.test_fields.{field}" for field in fields),
     )
-    bench = build_workbench(cfg, model=build_model(composed()))  # whose tokenizer is here
+    setup = at_its_task(read(cfg, TrainConfig), find_model(read(composed(), TrainConfig).model))
     try:
-        (held_out,) = bench.problems("test").examples
-        problems = bench.problems("train")
+        (held_out,) = setup.problems("test").examples
+        problems = setup.problems("train")
         reasons = {each.reason for each in problems.dropped}
         assert f"is the held-out problem {held_out.uid}" in reasons
         assert problems.examples
         assert not questions(problems.examples) & questions([held_out])
     finally:
-        bench.task.close()
+        setup.task.close()
 
 
 # Where the folder's names are not those of data_dir.
@@ -148,7 +149,7 @@ def benchmark_questions(name: str) -> dict[str, set[str]]:
             cfg.benchmark.parts[part].test_path = f"{real_folder()}/{stem}.jsonl"
     parts = {}
     for part in cfg.benchmark.parts:
-        task = instantiate(cfg, f"benchmark.parts.{part}.source")
+        task = built(cfg, f"benchmark.parts.{part}.source")
         parts[part] = questions(task.examples("test"))
         task.close()
     return parts
@@ -163,11 +164,11 @@ def test_no_real_training_row_stands_in_the_benchmark(task):
     if task == "code":
         cfg.task.test_path = f"{folder}/{REAL_PARTS['taco']}.jsonl"
     cfg.task.max_prompt_tokens = 1_000_000  # in characters here; length is not what this is about
-    bench = build_workbench(cfg, model=build_model(composed()))  # whose tokenizer is here
+    setup = at_its_task(read(cfg, TrainConfig), find_model(read(composed(), TrainConfig).model))
     try:
-        problems = bench.problems("train")
+        problems = setup.problems("train")
     finally:
-        bench.task.close()
+        setup.task.close()
     rows = len(read_file(Path(cfg.task.path)))
     leaked = [each for each in problems.dropped if "is the held-out problem" in each.reason]
     assert len(problems.examples) + len(problems.dropped) == rows

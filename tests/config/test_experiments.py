@@ -15,11 +15,13 @@ from omegaconf import OmegaConf
 
 from bench.paper_cost import H20, estimate
 from pipo import build
-from pipo.config.instantiate import instantiate
-from pipo.lm.spec import build_model
+from pipo.callbacks.pipo_options import PipoOptions
+from pipo.config.models import find_model
+from pipo.config.reading import read
+from pipo.config.tree import TrainConfig
 from pipo.records.problems import Example
 from pipo.rollout.datamodule import IterationDataset
-from pipo.rollout.task_setup import build_workbench
+from tests.built import at_its_task
 from tests.config.experiments import CONF, EXPERIMENTS, composed
 from tests.conftest import ROOT
 
@@ -125,34 +127,32 @@ def test_the_program_accepts_a_row(name, monkeypatch):
     installed = SimpleNamespace(util=SimpleNamespace(find_spec=lambda package: package))
     monkeypatch.setattr("pipo.rollout.vllm.importlib", installed)  # as if vLLM were there
     cfg = composed(f"experiment={name}")
-    spec = build_model(cfg)
-    assert spec.path.startswith("Qwen/Qwen3-")
-    run = build.build_run_config(cfg)
-    bench = build_workbench(cfg, model=build_model(composed()))  # whose tokenizer is here
+    config = read(cfg, TrainConfig)
+    assert find_model(config.model).path.startswith("Qwen/Qwen3-")
+    setup = at_its_task(config, find_model(read(composed(), TrainConfig).model))  # whose tokenizer is here
     try:
-        module = build.build_module(cfg, run, bench)
+        module = build.build_module(config, setup)
         assert module.objective.critic is not None if "ppo" in name else module.objective.critic is None
-        assert build.build_plan(cfg).ks == (1, 8)
-        engine = instantiate(cfg, "rollout.engine")
+        assert config.evaluation.plan().ks == (1, 8)
+        engine = config.rollout.engine.build()
         assert engine.keywords["config"].dtype == "bfloat16"
-        callbacks = [] if (loop := build.build_pipo(cfg)) is None else [loop]
-        assert len(callbacks) == name.endswith("_pipo")
-        build.build_trainer(cfg, callbacks, [], module.objective)
+        assert isinstance(config.pipo, PipoOptions) == name.endswith("_pipo")
+        build.build_trainer(config, [], [], module.objective)
     finally:
-        bench.task.close()
+        setup.task.close()
     # Eight GPUs share prompts and mini-batches evenly.
     example = Example(uid="", question="", answer="")
     problems = PROBLEMS.get(cfg.task.name, 450)  # biology, the smallest domain
     data = IterationDataset(
         [example] * problems,
         [(0,)] * problems,
-        prompts_per_iteration=run.prompts,
-        iterations=run.iterations,
-        seed=run.seed,
+        prompts_per_iteration=config.algo.prompts,
+        iterations=config.iterations,
+        seed=config.seed,
     )
     data.share_between(7, 8)
-    assert len(data[run.iterations - 1].first) == run.prompts // 8
-    assert cfg.algo.mini_batch % (8 * cfg.algo.group_size) == 0
+    assert len(data[config.iterations - 1].first) == config.algo.prompts // 8
+    assert cfg.recipe.mini_batch % (8 * cfg.algo.group_size) == 0
 
 
 @pytest.mark.parametrize("name", LOOPS)
@@ -194,7 +194,7 @@ def test_the_papers_numbers():
     assert (optimizer.weight_decay, optimizer.max_grad_norm, optimizer.warmup_iterations) == (0.01, 1.0, 0)
     assert (cfg.rollout.temperature, cfg.rollout.top_p, cfg.rollout.top_k) == (1.0, 1.0, 0)
     assert cfg.task.max_response_tokens == 4096
-    assert cfg.strategy.batching.tokens_per_micro_batch == 4 * (512 + 4096)
+    assert cfg.strategy.tokens_per_micro_batch == 4 * (512 + 4096)
 
 
 @pytest.mark.parametrize("model", sorted({model for _, model, _ in TABLES.values()}))
@@ -222,7 +222,7 @@ def test_the_papers_numbers_of_an_algorithm(algo):
         loss.aggregation,
         loss.kl_coef,
         cfg.algo.group_size,
-        cfg.algo.mini_batch,
+        cfg.recipe.mini_batch,
     )
     assert cfg.algo.dynamic_sampling_rounds == (10 if algo == "dapo" else 0)
     assert cfg.algo.reward_terms == {}
@@ -245,7 +245,7 @@ def test_sdpo_official_is_the_released_setting():
     assert (loss.teacher_average, loss.success_threshold, loss.ratio_cap) == (0.05, 0.5, 2.0)
     assert (loss.drop_thoughts, loss.feedback_beside_solution) == (True, False)
     assert (cfg.rollout.importance_correction, cfg.rollout.importance_cap) == ("token", 2.0)
-    assert (cfg.algo.prompts, cfg.algo.group_size, cfg.algo.mini_batch) == (32, 8, 256)
+    assert (cfg.algo.prompts, cfg.algo.group_size, cfg.recipe.mini_batch) == (32, 8, 256)
     assert cfg.algo.optimizer.learning_rate == 1e-5
 
 

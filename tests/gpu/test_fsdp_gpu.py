@@ -74,7 +74,7 @@ def test_half_a_billion_parameters_in_bfloat16_for_a_few_iterations(tmp_path, of
         "strategy=fsdp",
         "strategy.compute_dtype=bfloat16",
         f"strategy.sharding.cpu_offload={offload}".lower(),
-        "strategy.batching.tokens_per_micro_batch=16384",
+        "strategy.tokens_per_micro_batch=16384",
         f"model={model}",
         "model.gradient_checkpointing=true",
         "recipe.responses=64",

@@ -250,7 +250,7 @@ def test_checkpoints_hold_what_the_run_needs_and_nothing_twice(tmp_path):
 
 @pytest.mark.parametrize(("kl_coef", "expected"), [(0.0, 18), (0.05, 22)])
 def test_the_previous_batch_is_bounded_and_on_the_cpu(kl_coef, expected):
-    """Per response position: token 8, two masks 1 each, old log-probability 4, attribution 4, reference 4 bytes."""
+    """Per position: token 8, two masks 2, old log-probability 4, attribution 4, reference 4 bytes."""
     callback = toy.pipo(window=2, kl_coef=kl_coef)
     toy.fit(toy.module(toy.grpo(kl_coef=0.05)), [callback], 4)
     previous = callback.previous

@@ -15,8 +15,12 @@ import torch
 from torch import Tensor
 
 from pipo import build
+from pipo.callbacks.pipo import PIPOCallback
+from pipo.callbacks.pipo_options import PipoOptions
+from pipo.config.reading import read
+from pipo.config.tree import TrainConfig
 from pipo.modules.hooks import RolloutCallback
-from pipo.rollout.task_setup import build_workbench
+from tests.built import at_its_task
 from tests.conftest import ROOT
 
 FILE = ROOT / "examples/pipo_in_one_file.py"
@@ -89,19 +93,21 @@ def test_the_same_rollouts_give_the_same_updates(one_file, compose_config, tmp_p
         f"iterations={ITERATIONS}",
         f"output_dir={tmp_path}",
     )
-    run, bench = build.build_run_config(cfg), build_workbench(cfg)
-    module, before, after = build.build_module(cfg, run, bench), Before(), After()
+    config = read(cfg, TrainConfig)
+    assert isinstance(config.pipo, PipoOptions)
+    setup = at_its_task(config)
+    module, before, after = build.build_module(config, setup), Before(), After()
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=1,
         max_epochs=1,
-        callbacks=[before, build.build_pipo(cfg), after],
+        callbacks=[before, PIPOCallback(config.pipo), after],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, datamodule=build.build_data(cfg, run, bench))
+    trainer.fit(module, datamodule=build.build_data(config, setup))
 
     rollouts = iter(before.rollouts)
     model = one_file.load_model()

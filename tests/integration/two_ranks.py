@@ -24,11 +24,13 @@ import torch
 
 from pipo.callbacks.export import ModelExport
 from pipo.callbacks.teacher import TeacherAverage
-from pipo.distributed.strategies import Hardware, build_strategy
+from pipo.distributed.hardware import Hardware
+from pipo.distributed.strategies import build_strategy
 from pipo.functional.divergence import DistillationForm
 from pipo.lm.critic import Critic
+from pipo.lm.options import Sharding
 from pipo.lm.policy import load_tokenizer
-from pipo.lm.sharding import Sharding, full_tensors
+from pipo.lm.sharding import full_tensors
 from pipo.lm.spec import embedded_model
 from pipo.modules.objectives.base import Objective
 from pipo.modules.objectives.cispo import CISPO
@@ -36,8 +38,8 @@ from pipo.modules.objectives.dr_grpo import DrGRPO
 from pipo.modules.objectives.gspo import GSPO
 from pipo.modules.objectives.rloo import RLOO
 from pipo.records.rollouts import Completions, TokenIds, pad_rows
-from pipo.rollout.engine import SamplingParams
 from pipo.rollout.local import LocalEngine
+from pipo.rollout.options import SamplingParams
 from tests import toy
 from tests.integration import test_ppo, test_sdpo
 

@@ -10,7 +10,7 @@ import pytest
 from pipo.callbacks.held_out import HeldOutProblems
 from pipo.callbacks.probe import Probe
 from pipo.evaluation.agreement import agreement, realised_change
-from pipo.evaluation.results import EvaluationPlan
+from pipo.evaluation.options import EvaluationPlan
 from pipo.runs.run_log import PROBE_FILE
 from tests import toy
 

@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
 from pipo.evaluation.metric import PassAtK
-from pipo.evaluation.results import EvaluationPlan, EvaluationResult
+from pipo.evaluation.options import EvaluationPlan
+from pipo.evaluation.results import EvaluationResult
 from pipo.evaluation.runner import evaluate, gather_problems
 from pipo.records.problems import Example, Prompt, Reward, Split
 from pipo.records.rollouts import Completions, TokenIds, pad_rows
-from pipo.rollout.engine import SamplingParams
+from pipo.rollout.options import SamplingParams
 from pipo.tasks.base import Task
 
 SAMPLING = SamplingParams(

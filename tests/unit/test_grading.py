@@ -336,7 +336,7 @@ def test_what_was_graded_before_it_was_stopped_stays(
         (("task=math", "samples={rows}", "output_dir={here}/taken"), "taken: holds graded.jsonl already"),
         (("task=math", "samples={rows}", "output_dir={rows}"), "rows.jsonl: is not a folder"),
         (("task=math", "samples={rows}", "output_dir={rows}/x"), "rows.jsonl/x: cannot be written"),
-        (("task=math", "samples={rows}", "batch=0"), "batch must be a whole number above 0"),
+        (("task=math", "samples={rows}", "batch=0"), "batch: expected a number >= 1, got 0"),
         (("task=math", "samples={rows}", "task.source.grader_cpu_s=0"), "cpu_s must be a positive number"),
         (("task=bfcl", "samples={calls}", "data_dir={here}"), "possible_answer.*no such file"),
     ],

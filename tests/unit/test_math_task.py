@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from pipo.config.instantiate import instantiate
 from pipo.errors import ConfigError, TaskError
 from pipo.graders.math import last_boxed
 from pipo.tasks.math import MathFields, MathTask
 from pipo.tasks.rows import Source, read_file
+from tests.built import built
 from tests.conftest import verdict
 
 DATA = Path(__file__).parents[1] / "data"
@@ -159,7 +159,7 @@ def test_bad_options_are_named(compose_config: Compose) -> None:
         fields(answer_form="latex")
     cfg = compose_config("task=math", "task.source.train=null")
     with pytest.raises(ConfigError, match=r"task.source: train and train_fields belong together"):
-        instantiate(cfg, "task.source")
+        built(cfg, "task.source")
     task = make(DATA / "math_small.jsonl", fields())
     with pytest.raises(TaskError, match="mine has no train split"):
         task.examples("train")
@@ -172,14 +172,14 @@ def test_the_group_holds_the_papers_five_sets_in_order(compose_config: Compose) 
         alone = compose_config(f"benchmark={name}", name="eval").benchmark
         assert alone.parts == {name: group.parts[name]}
         assert group.parts[name].source.name == name
-        instantiate(compose_config("benchmark=math", name="eval"), f"benchmark.parts.{name}.source").close()
+        built(compose_config("benchmark=math", name="eval"), f"benchmark.parts.{name}.source").close()
 
 
 @pytest.mark.parametrize("name", list(REAL))
 def test_gold_answers_are_right(compose_config: Compose, name: str) -> None:
     file = real(name)
     cfg = compose_config(f"benchmark={name}", f"data_dir={file.parent}", name="eval")
-    task = instantiate(cfg, f"benchmark.parts.{name}.source")
+    task = built(cfg, f"benchmark.parts.{name}.source")
     examples = task.examples("test")
     assert (len(examples), len(task.dropped("test"))) == (REAL[name], 0)
     responses = [f"So \\boxed{{{e.answer}}}." for e in examples]
@@ -240,7 +240,7 @@ def test_rows_of_the_papers_authors(tmp_path: Path) -> None:
 def test_no_held_out_problem_is_trained_on(compose_config: Compose) -> None:
     cfg = compose_config("task=math", f"data_dir={real('math_train').parent}")
     assert cfg.task.source.train.split == "train"  # the official one
-    task = instantiate(cfg, "task.source")
+    task = built(cfg, "task.source")
     train, held_out = (
         {" ".join(e.question.split()) for e in task.examples(split)} for split in ("train", "test")
     )

@@ -118,7 +118,9 @@ def test_the_package_says_what_there_is_to_run(tmp_path: Path):
 
     listed = run()
     assert (listed.returncode, listed.stderr) == (0, "")
-    assert all(name in listed.stdout for name in ("train.py", "eval.py", "pipo report", "pipo doctor"))
+    assert all(
+        name in listed.stdout for name in ("train.py", "eval.py", "pipo report", "pipo doctor", "pipo tiny")
+    )
     wrong = run("trian")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
     passed_on = run("train", "+foo=1")

@@ -34,8 +34,8 @@ from pipo.errors import ConfigError, ModelError
 from pipo.lm.attention import ATTENTION_NAME
 from pipo.lm.packing import pack
 from pipo.lm.policy import Policy, load_policy, load_tokenizer, most_positions, stop_token_ids
-from pipo.rollout.engine import SamplingParams
 from pipo.rollout.local import LocalEngine, LocalEngineConfig
+from pipo.rollout.options import SamplingParams
 from tests.conftest import ROOT, packed
 
 SIZES = {

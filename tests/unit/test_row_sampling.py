@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipo.config.instantiate import instantiate
 from pipo.functional.advantages import group_attribution
 from pipo.functional.row_sampling import (
     inclusion_probabilities,
@@ -17,6 +16,7 @@ from pipo.functional.row_sampling import (
     systematic_draw,
 )
 from pipo.modules.objectives.base import MicroBatch
+from tests.built import built
 from tests.conftest import packed
 
 ALGORITHMS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "algo").glob("*.yaml"))
@@ -131,7 +131,7 @@ def test_the_expected_gradient_is_the_whole_one_for_every_algorithm(compose_conf
     assert len(ALGORITHMS) >= 9
     for name in ALGORITHMS:
         cfg = compose_config(f"algo={name}", "output_dir=x")
-        objective = instantiate(cfg, "algo.objective")
+        objective = built(cfg, "algo.objective")
         ids, micro = toy_micro(per_token=name == "ppo" or name.startswith("sdpo"))
         coefficient = -0.7 if name == "grpo" else 1.3
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from pipo.config.instantiate import instantiate
 from pipo.errors import TaskError
 from pipo.tasks.api_bank import ApiBankTask
 from pipo.tasks.bfcl import CATEGORIES, BfclTask
 from pipo.tasks.published_file import PublishedFile
 from pipo.tasks.tool_use import ToolUseTask
+from tests.built import built
 from tests.conftest import verdict
 
 DATA = Path(__file__).parents[1] / "data"
@@ -244,7 +244,7 @@ def test_every_part_of_the_benchmarks_reads_its_rows(compose_config: Any, benchm
     overrides = (f"benchmark={benchmark}", f"data_dir={data_folder()}", "output_dir=x")
     cfg = compose_config(*overrides, name="eval")
     for part in cfg.benchmark.parts:
-        task = instantiate(cfg, f"benchmark.parts.{part}.source")
+        task = built(cfg, f"benchmark.parts.{part}.source")
         assert len(task.examples("test")) >= 16
         assert task.dropped("test") == ()
 

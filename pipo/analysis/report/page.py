@@ -33,7 +33,7 @@ def write_report(folder: Path, out: Path, curves: Path | None) -> None:
 def write_run_report(folder: Path) -> None:
     """Write the report into the run folder, around the figure that is there."""
     curves = folder / CURVES_FILE
-    write_report(folder, folder / REPORT_FILE, curves if curves.exists() else None)
+    write_report(folder, folder / REPORT_FILE, curves if curves.is_file() else None)
 
 
 def render(folder: Path, curves: bytes | None) -> str:

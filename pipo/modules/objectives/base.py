@@ -6,12 +6,13 @@ same objective, never another loss. A new algorithm is one class and one file in
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Annotated, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from pipo.functional.aggregation import Aggregation, aggregate, denominator
@@ -20,6 +21,7 @@ from pipo.functional.surrogate import ClipRange, clipped_surrogate_loss, clipped
 from pipo.lm.packing import PackedRows
 from pipo.records.batches import Annotations, PolicyBatch, ValueTargets
 from pipo.records.movable import Movable
+from pipo.records.options import Cap, CountOrNone, Options, Positive, Share
 from pipo.records.rollouts import Rollouts, TokenIds
 
 
@@ -59,64 +61,43 @@ class Loss:
     """Name -> (sum, count), added up over micro-batches and ranks before dividing."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CriticConfig:
-    """The critic of an objective that estimates values.
+class CriticConfig(Options):
+    """The critic of an objective that estimates values."""
 
-    Attributes:
-        learning_rate_scale: the critic's learning rate, relative to the policy's.
-        value_clip: the value loss follows a value at most this far from its old one.
-        warmup_iterations: iterations in which only the critic learns.
-    """
-
-    learning_rate_scale: float
-    value_clip: float
-    warmup_iterations: int
-
-    def __post_init__(self) -> None:
-        if not 0 < self.learning_rate_scale < math.inf:
-            given = self.learning_rate_scale
-            raise ValueError(f"learning_rate_scale must be positive and finite, got {given}")
-        if not self.value_clip > 0:
-            raise ValueError(f"value_clip must be positive, got {self.value_clip}")
-        if self.warmup_iterations < 0:
-            raise ValueError(f"warmup_iterations must be >= 0, got {self.warmup_iterations}")
+    learning_rate_scale: Positive
+    """The critic's learning rate, relative to the policy's."""
+    value_clip: Annotated[float, Field(gt=0)]
+    """The value loss follows a value at most this far from its old one."""
+    warmup_iterations: CountOrNone
+    """Iterations in which only the critic learns."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Distillation:
-    """How a policy learns from itself with privileged information.
-
-    Attributes:
-        form: the divergence.
-        from_siblings: show the teacher a successful response of the same group.
-        from_feedback: show the teacher what the task says about the response.
-        success_threshold: a response with at least this verifier reward is successful.
-        teacher_average: weight of the new weights in the teacher's moving average after each iteration;
-            1 takes the current policy as the teacher.
-        ratio_cap: each token's divergence counts min(pi / pi_old, ratio_cap) times; None for once.
-        drop_thoughts: show of a successful response only what it says after its thought.
-        feedback_beside_solution: show the feedback also where there is a successful response to show.
-    """
+class Distillation(Options):
+    """How a policy learns from itself with privileged information."""
 
     form: DistillationForm
+    """The divergence."""
     from_siblings: bool
+    """Show the teacher a successful response of the same group."""
     from_feedback: bool
-    success_threshold: float
-    teacher_average: float
-    ratio_cap: float | None = None
-    drop_thoughts: bool = False
-    feedback_beside_solution: bool = True
+    """Show the teacher what the task says about the response."""
+    success_threshold: Share
+    """A response with at least this verifier reward is successful."""
+    teacher_average: Share
+    """Weight of the new weights in the teacher's moving average after each iteration; 1 takes the current
+    policy as the teacher."""
+    ratio_cap: Cap | None
+    """Each token's divergence counts min(pi / pi_old, ratio_cap) times; None for once."""
+    drop_thoughts: bool
+    """Show of a successful response only what it says after its thought."""
+    feedback_beside_solution: bool
+    """Show the feedback also where there is a successful response to show."""
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if not (self.from_siblings or self.from_feedback):
             raise ValueError("a self-teacher needs from_siblings or from_feedback")
-        if not 0 < self.success_threshold <= 1:
-            raise ValueError(f"success_threshold must lie in (0, 1], got {self.success_threshold}")
-        if not 0 < self.teacher_average <= 1:
-            raise ValueError(f"teacher_average must lie in (0, 1], got {self.teacher_average}")
-        if self.ratio_cap is not None and not 1 <= self.ratio_cap < float("inf"):
-            raise ValueError(f"ratio_cap must be >= 1 and finite, or null, got {self.ratio_cap}")
+        return self
 
 
 class Objective(ABC):

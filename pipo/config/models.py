@@ -1,0 +1,48 @@
+"""Which model a command means: a folder or id of Hugging Face's, a run folder, a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from pipo.config.open_nodes import Open
+from pipo.config.reading import read_model
+from pipo.config.tree import ModelConfig
+from pipo.errors import ConfigError
+from pipo.hub import without_network_from_cache
+from pipo.lm.spec import ModelSpec
+
+
+def find_model(config: ModelConfig) -> ModelSpec:
+    """The model that a configuration names.
+
+    Raises:
+        ConfigError: there is none there.
+    """
+    name = config.path.build(str) if isinstance(config.path, Open) else config.path
+    path = Path(name).expanduser()
+    if path.suffix == ".ckpt":
+        path = path.resolve()
+        saved = path.parent.parent / "config.yaml"
+        if not path.is_dir() or not saved.is_file():
+            raise ConfigError(f"model.path={path}: not a checkpoint inside a run folder")
+        # The run's own configuration says what kind of model the weights belong to.
+        run = OmegaConf.load(saved)
+        assert isinstance(run, DictConfig)
+        return replace(find_model(read_model(run)), checkpoint=path)
+    if (path / "config.yaml").is_file():
+        if not (path / "model").is_dir():
+            raise ConfigError(
+                f"model.path={path}: this run has not exported its model yet; name a checkpoint"
+            )
+        path = path / "model"
+    if not path.exists():
+        without_network_from_cache()
+    return ModelSpec(
+        name=config.name,
+        path=str(path) if path.exists() or name.startswith("~") else name,
+        dtype=config.dtype,
+        gradient_checkpointing=config.gradient_checkpointing,
+    )

@@ -1,0 +1,240 @@
+"""The typed configuration: every key that ``train.py``, ``eval.py`` and grading read, declared once.
+
+Closed nodes are :class:`~pipo.records.options.Options`. Open nodes (objective, task, engine, callback,
+logger, reward term) name a class by ``_target_`` and become :class:`~pipo.config.open_nodes.Open`, which
+builds its object. Imports neither torch nor Lightning: the command line is checked before they are.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Tag
+
+from pipo.callbacks.pipo_options import NoPipo, PipoOptions
+from pipo.config.open_nodes import Open
+from pipo.distributed.hardware import Hardware
+from pipo.evaluation.options import EvaluationConfig
+from pipo.lm.options import Sharding
+from pipo.modules.options import OptimizerConfig
+from pipo.records.options import Count, CountOrNone, NotNegative, Options, Positive, Several
+from pipo.rollout.options import SamplingWithCorrection
+
+
+class ModelConfig(Options):
+    """Which model, and how it is held."""
+
+    name: str
+    """Short name, for reports."""
+    path: str | Open
+    """A Hugging Face folder, a hub id, a run folder or a checkpoint; or what makes the folder."""
+    dtype: Literal["float32", "bfloat16"]
+    """Of the weights; to train, float32."""
+    gradient_checkpointing: bool
+    """Trade compute for activation memory."""
+
+
+class TaskConfig(Options):
+    """Problems and their grader, with the lengths that they take."""
+
+    name: str
+    """Short name, for reports."""
+    max_prompt_tokens: Count
+    """Longer prompts are left out of training."""
+    max_response_tokens: Count
+    """A response is cut after this many tokens."""
+    source: Open
+    """The :class:`~pipo.tasks.base.Task`."""
+
+
+class RolloutConfig(SamplingWithCorrection):
+    """How responses are sampled."""
+
+    engine: Open
+    """Policy -> :class:`~pipo.rollout.engine.RolloutEngine`."""
+
+
+class RecipeConfig(Options):
+    """Sizes and learning rate that suit a model."""
+
+    responses: Count
+    """Sampled per iteration, over all processes."""
+    mini_batch: Count
+    """Responses per optimiser step, over all processes."""
+    learning_rate: Positive
+    """Of the base update."""
+    kl_coef: NotNegative
+    """Weight of the KL penalty, for the algorithms that have one."""
+
+
+class AlgoConfig(Options):
+    """The base algorithm."""
+
+    name: str
+    """Short name, for reports."""
+    group_size: Count
+    """Responses per prompt."""
+    prompts: Count
+    """Prompts per iteration, over all processes."""
+    dynamic_sampling_rounds: CountOrNone
+    """Draw prompts until the batch is full of groups that teach something, at most so often."""
+    reward_terms: dict[str, Open]
+    """Name -> a :class:`~pipo.rollout.reward_terms.RewardTerm`, added to the reward for training only."""
+    importance_correction: Literal["token", "sequence", "none"]
+    """What ``rollout.importance_correction`` is unless it says otherwise."""
+    optimizer: OptimizerConfig
+    """AdamW."""
+    objective: Open
+    """The :class:`~pipo.modules.objectives.base.Objective`."""
+
+
+class StrategyConfig(Options):
+    """How the processes of a run share the model."""
+
+    trainer: Hardware
+    """Devices, and whatever Lightning's trainer is given as it stands."""
+    compute_dtype: Literal["float32", "bfloat16"] | None
+    """Of matrix products; None for that of the weights."""
+    sharding: Sharding | None
+    """How weights are sharded; None for whole weights."""
+    tokens_per_micro_batch: Count
+    """Tokens of one forward and backward pass on one device, a prompt counted once for all its responses."""
+
+
+class CurveConfig(Options):
+    """Held-out accuracy during training."""
+
+    every: Count
+    """Iterations between two points."""
+    samples: Count
+    """Responses per problem and point."""
+
+
+class ProbeConfig(Options):
+    """Was the feedback right? Held-out prompts that are scored every iteration."""
+
+    prompts: CountOrNone
+    """How many; 0 for no probe."""
+    samples: Count
+    """Responses per prompt."""
+
+
+class CheckpointConfig(Options):
+    """When a run is saved."""
+
+    every: Count
+    """Iterations."""
+    keep: Count
+    """Newest checkpoints that stay."""
+    best: bool
+    """Save whenever the curve is higher than before, too; the best stays."""
+
+
+class SamplesConfig(Options):
+    """Which responses are kept for people to read."""
+
+    every: Count
+    """Iterations between two entries."""
+    prompts: Count
+    """Prompts per entry, at most, each with all of its responses."""
+    held_out: CountOrNone
+    """Held-out problems, at most, of which a response before and one after training is kept."""
+
+
+class _Scored(Options):
+    """What training and evaluation have in common."""
+
+    run_name: str
+    """In W&B."""
+    run_tags: list[str]
+    """In W&B."""
+    job_type: str
+    """In W&B."""
+    resume: str | None
+    """A folder to go on with."""
+    data_dir: str | None
+    """A folder of local data files in place of the hub."""
+    output_dir: str
+    """The folder of this run."""
+    model: ModelConfig
+    rollout: RolloutConfig
+    evaluation: EvaluationConfig
+    logger: dict[str, Open]
+    """Name -> a Lightning logger."""
+
+
+def _loop_or_none(node: Any) -> str:
+    """Which of the two a ``pipo`` node is: every name but ``none`` is a closed loop's."""
+    name = node.get("name") if isinstance(node, dict) else node.name
+    return "none" if name == "none" else "pipo"
+
+
+class TrainConfig(_Scored):
+    """Everything that ``train.py`` reads."""
+
+    seed: CountOrNone
+    """Every random number of the run derives from it."""
+    iterations: Count
+    """Rollouts with their updates; the run's budget."""
+    algo: AlgoConfig
+    pipo: Annotated[
+        Annotated[PipoOptions, Tag("pipo")] | Annotated[NoPipo, Tag("none")], Discriminator(_loop_or_none)
+    ]
+    recipe: RecipeConfig
+    task: TaskConfig
+    strategy: StrategyConfig
+    curve: CurveConfig
+    probe: ProbeConfig
+    checkpoint: CheckpointConfig
+    samples: SamplesConfig
+    callbacks: dict[str, Open]
+    """Name -> a Lightning callback of the user's own; they act after all others but checkpoints."""
+
+
+class NotCoveredConfig(Options):
+    """Something that a benchmark is known not to hold."""
+
+    name: str
+    weight: float
+    why: str
+
+
+class BenchmarkConfig(Options):
+    """Tasks that are scored together."""
+
+    name: str
+    parts: dict[str, TaskConfig]
+    """Name of a part -> its task, in the order of the report."""
+    average: dict[str, Several[str]] | None = None
+    """Column of the report -> its parts; None: every part is a column."""
+    weights: dict[str, Positive] | None = None
+    """Part -> its weight inside its column; None: equal weights."""
+    not_covered: list[NotCoveredConfig] | None = None
+    """What is missing; None for nothing."""
+
+
+class EvalConfig(_Scored):
+    """Everything that ``eval.py`` reads."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    """Where the model computes."""
+    preview: Count | None
+    """Show this many rendered prompts of each part and end; None to score."""
+    benchmark: BenchmarkConfig
+
+
+class GradeConfig(Options):
+    """Everything that ``eval.py grade`` reads."""
+
+    samples: str | None
+    """JSON Lines, needed: an evaluation's, or rows of the task with a response each."""
+    data_dir: str | None
+    """A folder of local data files in place of the hub."""
+    output_dir: str
+    """The folder of the verdicts."""
+    batch: Count
+    """Rows graded at a time; what is graded is in the file after each batch."""
+    task: TaskConfig | None = None
+    """By which grader."""
+    benchmark: BenchmarkConfig | None = None
+    """In its place: by the grader of the part that each row names."""

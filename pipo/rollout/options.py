@@ -1,0 +1,36 @@
+"""How tokens are drawn, by whatever engine."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pipo.records.options import Cap, Count, CountOrNone, NotNegative, Options, Share
+
+
+class Sampling(Options):
+    """From which distribution tokens are drawn."""
+
+    temperature: NotNegative
+    """Divides the logits; 0 means greedy."""
+    top_p: Share
+    """The smallest set of tokens whose probability reaches this is kept."""
+    top_k: CountOrNone
+    """Number of most likely tokens kept; 0 keeps all."""
+
+
+class SamplingParams(Sampling):
+    """How a response is drawn."""
+
+    max_response_tokens: Count
+    """A response is cut after this many tokens."""
+    stop_token_ids: frozenset[int]
+    """A response ends with (and includes) the first of these."""
+
+
+class SamplingWithCorrection(Sampling):
+    """Sampling for training: what it draws may differ from what the trainer computes."""
+
+    importance_correction: Literal["token", "sequence", "none"]
+    """Truncated importance sampling of the sampler's distance: a weight per token, per response, or none."""
+    importance_cap: Cap
+    """Largest weight that it gives."""

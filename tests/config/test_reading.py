@@ -1,0 +1,152 @@
+"""The typed configuration: what becomes of closed and open nodes, and what is said about wrong ones."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+from omegaconf import OmegaConf
+
+from pipo.callbacks.pipo_options import NoPipo, PipoOptions
+from pipo.config.open_nodes import Open
+from pipo.config.reading import composed, read
+from pipo.config.tree import EvalConfig, TrainConfig
+from pipo.errors import ConfigError
+from pipo.modules.objectives.grpo import GRPO
+from pipo.records.options import Count, Options, Several
+from tests.conftest import ROOT
+
+
+class Size(Options):
+    """A closed node."""
+
+    rows: Count
+    levels: Several[int] = ()
+
+
+@dataclass
+class Thing:
+    """What an open node of these tests builds."""
+
+    size: Size
+    inner: Thing | None = None
+    rate: float = 0.5
+    names: tuple[str, ...] = ()
+
+
+class Forwards(dict):
+    """Takes whatever its parent takes."""
+
+    def __init__(self, *, first: int, **others: object) -> None:
+        super().__init__(first=first, **others)
+
+
+HERE = "tests.config.test_reading"
+
+
+def node(written: dict, *, whole: dict | None = None, key: str = "my.thing") -> Open:
+    """An open node as reading makes it."""
+    cfg = OmegaConf.create({**(whole or {}), "my": {"thing": written}})
+    return Open(key, OmegaConf.to_container(cfg.my.thing, resolve=True), written)  # type: ignore[arg-type]
+
+
+def test_every_key_of_the_default_run_has_its_type(compose_config):
+    config = read(compose_config("output_dir=x"), TrainConfig)
+    assert isinstance(config.pipo, PipoOptions)
+    # conf/pipo/default.yaml, conf/recipe/tiny.yaml, conf/evaluation/default.yaml
+    assert (config.pipo.negative_scale, config.pipo.window) == (0.1, 8)
+    assert (config.recipe.mini_batch, config.algo.optimizer.learning_rate) == (128, 1e-5)
+    assert config.evaluation.ks == (1, 8)
+    assert isinstance(config.algo.objective.build(), GRPO)
+    assert isinstance(read(compose_config("pipo=none", "output_dir=x"), TrainConfig).pipo, NoPipo)
+
+
+def test_an_evaluation_has_a_task_for_each_part(compose_config):
+    config = read(compose_config("benchmark=math", "output_dir=x", name="eval"), EvalConfig)
+    assert len(config.benchmark.parts) > 1
+    assert all(part.source.target.startswith("pipo.tasks.") for part in config.benchmark.parts.values())
+
+
+def test_something_that_a_benchmark_lacks_needs_its_name_weight_and_reason(compose_config):
+    missing = "benchmark.not_covered=[{name: live, weight: 0.3}]"
+    cfg = compose_config("benchmark=tools", "output_dir=x", missing, name="eval")
+    with pytest.raises(ConfigError, match=r"^benchmark\.not_covered\.0: missing why$"):
+        read(cfg, EvalConfig)
+
+
+def test_what_is_recorded_has_every_reference_resolved(compose_config):
+    record = composed(compose_config("output_dir=x", "recipe.learning_rate=3e-5"))
+    assert record["algo"]["optimizer"]["learning_rate"] == 3e-5
+    assert "${" not in str(record)
+
+
+def test_reading_takes_neither_torch_nor_lightning():
+    """They take seconds, and a mistyped key should not."""
+    code = (
+        "import sys, pipo.config.command_line, pipo.config.tree;"
+        "print([name for name in ('torch', 'lightning', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_closed_nodes_inside_an_open_one_are_built_too():
+    made = node({"_target_": f"{HERE}.Thing", "size": {"rows": 2, "levels": [1, 2]}, "names": ["a"]}).build()
+    assert made == Thing(size=Size(rows=2, levels=(1, 2)), names=("a",))
+
+
+def test_open_nodes_inside_an_open_one_are_built_too():
+    inner = {"_target_": f"{HERE}.Thing", "size": {"rows": 1}}
+    made = node({"_target_": f"{HERE}.Thing", "size": {"rows": 2}, "inner": inner}).build(Thing)
+    assert made.inner == Thing(size=Size(rows=1))
+
+
+def test_a_partial_node_takes_the_rest_from_code():
+    later = node({"_target_": f"{HERE}.Thing", "_partial_": True, "rate": 1}).build()
+    assert isinstance(later, functools.partial)
+    assert later(size=Size(rows=3)) == Thing(size=Size(rows=3), rate=1.0)
+
+
+def test_what_a_parent_takes_goes_on_to_it():
+    made = node({"_target_": f"{HERE}.Forwards", "first": 1, "second": "x"}).build(dict)
+    assert made == {"first": 1, "second": "x"}
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ({"size": {"rows": 0}}, "my.thing.size.rows: expected a number >= 1, got 0"),
+        ({"size": {"rows": 2.5}}, "my.thing.size.rows: expected int, got 2.5"),
+        ({"size": {"rows": True}}, "my.thing.size.rows: expected int, got True"),
+        ({"size": {"row": 1}}, "my.thing.size.row: unknown key; did you mean my.thing.size.rows?"),
+        ({"size": {}}, "my.thing.size: missing rows"),
+        ({"size": {"rows": 1, "levels": [1, "x"]}}, "my.thing.size.levels.1: expected int, got 'x'"),
+        ({"size": {"rows": 1}, "rate": "fast"}, "my.thing.rate: expected float, got 'fast'"),
+        ({"size": {"rows": 1}, "rate": "${speed}"}, "speed: expected float, got 'slow'"),
+        ({"size": {"rows": 1}, "raet": 1}, f"my.thing.raet: unknown key; did you mean my.thing.rate? {HERE}"),
+        ({"rate": 1}, f"my.thing: missing size (required by {HERE}.Thing)"),
+        (
+            {"size": {"rows": 1}, "inner": {"_target_": f"{HERE}.Thing", "size": {"rows": -1}}},
+            "my.thing.inner.size.rows: expected a number >= 1, got -1",
+        ),
+    ],
+)
+def test_what_is_wrong_in_an_open_node_is_named(written, said):
+    thing = node({"_target_": f"{HERE}.Thing", **written}, whole={"speed": "slow"})
+    with pytest.raises(ConfigError) as caught:
+        thing.build()
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_kind_of_object_is_refused():
+    with pytest.raises(ConfigError, match=r"my\.thing\._target_: .*Thing makes no GRPO"):
+        node({"_target_": f"{HERE}.Thing", "size": {"rows": 1}}).build(GRPO)
+
+
+def test_a_class_of_somebody_else_that_takes_no_such_thing_is_one_line():
+    with pytest.raises(ConfigError, match=r"^my\.thing: zipfile\.ZipFile cannot be made \(.*nowhere.*\)$"):
+        node({"_target_": "zipfile.ZipFile", "file": "/nowhere/at.zip"}).build()
