@@ -143,7 +143,7 @@ def test_the_defaults_are_the_packages(one_file, compose_config):
     objective = cfg.algo.objective
     assert (numbers.seed, numbers.iterations) == (cfg.seed, cfg.iterations)
     sizes = (numbers.prompts, numbers.group, numbers.mini_batch)
-    assert sizes == (cfg.algo.prompts, cfg.algo.group_size, cfg.algo.mini_batch)
+    assert sizes == (cfg.algo.prompts, cfg.algo.group_size, cfg.recipe.mini_batch)
     assert numbers.learning_rate == cfg.algo.optimizer.learning_rate
     assert numbers.max_grad_norm == cfg.algo.optimizer.max_grad_norm
     assert numbers.max_response_tokens == cfg.task.max_response_tokens
