@@ -74,15 +74,12 @@ def _level_5(index: int) -> str:
 
 @dataclass(frozen=True)
 class Level:
-    """All expressions of one level, numbered.
-
-    Attributes:
-        size: how many distinct expressions there are, both splits together.
-        at: the expression with a number in ``range(size)``; no two numbers give the same one.
-    """
+    """All expressions of one level, numbered."""
 
     size: int
+    """How many distinct expressions there are, both splits together."""
     at: Callable[[int], str]
+    """Number in ``range(size)`` -> its expression; no two numbers give the same one."""
 
 
 LEVELS: Mapping[str, Level] = {

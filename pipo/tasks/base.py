@@ -1,4 +1,4 @@
-"""What a task is: problems, how they are put to the model, and how an answer is graded.
+"""Base class of tasks: problems, the prompt made of each, and the grading of responses.
 
 The same object serves training and evaluation, so the number that a run maximises is
 the number that ``eval.py`` reports.
@@ -18,20 +18,18 @@ if TYPE_CHECKING:
 
 
 class Task(ABC, Generic[E]):
-    """A set of problems with a grader. Subclass it and name the class in ``conf/task/*.yaml``.
-
-    Attributes:
-        name: short name, used in metric names and file names.
-        version: raised whenever problems or grading change, so results can be compared.
-        template: name and version of the prompt (``math/1``), for the same reason.
-        votes: whether responses to a problem can be put to the vote (maj@k): they have a final answer,
-            ``same_answers`` compares two of them, and those with the full score all give the same one.
-    """
+    """A set of problems with a grader. Subclass it and name the class in ``conf/task/*.yaml``."""
 
     name: str
+    """Short name of the task, used in metric names and file names."""
     version: str
+    """Raised whenever problems or grading change, so results can be compared."""
     template: str
+    """Name and version of the prompt (``math/1``), for the same reason."""
     votes: bool = False
+    """Whether responses to a problem can be put to the vote (maj@k): they have a final answer,
+    ``same_answers`` compares two of them, and those with the full score all give the same one.
+    """
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -41,17 +41,14 @@ _WITH_ITEMS = ("array", "tuple", "Array", "ArrayList")
 
 @dataclass(frozen=True, kw_only=True)
 class BfclExample(Example):
-    """A request with the functions that may serve it.
-
-    Attributes:
-        turns: the conversation so far; the last turn is the user's. No two in a row have the same role.
-        functions: descriptions of the functions, as JSON text.
-        reference: what a response is compared with.
-    """
+    """A request with the functions that may serve it."""
 
     turns: tuple[Message, ...]
+    """The conversation so far; the last turn is the user's. No two in a row have the same role."""
     functions: str
+    """Descriptions of the functions, as JSON text."""
     reference: grader.Reference
+    """The expected calls that a response is compared with."""
 
 
 class BfclTask(RowTask[BfclExample]):

@@ -1,4 +1,4 @@
-"""Fenced blocks of Markdown, as models write them."""
+"""Find fenced code blocks of Markdown in responses, unclosed and restarted ones included."""
 
 from __future__ import annotations
 

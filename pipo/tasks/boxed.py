@@ -1,4 +1,4 @@
-r"""Tasks whose answer stands in the last ``\boxed{...}`` of a response."""
+r"""Base of tasks whose answer is the last ``\boxed{...}`` of a response; answers compared for votes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""Small sums in the ``\boxed{}`` form: a task that a pretrained model of 135M parameters can start on."""
+r"""Small sums answered in a ``\boxed{}``, for pretrained models from 135M parameters on."""
 
 from __future__ import annotations
 

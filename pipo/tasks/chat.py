@@ -1,4 +1,4 @@
-"""From the turns of a conversation to the text that a model's chat template makes of them.
+"""Apply a model's chat template to the turns of a conversation, and find its generation prompt.
 
 Templates differ in what they take. One that knows no system turn, whether it refuses it or leaves it out
 without a word, gets that text in the first user turn. One that shows the date always shows the same one, so

@@ -1,4 +1,4 @@
-"""What all programming tasks share: a program is found in the response and judged by the data set's tests."""
+"""Base of programming tasks: extract the program from a response and run the data set's tests on it."""
 
 from __future__ import annotations
 
@@ -43,15 +43,12 @@ _FUTURE_IMPORT = re.compile(r"^from __future__ import .*$", re.MULTILINE)
 
 @dataclass(frozen=True, kw_only=True)
 class CodeExample(Example):
-    """A programming problem; its ``answer`` is a program that solves it, empty where the data set has none.
-
-    Attributes:
-        tests: what a program must pass.
-        starter_code: code that the program begins with; empty for none.
-    """
+    """A programming problem; its ``answer`` is a program that solves it, empty if the data set has none."""
 
     tests: ProgramTests
+    """Tests that a program must pass."""
     starter_code: str = ""
+    """Code that the program begins with; empty for none."""
 
 
 class ProgramGrader(Protocol):

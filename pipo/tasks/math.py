@@ -1,4 +1,4 @@
-r"""Mathematics with a final answer: MATH and every other set of problems whose answer goes in a box."""
+r"""Mathematics with a final answer in ``\boxed{}``: MATH, MATH500, AIME, AMC, Minerva, OlympiadBench."""
 
 from __future__ import annotations
 
@@ -18,22 +18,20 @@ from pipo.tasks.rows import Row, Source, UnusableRow
 
 @dataclass(frozen=True, kw_only=True)
 class MathFields:
-    r"""What the columns of a set of problems are called and how its answers are written.
-
-    Attributes:
-        question: the problem.
-        answer: its answer: a text, a number, or a list of them (a list of several is answered in any order).
-        answer_form: ``plain`` if that is the answer itself, ``boxed`` if the answer is the last
-            ``\boxed{...}`` of it, as in a whole solution.
-        level: difficulty or subject, for reports; None for none.
-        context: what stands before the question in some rows; None for none.
-    """
+    r"""What the columns of a set of problems are called and how its answers are written."""
 
     question: str
+    """Column of the problem."""
     answer: str
+    """Column of the answer: a text, a number, or a list of them (several are answered in any order)."""
     answer_form: Literal["plain", "boxed"]
+    """``plain`` if that column is the answer itself, ``boxed`` if the answer is the last ``\boxed{...}`` in
+    it, as in a whole solution.
+    """
     level: str | None
+    """Column of the difficulty or subject, for reports; None for none."""
     context: str | None
+    """Column of the text that stands before the question in some rows; None for none."""
 
     def __post_init__(self) -> None:
         if self.answer_form not in ("plain", "boxed"):

@@ -1,4 +1,4 @@
-r"""The program in a response: which lines of what a model wrote are to be run.
+r"""Extract the program from a response: fenced code blocks, and continuations of a block or a function.
 
 Three shapes occur:
 

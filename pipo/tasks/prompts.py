@@ -1,4 +1,4 @@
-"""From a problem to token ids, by the chat template or as plain text, and from token ids back to text."""
+"""Tokenise prompts, by chat template or as plain text, and decode token ids of responses."""
 
 from __future__ import annotations
 

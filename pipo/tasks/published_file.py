@@ -1,4 +1,4 @@
-"""Rows of one file that is published as it is: JSON whose rows have no schema in common."""
+"""Read rows of one JSON file, local or from the Hugging Face hub, whose rows share no schema."""
 
 from __future__ import annotations
 
@@ -11,22 +11,20 @@ from pipo.tasks.rows import Row, read_file
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedFile:
-    """Where the rows of one file come from.
+    """The source of the rows of one file.
 
     The ``datasets`` library would put all rows into one schema, in which every object has the keys of all
     others; where the keys are names of parameters, that changes what the rows say.
-
-    Attributes:
-        path: the local file; None for the hub.
-        hub_id: name of the data set on the Hugging Face hub; None for a file that is not there.
-        file: its name there, or the address at which a person finds it.
-        revision: branch, tag or commit there.
     """
 
     path: str | None
+    """Path of the local file; None for the hub."""
     hub_id: str | None
+    """Name of the data set on the Hugging Face hub; None for a file that is not on the hub."""
     file: str
+    """Name of the file on the hub, or the address at which a person finds it."""
     revision: str
+    """Branch, tag or commit on the hub."""
 
     @property
     def name(self) -> str:

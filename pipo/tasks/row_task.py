@@ -1,4 +1,4 @@
-"""Tasks whose problems are rows of a data set and whose prompt is a template file."""
+"""Base of tasks whose problems are rows of a data set and whose prompt is a template file."""
 
 from __future__ import annotations
 
@@ -17,10 +17,6 @@ from pipo.tasks.template import load_template
 class RowTask(Task[E], Generic[E]):
     """Reads each split once, at the first call; subclasses say what a row means.
 
-    Attributes:
-        ungraded: fields that only prompts and reports use, with what stands for each where a row that is
-            only to be graded lacks it.
-
     Args:
         train: the training rows; None for a data set that only serves to evaluate.
         test: the held-out rows; None for a data set that only serves to train.
@@ -31,6 +27,9 @@ class RowTask(Task[E], Generic[E]):
     """
 
     ungraded: Mapping[str, Any] = {}
+    """Fields that only prompts and reports use, with what stands for each where a row that is only to be
+    graded lacks it.
+    """
 
     def __init__(self, *, train: RowSource | None, test: RowSource | None, template: str) -> None:
         self.prompt = load_template(template)

@@ -1,4 +1,4 @@
-"""Rows of a data set, from a local file or from the Hugging Face hub, with errors that name the place."""
+"""Read rows of a data set, from a local file or the Hugging Face hub; errors name file and line."""
 
 from __future__ import annotations
 
@@ -26,17 +26,14 @@ class UnusableRow(TaskError):
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a data set.
-
-    Attributes:
-        place: where it stands, for messages (``data/train.jsonl, line 3``).
-        fields: its columns; none when there is a problem.
-        problem: why it could not be read; None when it was.
-    """
+    """One row of a data set."""
 
     place: str
+    """Where the row stands, for messages (``data/train.jsonl, line 3``)."""
     fields: Mapping[str, Any]
+    """Columns of the row; none when there is a problem."""
     problem: str | None = None
+    """Why the row could not be read; None when it was."""
 
     def value(self, field: str) -> Any:
         """A field that must be there, of whatever type.
@@ -66,25 +63,23 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where the rows of one split come from.
-
-    Attributes:
-        path: a local file (JSON Lines, a JSON list, or Parquet) in place of the hub; None for the hub.
-        hub_id: name of the data set on the Hugging Face hub.
-        configs: its configurations there, read one after another; ``default`` where it has none.
-        split: which split there.
-        revision: branch, tag or commit there.
-        data_files: files inside the data set's repository (patterns may stand for several), or whole
-            addresses (``https://...``), read as they are: for a data set that is published as a loading
-            script, which ``datasets`` no longer runs. Each ends in .parquet, .json or .jsonl. None otherwise.
-    """
+    """The source of the rows of one split."""
 
     path: str | None
+    """A local file (JSON Lines, a JSON list, or Parquet) in place of the hub; None for the hub."""
     hub_id: str
+    """Name of the data set on the Hugging Face hub."""
     configs: tuple[str, ...]
+    """Configurations of the data set on the hub, read one after another; ``default`` where it has none."""
     split: str
+    """Split of the data set on the hub."""
     revision: str
+    """Branch, tag or commit on the hub."""
     data_files: tuple[str, ...] | None = None
+    """Files inside the data set's repository (patterns may stand for several), or whole addresses
+    (``https://...``), read as they are: for a data set that is published as a loading script, which
+    ``datasets`` no longer runs. Each ends in .parquet, .json or .jsonl. None otherwise.
+    """
 
     def __post_init__(self) -> None:
         # Hydra hands over lists.

@@ -28,13 +28,10 @@ _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceExample(Example):
-    """A question with its choices, of which ``answer`` is the right letter; ``question`` holds both.
-
-    Attributes:
-        choices: the texts of the choices, the first of which is A.
-    """
+    """A question with its choices, of which ``answer`` is the right letter; ``question`` holds both."""
 
     choices: tuple[str, ...]
+    """The texts of the choices, the first of which is A."""
 
 
 class ScienceTask(RowTask[ChoiceExample]):

@@ -1,4 +1,4 @@
-"""Prompts as versioned files: what the model is told, in both forms, in one place per task."""
+"""Versioned prompt templates (Jinja), for chat models and plain text, with worked examples (few-shot)."""
 
 from __future__ import annotations
 
@@ -27,38 +27,32 @@ _compiled = lru_cache(maxsize=64)(_ENVIRONMENT.from_string)
 
 @dataclass(frozen=True, kw_only=True)
 class Worked:
-    """A problem with its solution, shown before the real one.
-
-    Attributes:
-        values: what fills the template.
-        response: the solution, in the form that is asked for.
-    """
+    """A problem with its solution, shown before the real one."""
 
     values: Mapping[str, str]
+    """Values that fill the template."""
     response: str
+    """The solution, in the form that is asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """The prompt of a task.
-
-    Attributes:
-        name: of the file, without suffix.
-        version: raised whenever a text changes.
-        user: the user turn of a conversation, a Jinja template.
-        plain: the problem for a model without chat template; it ends where the answer begins.
-        system: the system turn, a Jinja template; None for none.
-        plain_head: what stands once before the problems in the plain form; empty for nothing.
-        worked: problems with solutions, of which a task may show the first few.
-    """
+    """The prompt of a task."""
 
     name: str
+    """Name of the file, without suffix."""
     version: int
+    """Version number, raised whenever a text changes."""
     user: str
+    """The user turn of a conversation, a Jinja template."""
     plain: str
+    """The problem for a model without chat template; it ends where the answer begins."""
     system: str | None = None
+    """The system turn, a Jinja template; None for none."""
     plain_head: str = ""
+    """Text that stands once before the problems in the plain form; empty for nothing."""
     worked: Sequence[Worked] = field(default_factory=tuple)
+    """Problems with solutions, of which a task may show the first few."""
 
     @property
     def label(self) -> str:

@@ -15,17 +15,14 @@ from pipo.tasks.verdicts import one_by_one
 
 @dataclass(frozen=True, kw_only=True)
 class DialogueExample(Example):
-    """A dialogue with tools, up to the assistant's turn.
-
-    Attributes:
-        system: instructions, tools and output format.
-        user: the dialogue so far.
-        reference: what a response is compared with.
-    """
+    """A dialogue with tools, up to the assistant's turn."""
 
     system: str
+    """Instructions, tools and output format."""
     user: str
+    """The dialogue so far."""
     reference: rlla.Reference
+    """Fields and calls that a response is compared with."""
 
 
 class DialogueTask(RowTask[DialogueExample]):

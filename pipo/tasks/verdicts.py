@@ -1,4 +1,4 @@
-"""Grading as training and evaluation ask for it: ``Task.grade``, held to its contract.
+"""Call ``Task.grade``, for training and evaluation alike, and check what it returns.
 
 Also the loop for a task that looks at one response at a time.
 """
