@@ -1,4 +1,4 @@
-r"""Whether two answers are equal: lists by elements, equations by their sides, formulas by their values.
+r"""Equivalence of two answers: lists by elements, equations by sides, formulas by values.
 
 Imports nothing of the project: the grading workers run it. ``docs/tasks/mathematics.md`` says what counts as
 equal.

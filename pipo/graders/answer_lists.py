@@ -1,4 +1,4 @@
-r"""The shape of an answer: its elements, what encloses them, and the signs between the sides of an equation.
+r"""Split an answer into list elements, enclosing brackets, and the sides of an equation or inequality.
 
 Pure functions on tidied answers (see ``typesetting``). Imports nothing of the project: the grading workers
 use it too.
@@ -35,15 +35,12 @@ _SIGNS = {
 
 @dataclass(frozen=True)
 class Listing:
-    r"""A tidied answer as a list.
-
-    Attributes:
-        brackets: what encloses all of it: ``""``, ``{}``, ``()``, ``[]``, ``(]`` or ``[)``.
-        elements: what stands between its commas and semicolons.
-    """
+    r"""A tidied answer as a list."""
 
     brackets: str
+    """Brackets around the whole list: ``""``, ``{}``, ``()``, ``[]``, ``(]`` or ``[)``."""
     elements: tuple[str, ...]
+    """Texts between the commas and semicolons of the list."""
 
     @property
     def count(self) -> int:
@@ -74,15 +71,12 @@ def peeled(text: str) -> str:
 
 @dataclass(frozen=True)
 class Chain:
-    """An equation or inequality.
-
-    Attributes:
-        sides: what stands between its signs.
-        signs: each one of ``=``, ``~`` for about equal, ``!=``, ``<``, ``<=``, ``>``, ``>=`` and ``in``.
-    """
+    """An equation or inequality."""
 
     sides: tuple[str, ...]
+    """Texts between the signs."""
     signs: tuple[str, ...]
+    """Its signs: ``=``, ``~`` for about equal, ``!=``, ``<``, ``<=``, ``>``, ``>=`` or ``in``."""
 
 
 def chain(text: str) -> Chain:

@@ -1,4 +1,4 @@
-r"""Answers as text: what their writing alone decides, before any algebra.
+r"""Compare answers as text, before any algebra: numbers, rounding, bases, words, labels.
 
 Pure functions on the content of a box or on a reference. They cost microseconds, and they settle what
 algebra libraries are too generous about: rounded numbers, bases, repeated elements, words, open lists.
@@ -43,15 +43,12 @@ _EQUALS = re.compile(r"(=|\\(?:approx|approxeq|simeq|sim)(?![A-Za-z])|≈)")
 
 @dataclass(frozen=True)
 class Number:
-    """A number as written.
-
-    Attributes:
-        value: without the percent sign.
-        percent: whether it has one.
-    """
+    """A number as written."""
 
     value: Fraction
+    """Value of the number, the percent sign left out."""
     percent: bool
+    """Whether the number has a percent sign."""
 
     def equals(self, other: Number) -> bool:
         """By value, exactly; a percentage is the number before its sign or a hundredth of it."""

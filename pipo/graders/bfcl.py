@@ -1,4 +1,4 @@
-"""The verdict on a response to a problem of the Berkeley Function Calling Leaderboard (Patil et al., 2025).
+"""Grade function calls by the rules of the Berkeley Function Calling Leaderboard (Patil et al., 2025).
 
 The rules are those of the leaderboard's syntax-tree checker (``bfcl_eval`` 2026.3.23), stated here once more
 because that package brings an inference stack of its own. A call is right when
@@ -38,47 +38,38 @@ _SHOWN_CHARS = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """What a function says about one of its parameters.
-
-    Attributes:
-        kind: declared type.
-        item: declared type of the elements; None where elements are not checked.
-    """
+    """A parameter as its function declares it."""
 
     kind: str
+    """Declared type of the parameter."""
     item: str | None
+    """Declared type of the elements; None where elements are not checked."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExpectedCall:
-    """A call that should be made.
-
-    Attributes:
-        name: of the function.
-        parameters: all that the function has.
-        required: those that must be given.
-        alternatives: parameter -> the values that are right; an empty string marks it as optional.
-    """
+    """A call that should be made."""
 
     name: str
+    """Name of the function, dots included."""
     parameters: Mapping[str, Parameter]
+    """All parameters that the function has."""
     required: tuple[str, ...]
+    """Names of the parameters that must be given."""
     alternatives: Mapping[str, Sequence[Any]]
+    """Parameter -> the values that are right; an empty string marks it as optional."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What a response is compared with.
-
-    Attributes:
-        expectation: these calls, no call, or any call at all.
-        calls: the calls, where they are expected.
-        language: in which the functions are written.
-    """
+    """What a response is compared with."""
 
     expectation: Expectation
+    """Whether these calls, no call, or any call at all is right."""
     calls: tuple[ExpectedCall, ...]
+    """Calls that are right, where calls are expected."""
     language: Language
+    """Language in which the functions are written."""
 
 
 def grade(response: str, reference: Reference) -> Reward:

@@ -1,4 +1,4 @@
-"""From a response to calls, in the syntax that the Berkeley Function Calling Leaderboard asks for.
+"""Parse function calls from a response, in the syntax of the Berkeley Function Calling Leaderboard.
 
 ``[f(a=1), pkg.g(b="x")]``, with or without the brackets. Values of Python calls are read from the syntax tree
 and never run; values of Java and JavaScript calls stay text, for ``bfcl_literals`` to interpret.
@@ -25,15 +25,12 @@ class UndecodableResponse(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionCall:
-    """One call.
-
-    Attributes:
-        name: of the function, with its dots.
-        arguments: keyword arguments; Python values, or text for Java and JavaScript.
-    """
+    """One call."""
 
     name: str
+    """Name of the function, with its dots."""
     arguments: Mapping[str, Any]
+    """Keyword arguments; Python values, or text for Java and JavaScript."""
 
 
 def decode(response: str, language: Language) -> tuple[FunctionCall, ...]:

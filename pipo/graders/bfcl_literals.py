@@ -1,4 +1,4 @@
-"""Values of Java and JavaScript calls: from the text of an expression to what BFCL compares.
+"""Parse values of Java and JavaScript calls into what BFCL compares.
 
 Text that is not a literal of the wanted type stays text, because it may be the name of a variable, which is
 how many reference answers of these categories look.

@@ -1,4 +1,4 @@
-r"""Grader for multiple choice: the letter in the last ``<answer>``.
+r"""Grade multiple choice: the letter in the last ``<answer>`` of a response.
 
 What is read as a letter, blanks aside:
 

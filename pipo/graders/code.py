@@ -1,4 +1,4 @@
-"""Grading of Python programs that a model has written.
+"""Grade Python programs in a sandbox, several at a time: share of tests passed, or all of them.
 
 A program receives inputs and gives answers. It never holds the expected outputs, nor a channel on
 which a verdict travels: verdicts are formed here, or for the test code of a data set in a second

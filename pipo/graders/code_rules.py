@@ -1,4 +1,4 @@
-"""How far the tests of one program have come."""
+"""Limits and progress of one program's tests: time, time-outs, tests passed, first failure."""
 
 from __future__ import annotations
 
@@ -8,15 +8,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """How the tests of a program are run; see ``CodeGrader`` for the numbers."""
+    """Limits of the tests of a program; :class:`~pipo.graders.code.CodeGrader` explains them."""
 
     stop_at_failure: bool
+    """Whether no test is run after the first that fails: for ``all_pass`` one is enough."""
     timeout_s: float
+    """Seconds of processor time, and of sleep, for one test."""
     total_s: float
+    """Seconds for all tests of the program; those not reached count as failed."""
     wall_factor: float
+    """How many times ``timeout_s`` a test may take by the clock."""
     max_timeouts: int
+    """Tests that may run out of time before the rest count as failed."""
     output_bytes: int
+    """Bytes that one test may print or return."""
     float_tolerance: float
+    """Absolute or relative error allowed in printed decimal fractions; 0 for none."""
 
     @property
     def wall_s(self) -> float:

@@ -1,4 +1,4 @@
-"""One program against its tests: run in a sandbox, and its answers judged here."""
+"""Run one program in a sandbox against its tests (standard input, calls, asserts) and judge the outputs."""
 
 from __future__ import annotations
 

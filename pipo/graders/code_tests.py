@@ -1,4 +1,4 @@
-"""What a program is tested with: plain data, so that it can travel between processes."""
+"""Tests of a program as plain data: standard input and output, function calls, assert statements."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class StdinTests:
-    """Runs of the whole program, each with its own standard input.
-
-    Attributes:
-        inputs: what each run reads.
-        outputs: what each run must print, compared token by token of each line.
-    """
+    """Runs of the whole program, each with its own standard input."""
 
     inputs: tuple[str, ...]
+    """Standard input of each run."""
     outputs: tuple[str, ...]
+    """Standard output that each run must print, compared token by token of each line."""
 
     def __post_init__(self) -> None:
         _check_pairs("inputs", self.inputs, "outputs", self.outputs)
@@ -24,20 +21,18 @@ class StdinTests:
 
 @dataclass(frozen=True, kw_only=True)
 class CallTests:
-    """Calls of one function, or of a method of a class ``Solution``.
-
-    Attributes:
-        function: its name.
-        arguments: positional arguments of each call, plain data.
-        expected: what each call must return, plain data.
-        maybe_wrapped: whether a list of one element in ``expected`` may stand for that element, so that
-            returning either is right.
-    """
+    """Calls of one function, or of a method of a class ``Solution``."""
 
     function: str
+    """Name of the function."""
     arguments: tuple[tuple[Any, ...], ...]
+    """Positional arguments of each call, plain data."""
     expected: tuple[Any, ...]
+    """Return value that each call must have, plain data."""
     maybe_wrapped: bool
+    """Whether a list of one element in ``expected`` may stand for that element, so that returning either is
+    right.
+    """
 
     def __post_init__(self) -> None:
         _check_pairs("arguments", self.arguments, "expected", self.expected)
@@ -45,18 +40,16 @@ class CallTests:
 
 @dataclass(frozen=True, kw_only=True)
 class AssertTests:
-    """Test code of the data set, which calls what the program defines and asserts about the results.
-
-    Attributes:
-        setup: code that runs before the tests and outside of the program: imports, helper functions.
-        statements: the tests; each is one unit of the score.
-        entry_point: name of the program's function that the statements call as ``candidate`` too; None if
-            they call it by its own name only.
-    """
+    """Test code of the data set, which calls what the program defines and asserts about the results."""
 
     setup: str
+    """Code that runs before the tests and outside of the program: imports, helper functions."""
     statements: tuple[str, ...]
+    """Test statements; each is one unit of the score."""
     entry_point: str | None
+    """Name of the program's function that the statements call as ``candidate`` too; None if they call it by
+    its own name only.
+    """
 
     def __post_init__(self) -> None:
         if not self.statements:
@@ -68,15 +61,12 @@ ProgramTests = StdinTests | CallTests | AssertTests
 
 @dataclass(frozen=True, kw_only=True)
 class ProgramJob:
-    """One program to be judged.
-
-    Attributes:
-        program: Python source; None when the response holds none.
-        tests: what it is tested with.
-    """
+    """One program to be judged."""
 
     program: str | None
+    """Python source of the program; None when the response holds none."""
     tests: ProgramTests
+    """Tests that the program must pass."""
 
 
 def _check_pairs(name: str, values: tuple[Any, ...], other_name: str, others: tuple[Any, ...]) -> None:

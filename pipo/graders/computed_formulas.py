@@ -1,4 +1,4 @@
-r"""Sums, products, integrals, limits and the like, worked out by sympy as math-verify reads them.
+r"""Evaluate sums, products, integrals and limits by sympy, as math-verify parses them.
 
 Imports nothing of the project: the grading workers run it. sympy is loaded with the first such formula.
 """

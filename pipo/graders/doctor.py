@@ -1,4 +1,4 @@
-"""What this machine offers: versions, cores, memory, GPUs, and protections for programs under test.
+"""Report on this machine: versions, cores, memory, GPUs, and the sandbox's protections.
 
 ``python -m pipo doctor`` prints it; whatever it finds, its exit status is 0.
 """

@@ -1,4 +1,4 @@
-r"""Whether an answer is in final form: no operation left undone that the reference has done.
+r"""Check that an answer is in final form: no operation left undone that the reference has done.
 
 An answer may have the reference's value and still be none: ``\sum_{k=1}^{60} k`` for 1830, or the question's
 own formula. It is judged by its form and against the question's formulas; its value is compared elsewhere.

@@ -1,4 +1,4 @@
-r"""Whether two formulas have the same value, wherever both have one.
+r"""Numerical equivalence of two formulas: exact for fractions, else at fixed random points.
 
 Imports nothing of the project: the grading workers run it. Integers and fractions are compared exactly.
 Everything else is computed with more and more digits, until a difference has shown itself or 600 digits

@@ -1,4 +1,4 @@
-"""Formulas as trees, and what can be said of them without a value.
+"""Syntax trees of formulas for evaluation, with the names and numbers in them.
 
 Imports nothing of the project: the grading workers run it. A tree is a tuple that begins with its kind:
 ``("number", Fraction)``, ``("name", text)``, ``("constant", text)``, ``("degrees", tree)``,

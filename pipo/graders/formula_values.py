@@ -1,4 +1,4 @@
-r"""The value of a formula at a point: exact for integers and fractions, else with the digits that are set.
+r"""Evaluate a formula at a point: exact for integers and fractions, else with the digits that are set.
 
 Imports nothing of the project: the grading workers run it.
 """

@@ -1,4 +1,4 @@
-r"""Reads the LaTeX of one formula as a tree, see ``formula_trees``.
+r"""Parse the LaTeX of one formula into a syntax tree of ``formula_trees``.
 
 Imports nothing of the project: the grading workers run it. Sums, integrals and limits are left to
 ``computed_formulas``.

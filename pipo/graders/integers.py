@@ -1,4 +1,4 @@
-"""JSON and text of integers that are longer than Python converts by itself (4,300 digits).
+"""Read and write integers of more than 4,300 digits, Python's limit, in JSON and text.
 
 That limit keeps a hostile text from costing seconds; it holds for a whole process, so that it is left as it
 is here. What tests of programs need is what programs may use, see ``pipo_sandbox.INT_DIGITS``.

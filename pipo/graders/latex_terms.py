@@ -1,4 +1,4 @@
-r"""The writing of formulas compared, and sums and products taken apart into monomials.
+r"""Normal forms of LaTeX formulas: compare writings, take sums and products apart into monomials.
 
 Two formulas have the same :func:`writing` if they differ only by typesetting, by the order of their terms and
 factors, and by brackets and signs that say nothing. :func:`monomials` serves to find like terms.
@@ -77,9 +77,13 @@ class Factors:
     """A product or quotient taken apart; words are left out, and so are the ones above a bar, ``units``."""
 
     sign: int = 1
+    """Sign of the whole, 1 or -1."""
     units: int = 0
+    """How many ones stand above bars."""
     above: list[Node] = field(default_factory=list[Node])
+    """Factors of the numerator."""
     below: list[Node] = field(default_factory=list[Node])
+    """Factors of the denominator."""
 
 
 def factors(node: Node) -> Factors:
@@ -122,15 +126,12 @@ def terms(node: Node) -> list[tuple[int, Node]]:
 
 @dataclass(frozen=True)
 class Monomial:
-    """A number times powers of what is no number.
-
-    Attributes:
-        factor: the number.
-        powers: the exponent of each base, a base being a prime under a root, or another writing.
-    """
+    """A number times powers of what is no number."""
 
     factor: Fraction
+    """Rational factor in front."""
     powers: tuple[tuple[Writing, Fraction], ...] = ()
+    """The exponent of each base, a base being a prime under a root, or another writing."""
 
     def times(self, other: Monomial) -> Monomial:
         """The product."""

@@ -1,4 +1,4 @@
-r"""Formulas as trees: how a formula is written, not what it is worth.
+r"""Parse LaTeX into a tree of operations as written, with no arithmetic done.
 
 A small tolerant reader of LaTeX. It keeps every operation as it stands, since it serves to see which
 operations an answer has left undone; no arithmetic is done here. What it does not know becomes a name.
@@ -50,20 +50,19 @@ class TooDeepFormula(UnreadableFormula):
 
 @dataclass(frozen=True)
 class Node:
-    """One operation or leaf as written.
-
-    Attributes:
-        kind: ``number``, ``name``, ``text``; ``add``, ``negative``, ``double`` (plus or minus), ``times``,
-            ``over``, ``power``, ``root`` (the second part is its index), ``mixed``; ``call`` of a function or
-            big operator; ``relation``, ``list``, ``matrix``, ``set``, ``index``, ``degrees``, ``percent``.
-        label: a number's or name's own writing; of a call the family, of a list its brackets, of a relation
-            its signs.
-        parts: what it is applied to.
-    """
+    """One operation or leaf as written."""
 
     kind: str
+    """Kind of operation or leaf: ``number``, ``name``, ``text``; ``add``, ``negative``, ``double`` (plus or
+    minus), ``times``, ``over``, ``power``, ``root`` (the second part is its index), ``mixed``; ``call`` of a
+    function or operator; ``relation``, ``list``, ``matrix``, ``set``, ``index``, ``degrees``, ``percent``.
+    """
     label: str = ""
+    """A number's or name's own writing; of a call the family, of a list its brackets, of a relation its
+    signs.
+    """
     parts: tuple[Node, ...] = ()
+    """Operands of the operation."""
 
 
 def negative(node: Node) -> Node:

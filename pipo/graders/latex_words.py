@@ -1,4 +1,4 @@
-r"""The vocabulary of ``latex_tree``: commands and signs of LaTeX, and what kind of operation each is."""
+r"""Tables of LaTeX commands and signs for ``latex_tree``, and what kind of operation each is."""
 
 from __future__ import annotations
 

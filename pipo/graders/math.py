@@ -1,4 +1,4 @@
-r"""Grading of mathematical answers: the last ``\boxed{...}`` of a response against a reference.
+r"""Grade mathematics: extract the last ``\boxed{...}`` of a response and compare it with the reference.
 
 What the writing alone decides, numbers and words above all, is decided here. The rest goes to
 algebra in a worker process, because it can hang, crash or take all memory on what a model writes.

@@ -1,4 +1,4 @@
-"""The program that compares one answer with one reference by algebra; see ``worker_pool``.
+"""Worker program that checks one answer against one reference by algebra; see ``worker_pool``.
 
 Run as a file, it imports nothing of the project but the modules beside it that do the same, so it starts fast
 and cannot load torch.

@@ -1,4 +1,4 @@
-"""Whether what a program has printed is what it should have printed.
+"""Compare the printed output of a program with the expected one, token by token, with a tolerance.
 
 Blanks at the ends of lines and empty lines at the ends of the text do not count, nor does how many
 blanks separate two tokens. Then line by line and token by token: equal as text, or both numbers

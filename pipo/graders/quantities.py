@@ -1,4 +1,4 @@
-r"""Numbers with words behind them: which words only name what is counted, and answers of several quantities.
+r"""Parse quantities: numbers with units or words behind them, compound ones, several in one answer.
 
 ``6 \text{ feet } 2 \text{ inches}`` is one answer of two quantities, ``8 \text{ cm}, 15 \text{ cm}`` a list.
 Words that change the number, ``tenths`` or ``or so``, are part of the answer.
@@ -104,17 +104,14 @@ def is_text_only(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number, or whatever stands for one, and the unit behind it.
-
-    Attributes:
-        value: as it is written, with its name: ``x=8``.
-        unit: what is counted or measured, in one spelling; "" for a plain number.
-        known: whether the unit is a measure that is compared with others.
-    """
+    """A number, or whatever stands for one, and the unit behind it."""
 
     value: str
+    """The number as it is written, with its name: ``x=8``."""
     unit: str
+    """Unit or thing counted, in one spelling; "" for a plain number."""
     known: bool
+    """Whether the unit is a measure that is compared with others."""
 
 
 def quantities(text: str, *, bare: bool) -> list[Quantity] | None:

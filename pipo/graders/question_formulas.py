@@ -1,4 +1,4 @@
-r"""The formulas of a question and what it asks to be done with them."""
+r"""Extract the formulas of a question, and what it asks to be done with them (factor, expand, ...)."""
 
 from __future__ import annotations
 
@@ -49,19 +49,16 @@ _REQUESTS = {
 
 @dataclass(frozen=True)
 class Question:
-    """The formulas of a question.
-
-    Attributes:
-        formulas: the writing of its formulas, their lines, what stands between commas, and their sides.
-        inner: the writing of every operation inside a formula.
-        values: what the operations on numbers alone come to.
-        texts: formulas that could not be read, without their blanks.
-    """
+    """The formulas of a question."""
 
     formulas: frozenset[Writing]
+    """The writing of the question's formulas, their lines, what stands between commas, and their sides."""
     inner: frozenset[Writing]
+    """The writing of every operation inside a formula."""
     values: frozenset[Fraction]
+    """Values of the operations on numbers alone."""
     texts: frozenset[str]
+    """Formulas that could not be parsed, as text without blanks."""
 
 
 @lru_cache(maxsize=1024)

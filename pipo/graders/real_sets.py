@@ -1,4 +1,4 @@
-r"""Sets of real numbers as they are written: intervals, unions, inequalities solved for a variable.
+r"""Parse and compare sets of real numbers: intervals, unions, inequalities solved for a variable.
 
 Imports nothing of the project: the grading workers run it. A set is what its members are: two are the
 same if they agree on all of their ends and on a point between each two of them.
@@ -42,17 +42,14 @@ _BELOW: dict[str, Callable[[int], bool]] = {
 
 @dataclass(frozen=True)
 class RealSet:
-    """A set of real numbers.
-
-    Attributes:
-        has: whether a number is a member.
-        ends: where that can change, infinities aside.
-        name: the variable that stands for a member; None without one.
-    """
+    """A set of real numbers."""
 
     has: Callable[[Any], bool]
+    """Number -> whether it is a member of the set."""
     ends: tuple[Any, ...]
+    """End points, where membership can change, infinities aside."""
     name: str | None = None
+    """Variable that stands for a member; None without one."""
 
 
 def looks_like_set(text: str) -> bool:

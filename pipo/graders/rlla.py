@@ -50,15 +50,12 @@ _SHOWN_CHARS = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What a response is compared with.
-
-    Attributes:
-        fields: the fields it should have, in order.
-        calls: the calls it should make, in whatever order.
-    """
+    """What a response is compared with."""
 
     fields: tuple[str, ...]
+    """Fields that a response should have, in order."""
     calls: tuple[ToolCall, ...]
+    """Calls that a response should make, in whatever order."""
 
 
 def grade(response: str, reference: Reference, kind: RewardKind) -> Reward:

@@ -1,4 +1,4 @@
-r"""Where the thought of a response ends: what a model thinks before its answer counts for no grader.
+r"""Strip the thinking part of a response (``<think>`` and others' tags), which no grader reads.
 
 One definition for all tasks. The thought is
 

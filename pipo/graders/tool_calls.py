@@ -1,4 +1,4 @@
-"""Reading of responses in the form of ToolRL's data: a thought, tool calls as JSON, an answer to the user.
+"""Parse responses in ToolRL's format: thought, tool calls as JSON, answer to the user.
 
 A whole response looks like this; calls, answer or both follow the thought::
 
@@ -32,34 +32,28 @@ class UnreadableCalls(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class ToolCall:
-    """One call of a tool.
-
-    Attributes:
-        name: of the tool.
-        parameters: name -> value, as JSON gives them.
-    """
+    """One call of a tool."""
 
     name: str
+    """Name of the tool."""
     parameters: Mapping[str, Any]
+    """Parameter name -> value, as JSON gives them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What a response holds.
-
-    Attributes:
-        fields: names of the fields in the order in which they stand.
-        clean: every field is closed, and nothing but white space stands outside of them.
-        calls: all tool calls, in order; empty when there is none or when one cannot be read.
-        problem: why the calls cannot be read; None when they can.
-        text: what stands between the tags of the calls, for reports; empty without calls.
-    """
+    """What a response holds."""
 
     fields: tuple[str, ...]
+    """Names of the fields in the order in which they stand."""
     clean: bool
+    """Whether every field is closed and nothing but white space stands outside of them."""
     calls: tuple[ToolCall, ...]
+    """All tool calls, in order; empty when there is none or when one cannot be read."""
     problem: str | None
+    """Why the calls cannot be read; None when they can."""
     text: str
+    """Text between the tags of the calls, for reports; empty without calls."""
 
 
 def read_response(response: str) -> Reading:

@@ -1,4 +1,4 @@
-r"""An answer without what only typesets it: signs for commands, blanks, sizes, fonts, needless braces.
+r"""Normalise LaTeX answers: drop sizes, fonts, blanks and needless braces, one spelling for each command.
 
 Pure functions on the content of a box or on a reference. ``tidy`` is where every comparison begins.
 """

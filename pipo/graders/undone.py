@@ -1,4 +1,4 @@
-r"""Which operations a formula leaves undone: sums of like terms, products of numbers, functions, sum signs.
+r"""Find operations that a formula leaves undone: like terms, products of numbers, functions, sum signs.
 
 Judged by the writing alone. Whether an operation should have been done depends on the reference, see
 ``final_form``: what it leaves undone too is left undone by right.

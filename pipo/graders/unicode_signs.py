@@ -1,4 +1,4 @@
-r"""Unicode signs in an answer as the LaTeX that they stand for: ``√7``, ``½``, ``x²``, ``(−∞, 4]``."""
+r"""Replace Unicode signs in an answer by LaTeX: ``√7``, ``½``, ``x²``, ``(−∞, 4]``."""
 
 # ruff: noqa: RUF001, RUF002 - signs that look like others are what this module is about
 

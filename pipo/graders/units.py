@@ -1,4 +1,4 @@
-r"""Units behind an answer: whether two answers name different ones.
+r"""Compare the units of two answers: known measures differ, what is counted does not matter.
 
 Only measures of a known table are compared; eggs and everything else that is counted are no units here, and
 one unit is never converted into another.

@@ -1,4 +1,4 @@
-"""Worker processes that can be killed one by one, for work that may hang, crash or eat memory.
+"""Pool of worker processes with hard time-outs, for grading that may hang, crash or eat memory.
 
 A signal-based time-out works in the main thread only and cannot stop native code; a thread
 cannot be stopped at all; ``concurrent.futures`` cannot kill the one task that hangs. So every
@@ -52,30 +52,24 @@ class WorkerStartError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one request.
-
-    Attributes:
-        reply: the worker's message; None when it was killed or died.
-        error: why there is no reply; None when there is one.
-        infrastructure: whether the machine was at fault, twice, and not the request.
-    """
+    """What became of one request."""
 
     reply: bytes | None
+    """The worker's message; None when it was killed or died."""
     error: str | None
+    """Why there is no reply; None when there is one."""
     infrastructure: bool = False
+    """Whether the machine was at fault, twice, and not the request."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one request may take.
-
-    Attributes:
-        cpu_s: seconds of processor time.
-        wall_s: seconds of wall-clock time, far above those.
-    """
+    """What one request may take."""
 
     cpu_s: float
+    """Processor time of one request, in seconds."""
     wall_s: float
+    """Wall-clock time of one request, in seconds, far above the processor time."""
 
     def __post_init__(self) -> None:
         if not 0 < self.cpu_s < float("inf"):
