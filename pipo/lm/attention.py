@@ -1,4 +1,4 @@
-"""One attention for training and sampling, registered with transformers under the name ``pipo``.
+"""Attention for training and sampling, registered with transformers as ``pipo``: GQA decode, packed rows.
 
 Transformers' own SDPA path copies the key-value cache once per query head group at every decode step
 as soon as a mask is given. Here a single query folds its head groups into the query axis instead, and

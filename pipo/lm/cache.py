@@ -1,4 +1,4 @@
-"""A key-value cache that neither copies itself at every token nor keeps finished rows."""
+"""Preallocated KV cache: written in place at every token, finished rows dropped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a model can be sampled from as it is here; tried on a few tokens as soon as it is loaded."""
+"""Check at loading that a model decodes token by token from the KV cache as it reads a text at once."""
 
 from __future__ import annotations
 

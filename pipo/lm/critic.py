@@ -1,4 +1,4 @@
-"""The value of what has been written so far: a backbone of its own and a linear head."""
+"""Critic (value model): a backbone of its own and a linear value head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model's folder says about generating: the tokens that end a response, and fields that contradict."""
+"""Read a model folder's generation config: stop tokens (EOS), and fields that contradict each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log-probabilities of sampled tokens without keeping the [tokens, vocabulary] matrix.
+"""Log-probabilities of sampled tokens without keeping the [tokens, vocabulary] logits.
 
 At a vocabulary of 150,000 the logits of one response of 4,096 tokens take 2.3 GiB in float32. The head
 is therefore applied to a few rows at a time. One block, the last, is kept for the backward pass, which

@@ -1,4 +1,4 @@
-"""A model's files before and after they are read: what is damaged, missing or too much is named."""
+"""Check a model folder: config, tokenizer and weight files that are damaged, missing or too much."""
 
 from __future__ import annotations
 

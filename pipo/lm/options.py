@@ -1,4 +1,4 @@
-"""How weights are sharded."""
+"""Options of FSDP2 sharding: gradient reduction dtype and CPU offload."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ class Sharding(Options):
     """FSDP2 over all processes."""
 
     reduce_dtype: Literal["float32", "bfloat16"]
-    """In which gradients are summed over processes."""
+    """Dtype in which gradients are summed over processes."""
     cpu_offload: bool
     """Weights, gradients and optimiser state live on the CPU and visit the GPU layer by layer."""

@@ -1,4 +1,4 @@
-"""Rows of a batch for one forward pass: no padding, and every prompt once however many responses it has.
+"""Sequence packing for one forward pass: no padding, and each prompt once for all of its responses.
 
 In the transformers that are trained here everything but attention looks at one token at a time
 (:func:`~pipo.lm.attention.check_packing` makes sure). So the tokens are laid end to end, those of a

@@ -1,4 +1,4 @@
-"""The language model that is trained: log-probabilities for updates, logits for sampling."""
+"""The policy: a causal language model with log-probabilities for updates and logits for sampling."""
 
 from __future__ import annotations
 
@@ -40,17 +40,14 @@ from pipo.lm.packing import PackedRows
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationTarget:
-    """A teacher's view of the sampled tokens.
-
-    Attributes:
-        hidden: [M, width], its final hidden states, without gradient.
-        weight: [V, width], its output head.
-        form: which divergence draws the student to it.
-    """
+    """A teacher's view of the sampled tokens."""
 
     hidden: Tensor
+    """[M, width], the teacher's final hidden states, without gradient."""
     weight: Tensor
+    """[V, width], the teacher's output head."""
     form: DistillationForm
+    """Divergence that draws the student to the teacher."""
 
 
 class Policy(nn.Module):

@@ -1,4 +1,4 @@
-"""The frozen model that the KL penalty measures from, and the one that a self-teacher begins as."""
+"""Freeze a policy: the reference model of the KL penalty, and the initial self-teacher."""
 
 from __future__ import annotations
 

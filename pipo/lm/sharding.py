@@ -1,4 +1,4 @@
-"""Weights in shards: how a model is cut over processes, and how it is whole again where it must be.
+"""FSDP2 sharding: wrap layers, gather full weights, sum and clip gradients.
 
 PyTorch's FSDP2 gathers a layer's weights when its forward pass begins and frees them when it ends, a
 collective of all processes each time. Two rules follow, and both are kept here and in ``PolicyModule``:

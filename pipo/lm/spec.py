@@ -1,4 +1,4 @@
-"""Which model a command means, and how it is held."""
+"""Specification of a model to load: path or hub id, dtype, gradient checkpointing, checkpoint."""
 
 from __future__ import annotations
 
@@ -23,21 +23,18 @@ def embedded_model(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """Which model, and how it is held.
-
-    Attributes:
-        name: short name, for reports.
-        path: a Hugging Face folder or a hub id.
-        dtype: of the weights, ``float32`` or, where nothing is trained, ``bfloat16``.
-        gradient_checkpointing: trade compute for activation memory.
-        checkpoint: a checkpoint whose weights replace those at ``path``; None for none.
-    """
+    """A model to load: where it is, and how it is held in memory."""
 
     name: str
+    """Short name of the model, for reports."""
     path: str
+    """A Hugging Face folder or a hub id."""
     dtype: str
+    """Dtype of the weights, ``float32`` or, where nothing is trained, ``bfloat16``."""
     gradient_checkpointing: bool
+    """Trade compute for activation memory."""
     checkpoint: Path | None = None
+    """A checkpoint whose weights replace those at ``path``; None for none."""
 
     @cached_property
     def positions(self) -> int | None:

@@ -1,4 +1,4 @@
-"""Makes the tiny model that ``model=tiny`` loads: ``python -m pipo tiny --out DIR [--seed 0]``.
+"""Train the tiny model that ``model=tiny`` loads: ``python -m pipo tiny --out DIR [--seed 0]``.
 
 A Qwen3 model of about 1.2 million parameters that reads characters, warmed up on the problems of
 :mod:`pipo.tasks.arithmetic`, training split only. The warm-up has two stages. The first teaches the levels
@@ -33,57 +33,62 @@ DIGITS = "0123456789"
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every number that decides the weights, apart from the seed.
-
-    Attributes:
-        hidden, intermediate, layers, heads, kv_heads, head_dim: the architecture; embeddings are tied.
-        positions: longest sequence, in tokens.
-        rope_theta: base of the rotary position encoding.
-        levels: share of each level among the demonstrations.
-        steps: optimizer steps of both stages together.
-        batch: demonstrations per step.
-        rate: peak learning rate of AdamW, in the first stage.
-        ramp: steps of linear warm-up of the rate.
-        decay_from: step from which the rate falls linearly.
-        last_rate: the learning rate that the first stage falls to.
-        betas, weight_decay, max_norm: AdamW's, and the gradient-norm limit.
-        blur_from: step at which the second stage starts.
-        blur_rate: the learning rate of the second stage, constant.
-        jumps: share of demonstrations without working in the second stage, by level.
-        noise: share of demonstrations with one wrong digit in the second stage.
-        hints: share of demonstrations whose prompt carries the correct working, to be used.
-        test_problems, samples: held-out problems in the evaluation, and samples of each.
-        max_new: longest response in the evaluation, in tokens.
-        eval_rows: sequences sampled at once in the evaluation.
-    """
+    """Every number that decides the weights, apart from the seed."""
 
     hidden: int = 160
+    """Width of the hidden states; input and output embeddings are tied."""
     intermediate: int = 480
+    """Width of the MLP."""
     layers: int = 4
+    """Decoder layers."""
     heads: int = 4
+    """Query heads."""
     kv_heads: int = 2
+    """Key and value heads."""
     head_dim: int = 32
+    """Width of a head."""
     positions: int = 512
+    """Longest sequence, in tokens."""
     rope_theta: float = 10000.0
+    """Base of the rotary position encoding."""
     levels: tuple[tuple[str, float], ...] = (("1", 0.15), ("2", 0.25), ("3", 0.20), ("4", 0.25), ("5", 0.15))
+    """Share of each level among the demonstrations."""
     steps: int = 926
+    """Optimiser steps of both stages together."""
     batch: int = 64
+    """Demonstrations per step."""
     rate: float = 3e-3
+    """Peak learning rate of AdamW, in the first stage."""
     ramp: int = 50
+    """Steps of linear warm-up of the learning rate."""
     decay_from: int = 520
+    """Step from which the learning rate falls linearly."""
     last_rate: float = 1.5e-4
+    """Learning rate that the first stage falls to."""
     betas: tuple[float, float] = (0.9, 0.98)
+    """Betas of AdamW."""
     weight_decay: float = 0.01
+    """Weight decay of AdamW."""
     max_norm: float = 1.0
+    """Gradient clipping: the largest norm of the gradient."""
     blur_from: int = 900
+    """Step at which the second stage starts."""
     blur_rate: float = 2e-4
+    """Learning rate of the second stage, constant."""
     jumps: tuple[tuple[str, float], ...] = (("1", 0.4), ("2", 0.5), ("3", 0.6), ("4", 0.7), ("5", 0.6))
+    """Share of demonstrations without working in the second stage, by level."""
     noise: float = 0.25
+    """Share of demonstrations with one wrong digit in the second stage."""
     hints: float = 0.05
+    """Share of demonstrations whose prompt carries the correct working, to be used."""
     test_problems: int = 512
+    """Held-out problems in the evaluation."""
     samples: int = 2
+    """Samples of each held-out problem."""
     max_new: int = 36
+    """Longest response in the evaluation, in tokens."""
     eval_rows: int = 512
+    """Sequences sampled at once in the evaluation."""
 
 
 def build_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
@@ -218,17 +223,14 @@ def _by_length(pairs: Sequence[tuple[str, str]], parts: int = 2) -> Iterator[Seq
 
 @dataclass(frozen=True)
 class Score:
-    """What an evaluation found.
-
-    Attributes:
-        accuracy: mean score of all samples (pass@1 at temperature 1).
-        by_level: the same by level.
-        tokens: mean response length, end token included.
-    """
+    """What an evaluation found."""
 
     accuracy: float
+    """Mean score of all samples (pass@1 at temperature 1)."""
     by_level: dict[str, float]
+    """Level -> the mean score of its samples."""
     tokens: float
+    """Mean response length, end token included."""
 
 
 @torch.inference_mode()
