@@ -1,4 +1,4 @@
-"""Sums, maxima and gathers over ranks; with one process all are local."""
+"""All-reduce (sum, max) and all-gather over ranks; with one process nothing is sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which devices a run takes, and how its processes share the model."""
+"""Accelerator, devices, nodes and strategy of a run, checked against the machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Hardware(Options):
     devices: Count | Literal["auto"]
     """Processes per node; ``auto`` for every GPU, or one process without GPU."""
     num_nodes: Count
-    """Machines."""
+    """Number of machines."""
     strategy: Literal["single", "ddp", "fsdp"]
     """How the processes share the model."""
 

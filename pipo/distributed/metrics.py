@@ -1,4 +1,4 @@
-"""Metrics of one iteration: sums and counts, reduced over ranks once."""
+"""Metrics of one iteration: sums and counts, all-reduced over ranks once."""
 
 from __future__ import annotations
 

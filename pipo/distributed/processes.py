@@ -1,7 +1,7 @@
-"""What a process knows of the others of its run, also before there is a process group.
+"""Rank of this process, also before there is a process group, and the run folder that it was given.
 
-Until then it has its environment: torchrun sets RANK, Lightning sets LOCAL_RANK (and NODE_RANK on further
-machines) for the processes that it starts itself, and SLURM's srun sets SLURM_PROCID.
+Before there is one, the environment tells: torchrun sets RANK, Lightning sets LOCAL_RANK (and NODE_RANK on
+further machines) for the processes that it starts itself, and SLURM's srun sets SLURM_PROCID.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Seeds of every random choice: pure functions of the run's seed, of the purpose and of what is chosen.
+"""Seeds of all random choices: pure functions of the run's seed, the purpose and what is chosen.
 
 Nothing else feeds a random generator of a run, which is what makes resuming exact.
 """

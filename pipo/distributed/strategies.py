@@ -1,4 +1,4 @@
-"""One process, several with whole weights, or several with shards: Lightning's strategies for each."""
+"""Lightning strategies: single device, DDP with whole weights, FSDP2 with shards."""
 
 from __future__ import annotations
 
