@@ -1,4 +1,4 @@
-"""What both command-line programs share: resolvers for the configuration files, and how they end."""
+"""OmegaConf resolvers, exit codes and error lines of the command-line programs."""
 
 from __future__ import annotations
 

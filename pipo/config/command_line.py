@@ -1,4 +1,4 @@
-"""The command line before Hydra sees it: paths are quoted, and whatever cannot work is one line.
+"""Check the command line before Hydra sees it: quote paths, refuse overrides and sweeps that cannot work.
 
 A sweep is looked at job by job, so that it is refused as a whole before the first of them starts.
 """

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a configuration, as one line: key, wanted, got, near miss."""
+"""Turn pydantic's validation errors into one line: key, wanted, got, near miss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which model a command means: a folder or id of Hugging Face's, a run folder, a checkpoint."""
+"""Resolve ``model.path``: a Hugging Face folder or hub id, a run folder, a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may have been meant by a key that there is not."""
+"""Suggest the key that a misspelt one may mean, other programs' names for it included."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Open nodes of the configuration: they name a class by ``_target_``, and build its object.
+"""Open nodes of the configuration: a class named by ``_target_``, checked and built.
 
 Everything in a node is checked against the annotations of what it names before anything is built: missing
 keys, stray keys and wrong types each give one error that says which key and what it should be.
@@ -27,17 +27,14 @@ TARGET, PARTIAL = "_target_", "_partial_"
 
 @dataclass(frozen=True)
 class Open:
-    """A node that names its class.
-
-    Attributes:
-        key: where it stands.
-        node: its values, with all references resolved.
-        written: the same as the files have it, to name the key that a value comes from.
-    """
+    """A node that names its class."""
 
     key: str
+    """Key of the node in the configuration."""
     node: Mapping[str, Any]
+    """Values of the node, with all references resolved."""
     written: Mapping[str, Any]
+    """The node as the files have it, to name the key that a value comes from."""
 
     @property
     def target(self) -> Any:

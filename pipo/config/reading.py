@@ -1,4 +1,4 @@
-"""From Hydra's composed configuration to the typed tree; nothing behind this sees a ``DictConfig``."""
+"""Read Hydra's composed configuration into the typed tree; nothing behind this sees a ``DictConfig``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys that are sound alone but not together: refused when nothing sensible is meant, said when it may be."""
+"""Check keys against each other: sizes that do not fit are refused, doubtful ones get a note."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The configuration that a run was started with, to go on with it."""
+"""Save and reload a run's configuration (``config.yaml``), to resume it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Multirun: each job is a run of its own in a process of its own.
+"""Multirun (sweeps): each job is a run of its own in a process of its own.
 
 Jobs that share a process also share a failed job's memory, process group and environment; and a launcher of
 several processes would start the whole sweep again in each of them.

@@ -1,4 +1,4 @@
-"""What of Lightning's trainer may be set, and what has another name here."""
+"""Check the options that Lightning's ``Trainer`` is given; name the key to use for those refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipo.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-#: Read by :class:`pipo.distributed.strategies.Hardware`.
+#: Read by :class:`pipo.distributed.hardware.Hardware`.
 HARDWARE = ("accelerator", "devices", "num_nodes", "strategy")
 FAST_DEV_RUN = "fast_dev_run"
 #: The logger that only writes into the run folder.

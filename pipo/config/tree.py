@@ -22,14 +22,14 @@ from pipo.rollout.options import SamplingWithCorrection
 
 
 class ModelConfig(Options):
-    """Which model, and how it is held."""
+    """The model: where it is, and how it is held in memory."""
 
     name: str
-    """Short name, for reports."""
+    """Short name of the model, for reports."""
     path: str | Open
     """A Hugging Face folder, a hub id, a run folder or a checkpoint; or what makes the folder."""
     dtype: Literal["float32", "bfloat16"]
-    """Of the weights; to train, float32."""
+    """Dtype of the weights; to train, float32."""
     gradient_checkpointing: bool
     """Trade compute for activation memory."""
 
@@ -38,7 +38,7 @@ class TaskConfig(Options):
     """Problems and their grader, with the lengths that they take."""
 
     name: str
-    """Short name, for reports."""
+    """Short name of the task, for reports."""
     max_prompt_tokens: Count
     """Longer prompts are left out of training."""
     max_response_tokens: Count
@@ -58,11 +58,11 @@ class RecipeConfig(Options):
     """Sizes and learning rate that suit a model."""
 
     responses: Count
-    """Sampled per iteration, over all processes."""
+    """Responses sampled per iteration, over all processes."""
     mini_batch: Count
     """Responses per optimiser step, over all processes."""
     learning_rate: Positive
-    """Of the base update."""
+    """Learning rate of the base update."""
     kl_coef: NotNegative
     """Weight of the KL penalty, for the algorithms that have one."""
 
@@ -71,7 +71,7 @@ class AlgoConfig(Options):
     """The base algorithm."""
 
     name: str
-    """Short name, for reports."""
+    """Short name of the algorithm, for reports."""
     group_size: Count
     """Responses per prompt."""
     prompts: Count
@@ -81,9 +81,9 @@ class AlgoConfig(Options):
     reward_terms: dict[str, Open]
     """Name -> a :class:`~pipo.rollout.reward_terms.RewardTerm`, added to the reward for training only."""
     importance_correction: Literal["token", "sequence", "none"]
-    """What ``rollout.importance_correction`` is unless it says otherwise."""
+    """Value of ``rollout.importance_correction`` unless that is set itself."""
     optimizer: OptimizerConfig
-    """AdamW."""
+    """AdamW, gradient clipping and the learning-rate schedule."""
     objective: Open
     """The :class:`~pipo.modules.objectives.base.Objective`."""
 
@@ -94,9 +94,9 @@ class StrategyConfig(Options):
     trainer: Hardware
     """Devices, and whatever Lightning's trainer is given as it stands."""
     compute_dtype: Literal["float32", "bfloat16"] | None
-    """Of matrix products; None for that of the weights."""
+    """Dtype of matrix products; None for that of the weights."""
     sharding: Sharding | None
-    """How weights are sharded; None for whole weights."""
+    """FSDP2 sharding of the weights; None for whole weights."""
     tokens_per_micro_batch: Count
     """Tokens of one forward and backward pass on one device, a prompt counted once for all its responses."""
 
@@ -111,19 +111,19 @@ class CurveConfig(Options):
 
 
 class ProbeConfig(Options):
-    """Was the feedback right? Held-out prompts that are scored every iteration."""
+    """Probe of the feedback: held-out prompts that are scored every iteration."""
 
     prompts: CountOrNone
-    """How many; 0 for no probe."""
+    """Number of prompts; 0 for no probe."""
     samples: Count
     """Responses per prompt."""
 
 
 class CheckpointConfig(Options):
-    """When a run is saved."""
+    """Checkpoints: when a run is saved, and which stay."""
 
     every: Count
-    """Iterations."""
+    """Iterations between two checkpoints."""
     keep: Count
     """Newest checkpoints that stay."""
     best: bool
@@ -145,11 +145,11 @@ class _Scored(Options):
     """What training and evaluation have in common."""
 
     run_name: str
-    """In W&B."""
+    """Name of the run in W&B."""
     run_tags: list[str]
-    """In W&B."""
+    """Tags of the run in W&B."""
     job_type: str
-    """In W&B."""
+    """Job type of the run in W&B."""
     resume: str | None
     """A folder to go on with."""
     data_dir: str | None
@@ -157,8 +157,11 @@ class _Scored(Options):
     output_dir: str
     """The folder of this run."""
     model: ModelConfig
+    """The language model."""
     rollout: RolloutConfig
+    """Engine and sampling of responses."""
     evaluation: EvaluationConfig
+    """Held-out evaluation: problems, samples, statistics."""
     logger: dict[str, Open]
     """Name -> a Lightning logger."""
 
@@ -177,16 +180,25 @@ class TrainConfig(_Scored):
     iterations: Count
     """Rollouts with their updates; the run's budget."""
     algo: AlgoConfig
+    """Base algorithm (GRPO, PPO, ...)."""
     pipo: Annotated[
         Annotated[PipoOptions, Tag("pipo")] | Annotated[NoPipo, Tag("none")], Discriminator(_loop_or_none)
     ]
+    """The closed loop, or the base algorithm alone."""
     recipe: RecipeConfig
+    """Batch sizes and learning rate that suit the model."""
     task: TaskConfig
+    """Problems and their grader."""
     strategy: StrategyConfig
+    """Devices, DDP or FSDP2 sharding, micro-batches."""
     curve: CurveConfig
+    """Held-out accuracy during training."""
     probe: ProbeConfig
+    """Probe of the feedback, for its sign agreement."""
     checkpoint: CheckpointConfig
+    """When checkpoints are saved, and which stay."""
     samples: SamplesConfig
+    """Responses that are kept for people to read."""
     callbacks: dict[str, Open]
     """Name -> a Lightning callback of the user's own; they act after all others but checkpoints."""
 
@@ -195,14 +207,18 @@ class NotCoveredConfig(Options):
     """Something that a benchmark is known not to hold."""
 
     name: str
+    """Name of what is missing."""
     weight: float
+    """Share in the official total, in [0, 1]."""
     why: str
+    """Reason, for the report."""
 
 
 class BenchmarkConfig(Options):
     """Tasks that are scored together."""
 
     name: str
+    """Short name of the benchmark, for reports."""
     parts: dict[str, TaskConfig]
     """Name of a part -> its task, in the order of the report."""
     average: dict[str, Several[str]] | None = None
@@ -210,17 +226,18 @@ class BenchmarkConfig(Options):
     weights: dict[str, Positive] | None = None
     """Part -> its weight inside its column; None: equal weights."""
     not_covered: list[NotCoveredConfig] | None = None
-    """What is missing; None for nothing."""
+    """Parts that are known to be missing; None for nothing."""
 
 
 class EvalConfig(_Scored):
     """Everything that ``eval.py`` reads."""
 
     device: Literal["auto", "cpu", "cuda"]
-    """Where the model computes."""
+    """Device on which the model computes."""
     preview: Count | None
     """Show this many rendered prompts of each part and end; None to score."""
     benchmark: BenchmarkConfig
+    """Tasks that are scored."""
 
 
 class GradeConfig(Options):
@@ -235,6 +252,6 @@ class GradeConfig(Options):
     batch: Count
     """Rows graded at a time; what is graded is in the file after each batch."""
     task: TaskConfig | None = None
-    """By which grader."""
+    """Task whose grader is used."""
     benchmark: BenchmarkConfig | None = None
-    """In its place: by the grader of the part that each row names."""
+    """Benchmark in place of the task: each row is graded by the part that it names."""
