@@ -1,4 +1,4 @@
-"""Checkpoints counted in iterations.
+"""Save checkpoints every so many iterations, and whenever held-out accuracy is higher than before.
 
 Lightning's ``ModelCheckpoint`` counts optimiser steps under manual optimisation, and PIPO makes their
 number per iteration irregular; it would save at arbitrary iterations or never.

@@ -1,4 +1,4 @@
-"""Controls for PIPO: the same retrospective update with a coefficient that does not know the feedback."""
+"""Controls for PIPO: the retrospective update with a constant or random-sign coefficient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far training came, and what ended it when that was not its budget."""
+"""End of training: iterations made, and the limit that ended it before its budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Held-out accuracy: in full before and after the run, and as a curve in between."""
+"""Held-out accuracy: in full before and after the run, and as a curve during training."""
 
 from __future__ import annotations
 

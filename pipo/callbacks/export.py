@@ -1,4 +1,4 @@
-"""The trained model as an ordinary Hugging Face folder."""
+"""Export the trained model as an ordinary Hugging Face folder."""
 
 from __future__ import annotations
 

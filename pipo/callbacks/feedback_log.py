@@ -1,4 +1,4 @@
-"""What PIPO says of its feedback: metrics, why an update was left out, one warning of a very quiet window."""
+"""Log PIPO's feedback: metrics, reasons for skipped updates, a warning when xi is unusually large."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A batch that an optimiser step was refused for, on disk, for whoever wants to find out why."""
+"""Bad-batch dump: the first batch whose optimiser step was skipped (not finite), written to disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Held-out problems that callbacks score with the engine of the run."""
+"""Held-out problems scored by callbacks with the rollout engine of the run."""
 
 from __future__ import annotations
 
@@ -19,21 +19,18 @@ from pipo.tasks.prompts import Decode
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutProblems:
-    """Problems, and all that scoring them takes.
-
-    Attributes:
-        task: grades the responses.
-        examples: the problems.
-        prompt_ids: their tokenised prompts.
-        decode: token ids to text.
-        sampling: how tokens are drawn.
-    """
+    """Problems, and all that scoring them takes."""
 
     task: Task
+    """Grades the responses."""
     examples: Sequence[Example]
+    """The held-out problems."""
     prompt_ids: Sequence[TokenIds]
+    """Tokenised prompt of each problem."""
     decode: Decode
+    """Token ids to text."""
     sampling: SamplingParams
+    """How tokens are drawn."""
 
     def evaluate(self, module: Learner, plan: EvaluationPlan) -> EvaluationResult:
         """Score the weights as they are; every rank must call this."""

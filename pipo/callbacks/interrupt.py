@@ -1,4 +1,4 @@
-"""Signals end the run between two iterations, with everything saved; SLURM may queue it again."""
+"""Graceful stop on SIGTERM, SIGINT and SIGUSR1 between two iterations, and SLURM requeue."""
 
 from __future__ import annotations
 

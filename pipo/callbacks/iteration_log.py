@@ -1,4 +1,4 @@
-"""One row of metrics per iteration, to every logger and to callbacks that watch one."""
+"""Log one row of metrics per iteration, to every logger and to callbacks that monitor one."""
 
 from __future__ import annotations
 

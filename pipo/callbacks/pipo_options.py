@@ -1,4 +1,4 @@
-"""The keys of ``conf/pipo``: the closed loop, its controls, and the rows of its update."""
+"""Options of PIPO (``conf/pipo``): feedback window, lambda, controls, rows of the retrospective update."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipo.records.options import Count, NotNegative, Options, Positive, Share
 
 
 class ControlOptions(Options):
-    """What the coefficient follows; :mod:`pipo.callbacks.controls`."""
+    """The source of the coefficient; :mod:`pipo.callbacks.controls`."""
 
     feedback: Literal["progress", "constant", "random_sign"]
     """``progress`` is the method; ``constant`` takes the same number every time, ``random_sign`` keeps the
@@ -20,7 +20,7 @@ class ControlOptions(Options):
 
 
 class RowOptions(Options):
-    """On which rows of the previous batch the update is made; :mod:`pipo.callbacks.row_sampling`."""
+    """Rows of the previous batch that the update is made on; :mod:`pipo.callbacks.row_sampling`."""
 
     row_fraction: Share
     """Share of the rows with attribution that are drawn and reweighted, as an unbiased estimate of the update
@@ -63,3 +63,4 @@ class NoPipo(Options):
     """The base objective alone."""
 
     name: Literal["none"]
+    """Always ``none``."""

@@ -1,4 +1,4 @@
-"""Was the feedback right? Held-out prompts that are scored every iteration measure what it guesses."""
+"""Probe: held-out prompts scored every iteration, to measure sign agreement of the feedback."""
 
 from __future__ import annotations
 

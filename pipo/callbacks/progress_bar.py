@@ -1,4 +1,4 @@
-"""What a run looks like while it runs: a live bar in a terminal, a line now and then elsewhere."""
+"""Progress bar of a run: live in a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 

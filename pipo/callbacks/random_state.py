@@ -1,4 +1,4 @@
-"""The global random number generators of every process.
+"""Exact resume of random states: Python's, NumPy's and torch's generators of every process.
 
 Prompts, sampling and evaluation do not use them: each has numbers of its own, derived from the run's seed and
 the iteration. But a model with dropout, or a task that draws, would.

@@ -1,4 +1,4 @@
-"""What a run leaves when its last iteration is done; whatever cannot be written costs itself alone."""
+"""Write ``summary.json`` and the pages of a run when its last iteration is done."""
 
 from __future__ import annotations
 

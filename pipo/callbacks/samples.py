@@ -1,4 +1,4 @@
-"""Every so often, a few sampled responses, readable: in a file and as a table in W&B."""
+"""Log sampled responses every so many iterations, to ``samples.jsonl`` and a W&B table."""
 
 from __future__ import annotations
 

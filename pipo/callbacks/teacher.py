@@ -1,4 +1,4 @@
-"""The self-teacher as a moving average of the policy."""
+"""Exponential moving average (EMA) of the policy as self-teacher, for self-distillation."""
 
 from __future__ import annotations
 
