@@ -1,4 +1,4 @@
-"""What grading a program costs: sandbox, tests and verdict, against starting an interpreter per test.
+"""Cost of grading programs in the sandbox, against starting an interpreter per test.
 
 ``python bench/code_grader.py`` prints a table; ``--programs`` and ``--workers`` change the load.
 """

@@ -1,4 +1,4 @@
-"""A task whose verdict is a coin: every batch has something to learn from, whatever the model writes."""
+"""A task that grades by a coin toss, so that every batch has something to learn from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""How many problems are solved by copying a formula of the question into the box.
+r"""Count problems that are solved by copying a formula of the question into the box.
 
 Every formula of a question, every line of it and every side of a relation is boxed as it stands and graded:
 once by value alone, once with the question, so that an answer must be in final form. Problems whose reference

@@ -1,4 +1,4 @@
-"""A run's phase times by the processor's clock, which other work on the machine hardly changes."""
+"""Phase times of a run in CPU seconds, which other work on the machine hardly changes."""
 
 from __future__ import annotations
 

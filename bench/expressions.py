@@ -1,4 +1,4 @@
-"""The benchmark's task for our side: expressions and answers of a file that the peer reads, too."""
+"""Benchmark task read from a file: expressions and answers, the same for us and for the peer."""
 
 from __future__ import annotations
 

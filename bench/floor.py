@@ -1,4 +1,4 @@
-"""A lean loop: GRPO on a workload without any framework, and the product beside it.
+"""Lower bound of cost: GRPO in plain PyTorch on a workload, and this package beside it.
 
     python bench/floor.py [WORKLOAD] [--vocabulary 32768] [--vs pipo] [--rounds 5] [--out floor.json]
 
@@ -42,23 +42,20 @@ PHASES = ("generate", "gradient", "step", "iteration")
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What both sides run.
-
-    Attributes:
-        iterations: of each run.
-        prompts: per iteration.
-        group_size: responses per prompt.
-        limit: tokens of a response, at most.
-        learning_rate: of AdamW; betas, decay and clipping are those of ``algo=grpo``.
-        evaluated: held-out problems scored after the run, with two responses each.
-    """
+    """Sizes of the run on both sides."""
 
     iterations: int
+    """Iterations of each run."""
     prompts: int
+    """Prompts per iteration."""
     group_size: int
+    """Responses per prompt."""
     limit: int
+    """Longest response, in tokens."""
     learning_rate: float
+    """Learning rate of AdamW; betas, decay and clipping are those of ``algo=grpo``."""
     evaluated: int
+    """Held-out problems scored after the run, with two responses each."""
 
 
 def buckets(lengths: Sequence[int]) -> list[slice]:

@@ -57,19 +57,16 @@ TIMED = ("time/", "train/tokens_per_second", "rollout/tokens_per_second")
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What became of one kill.
-
-    Attributes:
-        after_s: seconds between the claim on the folder and the kill.
-        logged: iterations in the metrics file at that moment.
-        saved: iterations of the newest checkpoint at that moment; 0 without any.
-        differences: where the resumed run is not the uninterrupted one.
-    """
+    """What became of one kill."""
 
     after_s: float
+    """Seconds between the claim on the folder and the kill."""
     logged: int
+    """Iterations in the metrics file at that moment."""
     saved: int
+    """Iterations of the newest checkpoint at that moment; 0 without any."""
     differences: tuple[str, ...]
+    """Places in which the resumed run differs from the uninterrupted one."""
 
 
 class Run:

@@ -1,4 +1,4 @@
-"""A Qwen3 language model in plain PyTorch, for one purpose: how little a training iteration can cost.
+"""Qwen3 in plain PyTorch with fused projections, for the lower bound of an iteration's cost.
 
 The parameters are those of a Hugging Face folder with the projections that share an input fused into one
 matrix, in sampling and in training alike. AdamW and the gradient norm see the same numbers either way.
@@ -29,13 +29,21 @@ class Layer:
     """Weights of one decoder layer."""
 
     norm_attention: Tensor
+    """[width], RMS norm before the attention."""
     qkv: Tensor
+    """[(heads + 2 kv_heads) head_dim, width], query, key and value projections, fused."""
     norm_q: Tensor
+    """[head_dim], RMS norm of each query head."""
     norm_k: Tensor
+    """[head_dim], RMS norm of each key head."""
     out: Tensor
+    """[width, heads head_dim], output projection of the attention."""
     norm_mlp: Tensor
+    """[width], RMS norm before the MLP."""
     gate_up: Tensor
+    """[2 intermediate, width], gate and up projections of the MLP, fused."""
     down: Tensor
+    """[width, intermediate], down projection of the MLP."""
 
 
 class LeanQwen3:

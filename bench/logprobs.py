@@ -28,17 +28,14 @@ Score = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """Sizes of one problem.
-
-    Attributes:
-        vocabulary: V, rows of the head.
-        width: of the hidden states.
-        tokens: M, scored positions.
-    """
+    """Sizes of one problem."""
 
     vocabulary: int
+    """V, rows of the output head."""
     width: int
+    """Width of the hidden states."""
     tokens: int
+    """M, scored positions."""
 
     @property
     def matrix_gib(self) -> float:

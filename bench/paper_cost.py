@@ -1,4 +1,4 @@
-"""What the rows of the paper's tables should cost, on paper: an estimate from arithmetic, nothing is run.
+"""Estimate GPU hours of the paper's experiments from FLOPs and bandwidth; nothing is run.
 
     python bench/paper_cost.py [--tflops 148] [--bandwidth 4.0]
 
@@ -33,17 +33,14 @@ FORWARD, UPDATE = 2, 8  # FLOP per parameter and token; an update is forward, fo
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """An estimate.
-
-    Attributes:
-        iterations: of the run.
-        generate: seconds of one iteration in which the engine samples.
-        train: seconds of one iteration in forward and backward passes.
-    """
+    """Estimated cost of a run."""
 
     iterations: int
+    """Iterations of the run."""
     generate: float
+    """Seconds of one iteration in which the engine samples."""
     train: float
+    """Seconds of one iteration in forward and backward passes."""
 
     @property
     def gpu_hours(self) -> float:

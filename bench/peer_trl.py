@@ -1,4 +1,4 @@
-"""The peer: TRL's GRPOTrainer on a workload folder. Runs in an environment of its own (see ``make bench``).
+"""TRL's GRPOTrainer on a workload folder, in an environment of its own (see ``make bench``).
 
 ``--profile lean`` is what a careful user sets on a CPU: float32, no gradient checkpointing, the fastest
 settings found. ``--profile default`` is what TRL chooses: bfloat16 autocast, gradient checkpointing. Writes

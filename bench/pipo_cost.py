@@ -1,4 +1,4 @@
-"""What the closed loop costs: the same run with and without PIPO, in turn, on this machine.
+"""Overhead of PIPO: the same run with and without the closed loop, in turn, on this machine.
 
     python bench/pipo_cost.py [--rounds 5] [--iterations 14] [--fractions 0.5,0.25] [--out pipo_cost.json]
 

@@ -1,4 +1,4 @@
-"""What the benchmarks measure with and how they show it."""
+"""CPU time, peak memory and spreads for the benchmarks, and their common command line."""
 
 from __future__ import annotations
 
@@ -19,19 +19,16 @@ MIN_ROUNDS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """Several measurements of one quantity.
-
-    Attributes:
-        median: of all.
-        low: the smallest.
-        high: the largest.
-        count: how many.
-    """
+    """Several measurements of one quantity."""
 
     median: float
+    """Median of all measurements."""
     low: float
+    """Smallest measurement."""
     high: float
+    """Largest measurement."""
     count: int
+    """Number of measurements."""
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:

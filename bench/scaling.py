@@ -1,4 +1,4 @@
-"""How the cost of an iteration grows with batch, group, response length, vocabulary and model size.
+"""Scaling of an iteration's cost with batch, group, response length, vocabulary and model size.
 
     python bench/scaling.py [--rounds 5] [--out scaling.json]
 
@@ -50,23 +50,20 @@ PROMPT_TOKENS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """Sizes of one measurement.
-
-    Attributes:
-        prompts: per iteration.
-        group: responses per prompt.
-        response: tokens of each.
-        vocabulary: rows of embedding and head, which are tied.
-        width: of the hidden states.
-        layers: of the model.
-    """
+    """Sizes of one measurement."""
 
     prompts: int = 4
+    """Prompts per iteration."""
     group: int = 4
+    """Responses per prompt."""
     response: int = 32
+    """Tokens of each response."""
     vocabulary: int = 1024
+    """Rows of embedding and head, which are tied."""
     width: int = 128
+    """Width of the hidden states."""
     layers: int = 2
+    """Layers of the model."""
 
 
 AXES: dict[str, tuple[Mapping[str, int], ...]] = {
@@ -80,15 +77,12 @@ AXES: dict[str, tuple[Mapping[str, int], ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """Seconds proportional to a power of the size.
-
-    Attributes:
-        exponent: that power.
-        error: its standard error.
-    """
+    """Seconds proportional to a power of the size."""
 
     exponent: float
+    """Exponent of the size."""
     error: float
+    """Standard error of the exponent."""
 
 
 def fit(sizes: Sequence[float], seconds: Sequence[float]) -> Fit:

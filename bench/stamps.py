@@ -1,4 +1,4 @@
-"""Callbacks that a benchmark adds to a run: when each iteration ended, and a response that does not end."""
+"""Callbacks for benchmarks: time stamps of iterations, and a straggler response that does not end."""
 
 from __future__ import annotations
 

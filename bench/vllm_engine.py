@@ -1,4 +1,4 @@
-"""The vLLM engine against the local one: speed, agreement, and the cost of handing weights over.
+"""The vLLM engine against the local one: speed, agreement, and the cost of the weight sync.
 
 python bench/vllm_engine.py [--model FOLDER ...] [--dtypes float32 bfloat16] [--prompts 64] [--tokens 64]
 

@@ -36,34 +36,32 @@ SKIP = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What both sides do.
-
-    Attributes:
-        source: the workload, see :func:`bench.workload.prepare`.
-        vocabulary: pad the model's vocabulary to so many tokens; None leaves it.
-        iterations: of each run, unless the command line says otherwise.
-        response_tokens: limit of a response.
-        learning_rate: constant.
-        pattern: finds the answer in a response.
-        profile: of TRL.
-        micro_batch: responses per forward pass of TRL; of 16, 32, 64 and 128 the one that was fastest
-            here, or the smallest when none was.
-        straggler: hold one response of each batch open up to the limit.
-        cores: threads there, processes here.
-        scored: whether the trained models are scored on the held-out problems.
-    """
+    """The comparison that both sides run."""
 
     source: str = "tiny"
+    """Name of the workload, see :func:`bench.workload.prepare`."""
     vocabulary: int | None = None
+    """Pad the model's vocabulary to so many tokens; None leaves it."""
     iterations: int = 40
+    """Iterations of each run, unless the command line says otherwise."""
     response_tokens: int = 40
+    """Longest response, in tokens."""
     learning_rate: float = 1e-4
+    """Learning rate of AdamW, constant."""
     pattern: str = AFTER_MARK
+    """Regular expression that finds the answer in a response."""
     profile: str = "lean"
+    """Profile of TRL's settings, ``lean`` or ``default``; see ``bench/peer_trl.py``."""
     micro_batch: int = 64
+    """Responses per forward pass of TRL; of 16, 32, 64 and 128 the one that was fastest here, or the smallest
+    when none was.
+    """
     straggler: bool = False
+    """Hold one response of each batch open up to the limit."""
     cores: int = 1
+    """Threads of TRL, and processes of this package."""
     scored: bool = True
+    """Whether the trained models are scored on the held-out problems."""
 
 
 CASES = {

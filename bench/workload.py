@@ -47,15 +47,12 @@ FIT_PROMPTS, FIT_SAMPLES, FIT_RIDGE, LARGEST_SHARE = 512, 4, 0.01, 1e-5
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One line of a workload.
-
-    Attributes:
-        prompt: the text that the model continues.
-        answer: what must follow the last ``#`` of a response.
-    """
+    """One line of a workload."""
 
     prompt: str
+    """The text that the model continues."""
     answer: str
+    """What must follow the last ``#`` of a response."""
 
     def solved_by(self, response: str) -> bool:
         """Whether the text after the last ``#`` is the answer."""

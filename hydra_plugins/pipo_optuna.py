@@ -1,4 +1,4 @@
-"""Hydra's sweeper interface over optuna's ask and tell.
+"""Hydra sweeper for hyperparameter search by optuna (ask and tell).
 
 Hydra finds sweepers in the namespace package ``hydra_plugins`` and nowhere else, and imports what it finds
 there in every program; so optuna is imported only when a search begins.
