@@ -53,7 +53,7 @@ from pipo.rollout.task_setup import Problems, TaskSetup
 from pipo.runs.metric_files import MetricsFileLogger
 from pipo.runs.run_summary import MODEL_FOLDER
 from pipo.tasks.base import Task
-from pipo.tasks.prompts import encode_prompt, response_decoder
+from pipo.tasks.prompts import encode_prompt, reply_encoder, response_decoder
 
 _LOG = logging.getLogger(__name__)
 
@@ -141,6 +141,7 @@ def build_collector(config: TrainConfig, setup: TaskSetup) -> Collector:
     return Collector(
         task=setup.task,
         decode=response_decoder(setup.tokenizer, setup.sampling.stop_token_ids),
+        encode_reply=reply_encoder(setup.tokenizer),
         group_size=config.algo.group_size,
         sampling=setup.sampling,
         config=CollectionConfig(dynamic_sampling_rounds=config.algo.dynamic_sampling_rounds),
@@ -197,6 +198,7 @@ def _held_out(setup: TaskSetup, problems: Problems) -> HeldOutProblems:
         examples=problems.examples,
         prompt_ids=problems.prompt_ids,
         decode=response_decoder(setup.tokenizer, setup.sampling.stop_token_ids),
+        encode_reply=reply_encoder(setup.tokenizer),
         sampling=setup.sampling,
     )
 

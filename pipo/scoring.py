@@ -43,7 +43,7 @@ from pipo.runs import run_folder
 from pipo.runs.metric_files import MetricsFileLogger
 from pipo.runs.places import resuming
 from pipo.runs.quiet import quiet
-from pipo.tasks.prompts import response_decoder
+from pipo.tasks.prompts import reply_encoder, response_decoder
 
 IDENTITY_FILE = "identity.json"
 
@@ -133,6 +133,7 @@ def _score(config: EvalConfig, record: dict[str, Any], folder: Path) -> None:
                     part.problems.examples,
                     part.problems.prompt_ids,
                     response_decoder(part.setup.tokenizer, part.setup.sampling.stop_token_ids),
+                    reply_encoder(part.setup.tokenizer),
                     part.setup.sampling,
                     plan,
                     done=done[part.name],

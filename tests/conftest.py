@@ -82,7 +82,7 @@ def policy() -> Policy:
     return make_policy()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def compose_config() -> Callable[..., DictConfig]:
     """Compose the real configuration with overrides, as the command line would."""
 

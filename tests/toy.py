@@ -60,6 +60,10 @@ def decode(ids: Sequence[int], prompt: Sequence[int] = ()) -> str:
     return " ".join(map(str, ids))
 
 
+def encode_reply(reply: str, last: int) -> TokenIds:
+    return tuple(map(int, reply.split()))
+
+
 def sampling(**changes: Any) -> SamplingParams:
     options = {
         "temperature": 1.0,
@@ -145,6 +149,7 @@ def module(
         collector=Collector(
             task=ToyTask(),
             decode=decode,
+            encode_reply=encode_reply,
             group_size=group_size,
             sampling=sampling(),
             config=CollectionConfig(dynamic_sampling_rounds=rounds),

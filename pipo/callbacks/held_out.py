@@ -14,7 +14,7 @@ from pipo.records.problems import Example
 from pipo.records.rollouts import TokenIds
 from pipo.rollout.options import SamplingParams
 from pipo.tasks.base import Task
-from pipo.tasks.prompts import Decode
+from pipo.tasks.prompts import Decode, EncodeReply
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,8 @@ class HeldOutProblems:
     """Tokenised prompt of each problem."""
     decode: Decode
     """Token ids to text."""
+    encode_reply: EncodeReply
+    """What the task replied to token ids."""
     sampling: SamplingParams
     """How tokens are drawn."""
 
@@ -43,6 +45,7 @@ class HeldOutProblems:
                 self.examples,
                 self.prompt_ids,
                 self.decode,
+                self.encode_reply,
                 self.sampling,
                 plan,
                 rank=rank,

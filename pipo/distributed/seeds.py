@@ -28,6 +28,8 @@ class Purpose(IntEnum):
     """Coin of the control that gives feedback a random sign: iteration."""
     ROWS = 6
     """Rows that a retrospective update takes: iteration, rank."""
+    TURN = 7
+    """Sampling of the further turns of conversations, under the seed of the first: turn."""
 
 
 def derive_seed(seed: int, purpose: int, *chosen: int) -> int:

@@ -6,6 +6,7 @@ The same function measures held-out accuracy during training and benchmarks in `
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,8 +21,9 @@ from pipo.records.problems import Example, Reward
 from pipo.records.rollouts import Completions, TokenIds
 from pipo.rollout.engine import RolloutEngine
 from pipo.rollout.options import SamplingParams
+from pipo.rollout.turns import Conversations, converse
 from pipo.tasks.base import Task
-from pipo.tasks.prompts import Decode
+from pipo.tasks.prompts import Decode, EncodeReply
 from pipo.tasks.verdicts import verdicts_of
 
 OnBatch = Callable[[Sequence[ProblemResult]], None]
@@ -36,6 +38,7 @@ def evaluate(
     examples: Sequence[Example],
     prompt_ids: Sequence[TokenIds],
     decode: Decode,
+    encode_reply: EncodeReply,
     sampling: SamplingParams,
     plan: EvaluationPlan,
     *,
@@ -56,6 +59,7 @@ def evaluate(
         examples: all problems, the same list on every rank.
         prompt_ids: their tokenised prompts.
         decode: turns token ids into text.
+        encode_reply: turns what the task replied into token ids.
         sampling: temperature and limits of the evaluation.
         plan: samples per problem, batches, intervals and seed.
         rank: this process among ``world_size``.
@@ -73,6 +77,15 @@ def evaluate(
     if len(prompt_ids) != len(examples):
         raise ValueError(f"prompt_ids: {len(prompt_ids)} prompts for {len(examples)} examples")
     vote = plan.majority and task.votes
+    sample = partial(
+        converse,
+        engine,
+        task,
+        group_size=plan.samples,
+        sampling=sampling,
+        decode=decode,
+        encode_reply=encode_reply,
+    )
     known = {problem.index: problem for problem in done}
     problems: list[ProblemResult] = []
     starts = range(0, len(examples), plan.prompts_per_batch)
@@ -83,9 +96,10 @@ def evaluate(
             problems += [known[i] for i in batch]
             continue
         seed = _batch_seed(plan.seed, number)
-        completions = engine.generate([prompt_ids[i] for i in batch], plan.samples, sampling, seed)
-        texts = _decode_rows(completions, [prompt_ids[i] for i in batch], decode, plan.samples)
-        samples = _graded(completions, texts, task, [examples[i] for i in batch], plan.samples)
+        asked, prompts = [examples[i] for i in batch], [prompt_ids[i] for i in batch]
+        spoken = sample(asked, prompts, seed=seed)
+        texts = _decode_rows(spoken.completions, prompts, decode, plan.samples)
+        samples = _graded(spoken, texts, task, asked, plan.samples)
         votes = majority_values(samples, task.same_answers) if vote else [None] * len(batch)
         scored = [
             _problem(i, examples[i], decode(prompt_ids[i]), drawn, majority)
@@ -95,7 +109,7 @@ def evaluate(
         if on_batch is not None:
             on_batch(scored)
     if len(own) * world_size < len(starts):
-        engine.generate([], plan.samples, sampling, plan.seed)  # ranks that sample together ask equally often
+        sample([], [], seed=plan.seed)  # ranks that sample together ask equally often
     names = (*_MEANS, "majority") if vote else _MEANS
     metric = PassAtK(plan.ks, names).to(device)
     metric.update(*_columns(problems, names))
@@ -134,16 +148,17 @@ def _decode_rows(
 
 
 def _graded(
-    completions: Completions, texts: Sequence[str], task: Task, examples: Sequence[Example], count: int
+    spoken: Conversations, texts: Sequence[str], task: Task, examples: Sequence[Example], count: int
 ) -> list[list[Sample]]:
     """The ``count`` responses to each problem with their verdicts."""
     asked = [example for example in examples for _ in range(count)]
-    samples = _samples(completions, texts, verdicts_of(task, asked, texts))
+    graded = verdicts_of(task, asked, texts, spoken.transcripts)
+    samples = _samples(spoken.completions, texts, graded)
     return [samples[row * count : (row + 1) * count] for row in range(len(examples))]
 
 
 def _samples(completions: Completions, texts: Sequence[str], graded: Sequence[Reward]) -> list[Sample]:
-    finished, lengths = completions.finished.tolist(), completions.lengths.tolist()
+    finished, lengths = completions.finished.tolist(), completions.sampled_lengths.tolist()
     return [
         Sample.of(text, verdict, finished=done, length=length)
         for text, verdict, done, length in zip(texts, graded, finished, lengths, strict=True)

@@ -18,6 +18,10 @@ class Message:
     content: str
 
 
+Transcript = tuple[Message, ...]
+"""What was said after a prompt: the policy as ``assistant``, the task in reply as ``user``, and so on."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
     """A problem as the model sees it, in both forms; the tokenizer decides which is used.

@@ -15,8 +15,9 @@ from pipo.records.rollouts import Completions, IterationPrompts, PromptBatch, Ro
 from pipo.rollout.engine import RolloutEngine
 from pipo.rollout.options import SamplingParams
 from pipo.rollout.reward_terms import GradedResponses, RewardTerm, reward_terms
+from pipo.rollout.turns import converse
 from pipo.tasks.base import Task
-from pipo.tasks.prompts import Decode
+from pipo.tasks.prompts import Decode, EncodeReply
 from pipo.tasks.verdicts import verdicts_of
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Collector:
     Args:
         task: grades the responses.
         decode: response token ids to text.
+        encode_reply: what the task replied to token ids.
         group_size: responses per prompt.
         sampling: how tokens are drawn.
         config: filter.
@@ -55,12 +57,13 @@ class Collector:
         *,
         task: Task,
         decode: Decode,
+        encode_reply: EncodeReply,
         group_size: int,
         sampling: SamplingParams,
         config: CollectionConfig,
         terms: Mapping[str, RewardTerm],
     ) -> None:
-        self.task, self.decode = task, decode
+        self.task, self.decode, self.encode_reply = task, decode, encode_reply
         self.group_size, self.sampling, self.config, self.terms = group_size, sampling, config, terms
 
     def collect(
@@ -105,7 +108,18 @@ class Collector:
     ) -> Rollouts:
         """Sample and grade ``group_size`` responses per prompt."""
         with metrics.timer("generate"):
-            completions = engine.generate(prompts.prompt_ids, self.group_size, self.sampling, seed)
+            spoken = converse(
+                engine,
+                self.task,
+                prompts.examples,
+                prompts.prompt_ids,
+                group_size=self.group_size,
+                sampling=self.sampling,
+                seed=seed,
+                decode=self.decode,
+                encode_reply=self.encode_reply,
+            )
+            completions = spoken.completions
         with metrics.timer("score"):
             lengths: list[int] = completions.lengths.tolist()
             rows = completions.response_ids.tolist()
@@ -114,7 +128,7 @@ class Collector:
                 for i, (row, length) in enumerate(zip(rows, lengths, strict=True))
             )
             asked = [example for example in prompts.examples for _ in range(self.group_size)]
-            graded = verdicts_of(self.task, asked, texts)
+            graded = verdicts_of(self.task, asked, texts, spoken.transcripts)
             rewards = torch.tensor([verdict.score for verdict in graded], dtype=torch.float32)
             added = reward_terms(
                 self.terms,
@@ -142,6 +156,9 @@ class Collector:
         self._measure(rollouts, metrics)
         for name, values in added.items():
             metrics.add(f"train/reward_terms/{name}", values.sum(), len(values))
+        if spoken.transcripts is not None:
+            turns = sum(said.role == "assistant" for each in spoken.transcripts for said in each)
+            metrics.add("rollout/turns", turns, len(spoken.transcripts))
         return rollouts
 
     def _measure(self, rollouts: Rollouts, metrics: IterationMetrics) -> None:

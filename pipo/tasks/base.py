@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Generic
 
 from pipo.errors import TaskError
-from pipo.records.problems import Dropped, E, Message, Prompt, Reward, Split
+from pipo.records.problems import Dropped, E, Message, Prompt, Reward, Split, Transcript
 
 if TYPE_CHECKING:
     from pipo.tasks.rows import Row
@@ -30,6 +30,8 @@ class Task(ABC, Generic[E]):
     """Whether responses to a problem can be put to the vote (maj@k): they have a final answer,
     ``same_answers`` compares two of them, and those with the full score all give the same one.
     """
+    max_turns: int | None = None
+    """How often the policy may speak in a conversation; None for a task that never replies."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -109,6 +111,35 @@ class Task(ABC, Generic[E]):
         Returns:
             One verdict per response, in order.
         """
+
+    def reply(self, example: E, transcript: Transcript) -> str | None:
+        """What the task says to a turn of the policy; None, as here, ends the conversation.
+
+        It is asked after every turn that ended by itself, but for the ``max_turns``-th, in training and in
+        evaluation. How the text becomes tokens: :func:`pipo.tasks.prompts.reply_encoder`. Like ``grade``,
+        it must be ready for whatever the policy says, and the same transcript must get the same reply, so
+        that a resumed run repeats itself.
+
+        Args:
+            example: the problem.
+            transcript: all that was said so far; its last message is the policy's newest turn.
+        """
+        return None
+
+    def grade_transcripts(self, examples: Sequence[E], transcripts: Sequence[Transcript]) -> list[Reward]:
+        """Grade conversations, here by what the policy said last; asked when the task has ``max_turns``.
+
+        Override it where the verdict depends on more than the last turn. A conversation may end with a turn
+        that was cut, or with one that was the last allowed.
+
+        Args:
+            examples: the problem of each conversation.
+            transcripts: all that was said after its prompt, from the policy's first turn to its last.
+
+        Returns:
+            One verdict per conversation, in order.
+        """
+        return self.grade(examples, [transcript[-1].content for transcript in transcripts])
 
     def same_answers(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Whether two final answers, as in ``Reward.answer``, mean the same; for each pair.

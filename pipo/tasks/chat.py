@@ -24,8 +24,9 @@ _FAILURES = (
     *(jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError),
     *(TypeError, ValueError),
 )
-# Stands for the text of a turn, to see whether it arrives.
+# Stand for the text of a turn, to see whether it arrives, and where.
 _PROBE = "Pipo0Probe"
+_ANSWER = "Pipo1Answer"
 
 
 def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
@@ -46,6 +47,28 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message])
             return text
         problem = f"leaves out the text of the {lost} turn"
     raise TaskError(f"{tokenizer.name_or_path}: its chat template {problem}")
+
+
+def render_reply(tokenizer: PreTrainedTokenizerBase, reply: str) -> str:
+    """What a chat template writes from the end of an answer to where the next begins: a user's turn.
+
+    Raises:
+        TaskError: the chat template fails, or leaves out the reply. The message names the model.
+    """
+    turns = (
+        Message(role="user", content="?"),
+        Message(role="assistant", content=_ANSWER),
+        Message(role="user", content=reply),
+    )
+    template = f"{tokenizer.name_or_path}: its chat template"
+    try:
+        _, answered, behind = _render(tokenizer, turns).rpartition(_ANSWER)
+    except _FAILURES as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise TaskError(f"{template} fails on a second turn: {said}") from error
+    if not answered or _is_lost(tokenizer, turns, turns[-1], behind):
+        raise TaskError(f"{template} leaves out the text of a reply, or of the answer before it")
+    return behind
 
 
 def generation_prompt(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from pipo.graders.thought import CLOSING, OPENING, open_thought, opened_at_end
 from pipo.records.problems import Example, Prompt
 from pipo.records.rollouts import TokenIds
 from pipo.tasks.base import Task
-from pipo.tasks.chat import generation_prompt, render_chat
+from pipo.tasks.chat import generation_prompt, render_chat, render_reply
 
 # Fields of a response that graders read; many tokenizers have special tokens of these names.
 _FIELDS = ("tool_call", "response", "answer", "reasoning")
@@ -100,6 +100,26 @@ def trainable(
         else:
             reasons.append(None)
     return reasons
+
+
+EncodeReply = Callable[[str, int], TokenIds]
+"""From a reply and the token that ended the policy's turn to the tokens between that turn and the next."""
+
+
+def reply_encoder(tokenizer: PreTrainedTokenizerBase) -> EncodeReply:
+    """A reply as the model reads it, up to where its next turn begins.
+
+    With a chat template it is a user's turn: what the template writes behind an answer, without the token
+    that ends an answer when the policy has written that itself. Without one it is the plain text, and the
+    task has to bring all that parts it from what the policy said.
+    """
+
+    def encode(reply: str, last: int) -> TokenIds:
+        text = render_reply(tokenizer, reply) if tokenizer.chat_template else reply
+        ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return ids[1:] if tokenizer.chat_template and ids[:1] == (last,) else ids
+
+    return encode
 
 
 class Decode(Protocol):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from pipo.errors import ConfigError, RunFailed, RunStopped, TaskError, reason
 from pipo.graders.worker_pool import WorkerStartError
-from pipo.records.problems import E, Reward
+from pipo.records.problems import E, Reward, Transcript
 from pipo.tasks.base import Task
 
 _LOG = logging.getLogger(__name__)
@@ -19,19 +19,28 @@ _LOG = logging.getLogger(__name__)
 _NOT_THE_RESPONSE = (ConfigError, RunFailed, RunStopped, WorkerStartError)
 
 
-def verdicts_of(task: Task[E], examples: Sequence[E], responses: Sequence[str]) -> tuple[Reward, ...]:
+def verdicts_of(
+    task: Task[E],
+    examples: Sequence[E],
+    responses: Sequence[str],
+    transcripts: Sequence[Transcript] | None = None,
+) -> tuple[Reward, ...]:
     """The verdict on each response. Everything that is graded, in training and evaluation alike, is here.
 
     Args:
         task: grades.
         examples: the problem of each response.
         responses: decoded text.
+        transcripts: the same responses as conversations, for ``grade_transcripts``; None for ``grade``.
 
     Raises:
-        TaskError: what ``grade`` returned is not one ``Reward`` per response, in a list or a tuple.
+        TaskError: what the task returned is not one ``Reward`` per response, in a list or a tuple.
     """
-    found = task.grade(examples, responses)
-    grade = f"{type(task).__name__}.grade"
+    if transcripts is None:
+        grade, found = f"{type(task).__name__}.grade", task.grade(examples, responses)
+    else:
+        grade = f"{type(task).__name__}.grade_transcripts"
+        found = task.grade_transcripts(examples, transcripts)
     if not isinstance(found, list | tuple):
         raise TaskError(f"{grade} must return a list of Reward, got {type(found).__name__}")
     if len(found) != len(responses):

@@ -29,6 +29,7 @@ RUNS = (
     ),
     ("algo=ppo", "pipo=none", "iterations=1"),
     ("algo=sdpo", "pipo=none", "iterations=1"),
+    ("task.source._target_=tests.replies.AskedAgain", "pipo=none", "iterations=1"),
 )
 
 

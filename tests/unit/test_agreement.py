@@ -120,6 +120,7 @@ def test_in_a_run_the_signs_are_those_of_the_logged_numbers(tmp_path):
             examples=examples,
             prompt_ids=[(2 + i, 5) for i in range(6)],
             decode=toy.decode,
+            encode_reply=toy.encode_reply,
             sampling=toy.sampling(),
         ),
         plan=plan,

@@ -23,6 +23,7 @@ from pipo.records.problems import Example, Prompt, Reward, Split
 from pipo.records.rollouts import Completions, TokenIds, pad_rows
 from pipo.rollout.options import SamplingParams
 from pipo.tasks.base import Task
+from tests import toy
 
 SAMPLING = SamplingParams(
     temperature=1.0, top_p=1.0, top_k=0, max_response_tokens=3, stop_token_ids=frozenset({9})
@@ -104,7 +105,9 @@ def decode(ids: Sequence[int], prompt: Sequence[int] = ()) -> str:
 
 def run(plan: EvaluationPlan = PLAN, engine: ScriptedEngine | None = None, **share: Any) -> EvaluationResult:
     engine = engine or ScriptedEngine()
-    return evaluate(engine, FirstTokenTask(), EXAMPLES, PROMPTS, decode, SAMPLING, plan, **share)
+    return evaluate(
+        engine, FirstTokenTask(), EXAMPLES, PROMPTS, decode, toy.encode_reply, SAMPLING, plan, **share
+    )
 
 
 def test_values_by_hand() -> None:
@@ -175,7 +178,9 @@ class VotingTask(FirstTokenTask):
 
 
 def test_majority_by_hand() -> None:
-    result = evaluate(ScriptedEngine(), VotingTask(), EXAMPLES, PROMPTS, decode, SAMPLING, PLAN)
+    result = evaluate(
+        ScriptedEngine(), VotingTask(), EXAMPLES, PROMPTS, decode, toy.encode_reply, SAMPLING, PLAN
+    )
     # p1: 10 10 0 0, a tie of two; p2: 0 5 0 10, lost; p3: two errors and two zeros, lost.
     assert [problem.majority for problem in result.problems] == [0.5, 0.0, 0.0]
     assert result.majority[4].value == pytest.approx(0.5 / 3)
@@ -186,7 +191,9 @@ def test_majority_by_hand() -> None:
     assert run().majority == {}
     assert {problem.majority for problem in run().problems} == {None}
     quiet = dataclasses.replace(PLAN, majority=False)
-    assert not evaluate(ScriptedEngine(), VotingTask(), EXAMPLES, PROMPTS, decode, SAMPLING, quiet).majority
+    assert not evaluate(
+        ScriptedEngine(), VotingTask(), EXAMPLES, PROMPTS, decode, toy.encode_reply, SAMPLING, quiet
+    ).majority
 
 
 def test_what_is_done_is_not_sampled_again_and_each_new_batch_is_told() -> None:
@@ -207,7 +214,9 @@ def test_what_is_done_is_not_sampled_again_and_each_new_batch_is_told() -> None:
 
 def test_problems_without_level_make_no_level() -> None:
     plain = [dataclasses.replace(example, level="") for example in EXAMPLES]
-    result = evaluate(ScriptedEngine(), FirstTokenTask(), plain, PROMPTS, decode, SAMPLING, PLAN)
+    result = evaluate(
+        ScriptedEngine(), FirstTokenTask(), plain, PROMPTS, decode, toy.encode_reply, SAMPLING, PLAN
+    )
     assert result.levels == {}
 
 
@@ -229,9 +238,9 @@ def test_plan_refuses(change: dict[str, Any], message: str) -> None:
 def test_evaluate_refuses_missing_prompts_and_missing_shares() -> None:
     task = FirstTokenTask()
     with pytest.raises(ValueError, match="2 prompts for 3 examples"):
-        evaluate(ScriptedEngine(), task, EXAMPLES, PROMPTS[:2], decode, SAMPLING, PLAN)
+        evaluate(ScriptedEngine(), task, EXAMPLES, PROMPTS[:2], decode, toy.encode_reply, SAMPLING, PLAN)
     with pytest.raises(ValueError, match="nothing to evaluate"):
-        evaluate(ScriptedEngine(), task, [], [], decode, SAMPLING, PLAN)
+        evaluate(ScriptedEngine(), task, [], [], decode, toy.encode_reply, SAMPLING, PLAN)
     # Half of the problems must not pass for all of them when there is nobody to gather from.
     with pytest.raises(RuntimeError, match="2 of 3 problems"):
         run(rank=0, world_size=2)
@@ -287,7 +296,9 @@ def test_a_response_is_decoded_with_the_prompt_that_it_answers() -> None:
     def decode(ids: Sequence[int], prompt: Sequence[int] = ()) -> str:
         return f"{len(ids)} tokens for {list(prompt)}"
 
-    result = evaluate(ScriptedEngine(), FirstTokenTask(), EXAMPLES, PROMPTS, decode, SAMPLING, PLAN)
+    result = evaluate(
+        ScriptedEngine(), FirstTokenTask(), EXAMPLES, PROMPTS, decode, toy.encode_reply, SAMPLING, PLAN
+    )
     for problem, prompt in zip(result.problems, PROMPTS, strict=True):
         assert problem.prompt == "1 tokens for []"
         assert [s.response for s in problem.samples] == [

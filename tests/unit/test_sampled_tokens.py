@@ -64,13 +64,13 @@ def rollouts(ids: torch.Tensor = IDS, real: torch.Tensor = REAL, sampled: torch.
     )
 
 
-def annotations(**changes) -> Annotations:
+def annotated(**changes) -> Annotations:
     none = dict.fromkeys(("importance", "ref_logprobs", "values", "teacher"))
     return Annotations(**{**none, "old_logprobs": OLD, **changes})
 
 
 def prepared(objective: Objective, **changes) -> PolicyBatch:
-    return objective.prepare(rollouts(), annotations(**changes), lambda total: total)
+    return objective.prepare(rollouts(), annotated(**changes), lambda total: total)
 
 
 def loss_and_gradient(
@@ -218,7 +218,14 @@ def test_ppo_puts_the_kl_penalty_and_the_reward_on_sampled_tokens():
 def distilling() -> SDPO:
     form = DistillationForm(kind="reverse-kl", alpha=None, top_k=None)
     options = Distillation(
-        form=form, from_siblings=True, from_feedback=False, success_threshold=0.5, teacher_average=1.0
+        form=form,
+        from_siblings=True,
+        from_feedback=False,
+        success_threshold=0.5,
+        teacher_average=1.0,
+        ratio_cap=None,
+        drop_thoughts=False,
+        feedback_beside_solution=True,
     )
     return SDPO(distillation=options, **LOSS)
 
@@ -246,7 +253,7 @@ def test_the_samplers_distance_is_that_of_sampled_tokens():
     whole = importance_weights(OLD + GAPS, OLD, SAMPLED, level)
     wanted = at_sampled([math.exp(0.09)] * 3, [math.exp(0.04)] * 2)
     torch.testing.assert_close(whole, wanted, rtol=1e-5, atol=0)
-    each = importance_weights(OLD + GAPS, OLD, SAMPLED, replace(level, level="token"))
+    each = importance_weights(OLD + GAPS, OLD, SAMPLED, level.model_copy(update={"level": "token"}))
     torch.testing.assert_close(each, at_sampled(ratios(0), ratios(1)), rtol=1e-5, atol=0)
     batch = prepared(GRPO(advantage_eps=0.0, **LOSS), importance=each)
     torch.testing.assert_close(

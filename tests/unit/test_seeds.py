@@ -15,6 +15,7 @@ from pipo.distributed.seeds import FIRST_FREE, Purpose, derive_seed, numbered_se
         (Purpose.GLOBAL, (1,), 5649510497728070889),
         (Purpose.SIGN, (9,), 5670224064376209410),
         (Purpose.ROWS, (9, 0), 2823912970617599862),
+        (Purpose.TURN, (2,), 6879377032975323232),
     ],
 )
 def test_every_purpose_keeps_the_seeds_of_runs_that_are_finished(

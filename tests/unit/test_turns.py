@@ -1,0 +1,334 @@
+"""Conversations: who is asked for what, which tokens are sampled, and where a conversation ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from pipo.distributed.metrics import IterationMetrics
+from pipo.distributed.seeds import Purpose, derive_seed
+from pipo.errors import TaskError
+from pipo.evaluation.options import EvaluationPlan
+from pipo.evaluation.runner import evaluate
+from pipo.records.problems import Example, Message, Reward, Transcript
+from pipo.records.rollouts import Completions, IterationPrompts, PromptBatch, TokenIds, pad_rows
+from pipo.rollout.collector import CollectionConfig, Collector
+from pipo.rollout.local import LocalEngine
+from pipo.rollout.options import SamplingParams
+from pipo.rollout.reward_terms import OverlongPenalty
+from pipo.rollout.turns import Conversations, converse
+from pipo.tasks.prompts import reply_encoder, response_decoder
+from tests import toy
+from tests.unit.test_prompts import CHATML, tokenizer
+
+STOP = toy.STOP
+LIMIT = 10
+EXAMPLES = toy.ToyTask().examples("train")[:2]
+PROMPTS: list[TokenIds] = [(2, 3), (4,)]
+
+# What stands before a turn -> the turn; two responses to each of the first prompts.
+SCRIPT: dict[TokenIds, list[list[int]]] = {
+    (2, 3): [[11, STOP], [12, 13]],
+    (4,): [[14, STOP], [15, 16, 17, 18, 19, STOP]],
+    # 11: answered, goes on, is answered once more and goes on again.
+    (2, 3, 11, STOP, 30, 31): [[21, STOP]],
+    (2, 3, 11, STOP, 30, 31, 21, STOP, 30, 31): [[22, 23, STOP]],
+    # 14: ends its second turn without a reply.
+    (4, 14, STOP, 30, 31): [[24, 25, 26, STOP]],
+    # 15: has room for two more tokens behind the reply, and the third is cut off.
+    (4, 15, 16, 17, 18, 19, STOP, 30, 31): [[27, 28, 29, STOP]],
+}
+
+
+class ScriptedEngine:
+    """Says what the script has, with log-probability -1/10 of the token."""
+
+    shares_weights = True
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[list[TokenIds], int, int, int]] = []
+
+    def generate(
+        self, prompts: Sequence[TokenIds], group_size: int, sampling: SamplingParams, seed: int
+    ) -> Completions:
+        self.asked.append((list(prompts), group_size, sampling.max_response_tokens, seed))
+        rows = [row for prompt in prompts for row in SCRIPT[tuple(prompt)][:group_size]]
+        ids, mask = pad_rows(rows)
+        return Completions(
+            response_ids=ids,
+            response_mask=mask,
+            sampled=mask,
+            logprobs=-0.1 * ids.float() * mask,
+            finished=torch.tensor([row[-1] == STOP for row in rows], dtype=torch.bool),
+        )
+
+    def sync_weights(self, parameters: Iterable[tuple[str, Tensor]]) -> None: ...
+
+    def sleep(self) -> None: ...
+
+    def wake(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Replying(toy.ToyTask):
+    """Replies ``30 31`` unless the turn begins with 24 or 22; keeps what it is asked."""
+
+    max_turns: int | None = 3
+    text = "30 31"
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Transcript]] = []
+
+    def reply(self, example: Example, transcript: Transcript) -> str | None:
+        self.asked.append((example.uid, transcript))
+        return None if transcript[-1].content.split()[0] in ("24", "22") else self.text
+
+
+def talk(task: toy.ToyTask, engine=None, limit: int = LIMIT) -> tuple[Conversations, ScriptedEngine]:
+    engine = engine or ScriptedEngine()
+    spoken = converse(
+        engine,
+        task,
+        EXAMPLES,
+        PROMPTS,
+        group_size=2,
+        sampling=toy.sampling(max_response_tokens=limit),
+        seed=5,
+        decode=toy.decode,
+        encode_reply=toy.encode_reply,
+    )
+    return spoken, engine
+
+
+def said(*texts: str) -> Transcript:
+    roles = ("assistant", "user")
+    return tuple(Message(role=roles[i % 2], content=text) for i, text in enumerate(texts))  # type: ignore[arg-type]
+
+
+ROWS = [
+    [11, STOP, 30, 31, 21, STOP, 30, 31, 22, 23],  # its last turn is cut by the limit of ten
+    [12, 13],
+    [14, STOP, 30, 31, 24, 25, 26, STOP],
+    [15, 16, 17, 18, 19, STOP, 30, 31, 27, 28],
+]
+
+
+def test_replies_stand_between_turns_and_are_not_sampled():
+    told = talk(Replying())[0].completions
+    rows = [ids[mask].tolist() for ids, mask in zip(told.response_ids, told.response_mask, strict=True)]
+    assert rows == ROWS
+    assert torch.equal(
+        told.sampled, told.response_mask & (told.response_ids != 30) & (told.response_ids != 31)
+    )
+    assert torch.equal(told.logprobs, -0.1 * told.response_ids.float() * told.sampled)
+    assert told.lengths.tolist() == [10, 2, 8, 10]
+    assert told.sampled_lengths.tolist() == [6, 2, 6, 8]
+
+
+def test_a_conversation_is_finished_when_its_last_turn_ended_by_itself():
+    assert talk(Replying())[0].completions.finished.tolist() == [False, False, True, False]
+    # With room for two more the first row's third turn ends by itself, and is the last that is allowed. To
+    # the second turn of the fourth row the task would reply, and there is no room for that.
+    assert talk(Replying(), limit=12)[0].completions.finished.tolist() == [True, False, True, False]
+
+
+def test_a_reply_that_leaves_no_room_for_a_token_is_left_out_and_the_conversation_cut():
+    """Eight tokens: the fourth row holds six, and its reply would fill it."""
+    spoken, engine = talk(Replying(), limit=8)
+    told = spoken.completions
+    assert told.lengths.tolist() == [8 - 2, 2, 8, 6]
+    assert told.finished.tolist() == [False, False, True, False]
+    assert spoken.transcripts is not None
+    assert [len(each) for each in spoken.transcripts] == [3, 1, 3, 1]
+    assert engine.asked[2][0] == []
+
+
+def test_every_turn_is_asked_for_with_all_that_was_said_and_a_seed_of_its_own():
+    _, engine = talk(Replying())
+    first, second, third = engine.asked
+    assert first == (PROMPTS, 2, LIMIT, 5)  # as with a task that never replies
+    contexts = [(2, 3, 11, STOP, 30, 31), (4, 14, STOP, 30, 31), (4, *ROWS[3][:8])]
+    # The longest room of the three, 10 - 4, for all of them.
+    assert second == (contexts, 1, 6, derive_seed(5, Purpose.TURN, 1))
+    assert third == ([(2, 3, *ROWS[0][:8])], 1, 2, derive_seed(5, Purpose.TURN, 2))
+
+
+def test_the_task_is_asked_after_turns_that_ended_by_themselves_but_for_the_last():
+    task = Replying()
+    spoken, _ = talk(task)
+    first, second = (example.uid for example in EXAMPLES)
+    one, two, three = f"11 {STOP}", f"14 {STOP}", f"15 16 17 18 19 {STOP}"
+    assert task.asked == [
+        (first, said(one)),
+        (second, said(two)),
+        (second, said(three)),
+        (first, said(one, "30 31", f"21 {STOP}")),
+        (second, said(two, "30 31", f"24 25 26 {STOP}")),
+    ]
+    assert spoken.transcripts == (
+        said(one, "30 31", f"21 {STOP}", "30 31", "22 23"),
+        said("12 13"),
+        said(two, "30 31", f"24 25 26 {STOP}"),
+        said(three, "30 31", "27 28"),
+    )
+
+
+def test_ranks_that_sample_together_ask_equally_often():
+    """A rank whose conversations all ended at once, or that has none, asks without prompts."""
+
+    class Silent(Replying):
+        def reply(self, example: Example, transcript: Transcript) -> str | None:
+            return None
+
+    spoken, engine = talk(Silent())
+    assert [call[0] for call in engine.asked] == [PROMPTS, [], []]
+    plain = talk(toy.ToyTask())[0].completions
+    for name in ("response_ids", "response_mask", "sampled", "logprobs", "finished"):
+        assert torch.equal(getattr(spoken.completions, name), getattr(plain, name)), name
+
+
+def test_a_task_that_never_replies_gets_what_the_engine_drew():
+    policy = toy.make_policy()
+    drawn = LocalEngine(policy, toy.ENGINE).generate(PROMPTS, 2, toy.sampling(max_response_tokens=LIMIT), 5)
+    spoken, _ = talk(toy.ToyTask(), LocalEngine(policy, toy.ENGINE))
+    assert spoken.transcripts is None
+    for name in ("response_ids", "response_mask", "sampled", "logprobs", "finished"):
+        assert torch.equal(getattr(spoken.completions, name), getattr(drawn, name)), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_turns": None}, "toy: it replies, so max_turns must say how often the policy may speak"),
+        ({"text": 7}, "Replying.reply must return text or None, got int for toy/train/0"),
+        ({"text": ""}, "Replying.reply: its text for toy/train/0 has no tokens"),
+    ],
+)
+def test_a_reply_that_cannot_be_used_is_one_line(changes, message):
+    task = Replying()
+    vars(task).update(changes)
+    with pytest.raises(TaskError, match=message.replace(".", r"\.")):
+        talk(task)
+
+
+# ---------------------------------------------------------------- around it
+
+
+class Graded(Replying):
+    """A tenth for every message."""
+
+    def grade_transcripts(
+        self, examples: Sequence[Example], transcripts: Sequence[Transcript]
+    ) -> list[Reward]:
+        return [Reward(score=len(each) / 10, answer=each[-1].content) for each in transcripts]
+
+
+def test_the_collector_grades_whole_conversations_and_measures_sampled_tokens():
+    collector = Collector(
+        task=Graded(),
+        decode=toy.decode,
+        encode_reply=toy.encode_reply,
+        group_size=2,
+        sampling=toy.sampling(max_response_tokens=LIMIT),
+        config=CollectionConfig(dynamic_sampling_rounds=0),
+        terms={"overlong": OverlongPenalty(buffer=4, max_response_tokens=LIMIT)},
+    )
+    first = PromptBatch(examples=tuple(EXAMPLES), prompt_ids=tuple(PROMPTS))
+    metrics = IterationMetrics()
+    got = collector.collect(
+        ScriptedEngine(), IterationPrompts(first=first, refill=lambda _: first), 5, metrics, lambda n: n
+    )
+    torch.testing.assert_close(got.rewards, torch.tensor([0.5, 0.1, 0.3, 0.3]))
+    assert got.texts == tuple(" ".join(map(str, row)) for row in ROWS)
+    # Sampled were 6, 2, 6 and 8 tokens; the last four before the limit of ten cost a quarter each.
+    torch.testing.assert_close(got.shaping, torch.tensor([0.0, 0.0, 0.0, -0.5]))
+    means = metrics.reduce(lambda total: total)
+    assert means["train/response_length"] == 22 / 4
+    assert means["rollout/sampled_tokens"] == 22
+    assert means["rollout/truncated"] == 3 / 4
+    assert means["rollout/turns"] == (3 + 1 + 2 + 2) / 4
+
+
+def test_an_evaluation_has_the_same_conversations():
+    plan = EvaluationPlan(
+        samples=2, ks=(1,), prompts_per_batch=2, confidence=0.95, resamples=10, majority=False, seed=5
+    )
+    options = toy.sampling(max_response_tokens=LIMIT)
+    result = evaluate(
+        ScriptedEngine(), Graded(), EXAMPLES, PROMPTS, toy.decode, toy.encode_reply, options, plan
+    )
+    samples = [sample for problem in result.problems for sample in problem.samples]
+    assert [sample.response for sample in samples] == [" ".join(map(str, row)) for row in ROWS]
+    assert [sample.score for sample in samples] == [0.5, 0.1, 0.3, 0.3]
+    assert [sample.length for sample in samples] == [6, 2, 6, 8]
+    assert [sample.finished for sample in samples] == [False, False, True, False]
+
+
+def test_without_a_verdict_on_conversations_the_last_turn_is_graded():
+    found = toy.ToyTask().grade_transcripts(EXAMPLES, [said("3", "30", "4 5"), said("7 2")])
+    assert [reward.score for reward in found] == [1.0, 0.0]
+
+
+# ---------------------------------------------------------------- from a reply to tokens
+
+
+def token(made: PreTrainedTokenizerFast, text: str) -> int:
+    found = made.convert_tokens_to_ids(text)
+    assert isinstance(found, int)
+    return found
+
+
+def text_of(made: PreTrainedTokenizerFast, ids: TokenIds) -> str:
+    return str(made.decode(list(ids)))
+
+
+def test_a_plain_reply_is_its_text_and_no_more():
+    made = tokenizer(added="<s> $A </s>")
+    assert text_of(made, reply_encoder(made)("\n5+5=", token(made, "</s>"))) == "\n5+5="
+
+
+def test_with_a_chat_template_a_reply_is_a_users_turn():
+    """Token for token what the template makes of the conversation, whichever token ended the answer."""
+    made = tokenizer(CHATML, special=["<|im_start|>", "<|im_end|>"])
+    end, other = token(made, "<|im_end|>"), token(made, "</s>")
+    encode = reply_encoder(made)
+    rest = "\n<|im_start|>user\nAnd 5+5?<|im_end|>\n<|im_start|>assistant\n"
+    assert text_of(made, encode("And 5+5?", end)) == rest
+    assert text_of(made, encode("And 5+5?", other)) == "<|im_end|>" + rest
+    turns = [{"role": r, "content": c} for r, c in (("user", "2+3?"), ("assistant", "5"))]
+    before = f"{made.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)}5<|im_end|>"
+    whole = made.apply_chat_template(
+        [*turns, {"role": "user", "content": "And 5+5?"}], tokenize=False, add_generation_prompt=True
+    )
+    assert before + rest == whole
+    assert response_decoder(made)([*made("5")["input_ids"], end, *encode("And 5+5?", end)]) == (
+        "5\nuser\nAnd 5+5?\nassistant\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ messages[0].content }}{{ messages[-1].content }}", "leaves out the text of a reply"),
+        (
+            "{% for m in messages if m.role == 'user' %}{% if loop.index > 1 %}"
+            "{{ raise_exception('one turn only') }}{% endif %}{{ m.content }}{% endfor %}",
+            "fails on a second turn: one turn only",
+        ),
+    ],
+)
+def test_a_template_that_cannot_have_a_second_turn_is_one_line(template, message):
+    with pytest.raises(TaskError, match=f"^models/mine: its chat template {message}"):
+        reply_encoder(tokenizer(template))("More?", 0)
+
+
+def test_a_template_may_write_a_reply_in_another_form():
+    made = tokenizer("{{ messages | tojson }}")
+    text = text_of(made, reply_encoder(made)('Say "yes"', 0))
+    assert "yes" in text
+    assert text.endswith("]")
