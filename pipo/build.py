@@ -41,7 +41,7 @@ from pipo.functional.importance import ImportanceCorrection
 from pipo.lm.policy import stop_token_ids
 from pipo.lm.spec import ModelSpec
 from pipo.modules.objectives.base import Distillation, Objective
-from pipo.modules.options import BatchConfig
+from pipo.modules.options import BatchConfig, OptimizerConfig
 from pipo.modules.policy_module import PolicyModule
 from pipo.records.rollouts import Rollouts, TokenIds
 from pipo.rollout.collector import CollectionConfig, Collector
@@ -125,7 +125,7 @@ def build_module(config: TrainConfig, setup: TaskSetup) -> PolicyModule:
         importance=ImportanceCorrection(
             level=config.rollout.importance_correction, cap=config.rollout.importance_cap
         ),
-        optimizer=algo.optimizer,
+        optimizer=OptimizerConfig(learning_rate=config.recipe.learning_rate, **algo.optimizer.model_dump()),
         batching=BatchConfig(
             mini_batch=config.recipe.mini_batch, tokens_per_micro_batch=strategy.tokens_per_micro_batch
         ),
@@ -293,8 +293,9 @@ def build_loggers(config: TrainConfig, start: int) -> list[Logger]:
     if not is_first():
         return []
     return [
-        node.build(Logger, **({"start": start} if node.makes(MetricsFileLogger) else {}))
+        node.build(Logger, **({"folder": config.output_dir, "start": start} if files else {}))
         for node in config.logger.values()
+        for files in (node.makes(MetricsFileLogger),)
     ]
 
 

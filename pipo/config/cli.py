@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from omegaconf import ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipo.config.sweep import JOB_TYPE, SWEEP_GROUP, job_name
@@ -44,16 +44,23 @@ def register_resolvers() -> None:
     def sweep_group() -> str | None:
         return os.environ.get(SWEEP_GROUP)
 
-    def run_label(alone: str, folder: str) -> str | None:
+    def run_label(folder: str, *, _root_: DictConfig) -> str | None:
         if "WANDB_SWEEP_ID" in os.environ:
             return None  # an agent's runs differ in what it chose, and W&B numbers them
-        return alone if sweep_group() is None else Path(folder).name
+        if sweep_group() is not None:
+            return Path(folder).name
+        if not _trains(_root_):
+            return f"eval-{_root_.benchmark.name}-{_root_.model.name}"
+        return f"{_root_.algo.name}-{_root_.pipo.name}-{_root_.task.name}-seed{_root_.seed}"
 
-    def job_type(alone: str) -> str:
-        return os.environ.get(JOB_TYPE, alone)
+    def job_type(*, _root_: DictConfig) -> str:
+        return os.environ.get(JOB_TYPE, "train" if _trains(_root_) else "eval")
 
-    def tags(*names: str) -> ListConfig:
-        return OmegaConf.create([*names])  # a plain list could not be shown by --cfg job --resolve
+    def tags(*, _root_: DictConfig) -> ListConfig:
+        training = (_root_.algo.name, f"pipo-{_root_.pipo.name}", _root_.task.name) if _trains(_root_) else ()
+        names = training or (_root_.benchmark.name,)
+        # A plain list could not be shown by --cfg job --resolve.
+        return OmegaConf.create([*names, _root_.model.name])
 
     def data_file(folder: str | None, stem: str) -> str | None:
         if folder is None:
@@ -66,6 +73,10 @@ def register_resolvers() -> None:
     in_wandb = (sweep_group, run_label, job_type, tags)
     for function in (*plain, *in_wandb):
         OmegaConf.register_new_resolver(f"pipo.{function.__name__}", function, replace=True)
+
+
+def _trains(root: DictConfig) -> bool:
+    return "algo" in root
 
 
 def exit_code(run: Callable[[], Value]) -> tuple[int, Value | None]:

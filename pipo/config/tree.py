@@ -16,7 +16,7 @@ from pipo.config.open_nodes import Open
 from pipo.distributed.hardware import Hardware
 from pipo.evaluation.options import EvaluationConfig
 from pipo.lm.options import Sharding
-from pipo.modules.options import OptimizerConfig
+from pipo.modules.options import AdamWConfig
 from pipo.records.options import Count, CountOrNone, NotNegative, Options, Positive, Several
 from pipo.rollout.options import SamplingWithCorrection
 
@@ -81,9 +81,9 @@ class AlgoConfig(Options):
     reward_terms: dict[str, Open]
     """Name -> a :class:`~pipo.rollout.reward_terms.RewardTerm`, added to the reward for training only."""
     importance_correction: Literal["token", "sequence", "none"]
-    """Value of ``rollout.importance_correction`` unless that is set itself."""
-    optimizer: OptimizerConfig
-    """AdamW, gradient clipping and the learning-rate schedule."""
+    """What ``rollout.importance_correction`` is unless it says otherwise."""
+    optimizer: AdamWConfig
+    """AdamW, with the recipe's learning rate."""
     objective: Open
     """The :class:`~pipo.modules.objectives.base.Objective`."""
 
@@ -144,12 +144,6 @@ class SamplesConfig(Options):
 class _Scored(Options):
     """What training and evaluation have in common."""
 
-    run_name: str
-    """Name of the run in W&B."""
-    run_tags: list[str]
-    """Tags of the run in W&B."""
-    job_type: str
-    """Job type of the run in W&B."""
     resume: str | None
     """A folder to go on with."""
     data_dir: str | None

@@ -20,7 +20,7 @@ from pipo.lm.spec import ModelSpec
 from pipo.rollout.task_setup import Problems, TaskSetup
 
 # Where the results go, which has no influence on them.
-_WITHOUT_INFLUENCE = ("output_dir", "resume", "preview", "logger", "run_name")
+_WITHOUT_INFLUENCE = ("output_dir", "resume", "preview", "logger")
 _LEFT_OUT_SHOWN = 10
 # How many processes grade, and how long they may wait for the machine.
 _WITHOUT_VERDICT = ("workers", "grader_workers", "grader_wall_s")

@@ -11,11 +11,9 @@ from pipo.records.options import Count, CountOrNone, NotNegative, Options, Posit
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
-class OptimizerConfig(Options):
-    """AdamW and what happens around its steps."""
+class AdamWConfig(Options):
+    """AdamW and what happens around its steps, at whatever learning rate."""
 
-    learning_rate: Positive
-    """Of every update; constant after the warm-up."""
     beta1: Decay
     """AdamW's first-moment decay."""
     beta2: Decay
@@ -29,6 +27,13 @@ class OptimizerConfig(Options):
     max_skipped_steps: Count
     """After so many steps in a row that were not made, because loss or gradient were not finite, the run
     ends."""
+
+
+class OptimizerConfig(AdamWConfig):
+    """The same at the learning rate of a run."""
+
+    learning_rate: Positive
+    """Of every update; constant after the warm-up."""
 
 
 class BatchConfig(Options):

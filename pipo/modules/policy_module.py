@@ -315,7 +315,7 @@ class PolicyModule(ModelHolder):
                 f"the last in the {prefix} update of iteration {iteration} (loss {loss:g}, gradient norm "
                 f"{norm:g}). None of them was made, so the weights are sound; the run folder has the first "
                 "of these batches as bad_batch_*.pt. Often the learning rate is too high or the precision "
-                "too low (algo.optimizer.learning_rate, strategy.compute_dtype)"
+                "too low (recipe.learning_rate, strategy.compute_dtype)"
             )
 
     # ------------------------------------------------------------------ pieces

@@ -6,7 +6,8 @@ every sampled token is kept on the way. It is the reference that other engines a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,6 +27,11 @@ class LocalEngineConfig(Options):
     """Responses decoded at a time; more prompts wait for the next wave."""
     compact_below: Share
     """Finished rows are dropped once at most this share of the rows still runs."""
+
+
+def local_engines(config: LocalEngineConfig) -> Callable[[Policy], LocalEngine]:
+    """What makes the engine once the policy is there."""
+    return partial(LocalEngine, config=config)
 
 
 class LocalEngine:

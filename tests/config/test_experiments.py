@@ -190,7 +190,7 @@ def test_the_papers_numbers():
     assert (pipo["lambda"], pipo.window, pipo.lr_scale, pipo.kl_coef) == (0.1, 8, 1.0, 0.0)
     assert (pipo.mini_batch, pipo.max_progress, pipo.feedback) == (None, None, "progress")
     optimizer = cfg.algo.optimizer
-    assert (optimizer.learning_rate, optimizer.beta1, optimizer.beta2) == (1e-6, 0.9, 0.999)
+    assert (cfg.recipe.learning_rate, optimizer.beta1, optimizer.beta2) == (1e-6, 0.9, 0.999)
     assert (optimizer.weight_decay, optimizer.max_grad_norm, optimizer.warmup_iterations) == (0.01, 1.0, 0)
     assert (cfg.rollout.temperature, cfg.rollout.top_p, cfg.rollout.top_k) == (1.0, 1.0, 0)
     assert cfg.task.max_response_tokens == 4096
@@ -228,7 +228,7 @@ def test_the_papers_numbers_of_an_algorithm(algo):
     assert cfg.algo.reward_terms == {}
     if algo == "ppo":
         assert (loss.kl_reward_coef, loss.gamma, loss.gae_lambda) == (0.001, 1.0, 1.0)
-        assert loss.critic.learning_rate_scale * cfg.algo.optimizer.learning_rate == pytest.approx(1e-5)
+        assert loss.critic.learning_rate_scale * cfg.recipe.learning_rate == pytest.approx(1e-5)
         assert loss.critic.value_clip == 0.5
 
 
@@ -246,7 +246,7 @@ def test_sdpo_official_is_the_released_setting():
     assert (loss.drop_thoughts, loss.feedback_beside_solution) == (True, False)
     assert (cfg.rollout.importance_correction, cfg.rollout.importance_cap) == ("token", 2.0)
     assert (cfg.algo.prompts, cfg.algo.group_size, cfg.recipe.mini_batch) == (32, 8, 256)
-    assert cfg.algo.optimizer.learning_rate == 1e-5
+    assert cfg.recipe.learning_rate == 1e-5
 
 
 def test_the_algorithm_says_which_importance_correction_unless_the_command_line_does(compose_config):

@@ -58,7 +58,7 @@ def test_every_key_of_the_default_run_has_its_type(compose_config):
     assert isinstance(config.pipo, PipoOptions)
     # conf/pipo/default.yaml, conf/recipe/tiny.yaml, conf/evaluation/default.yaml
     assert (config.pipo.negative_scale, config.pipo.window) == (0.1, 8)
-    assert (config.recipe.mini_batch, config.algo.optimizer.learning_rate) == (128, 1e-5)
+    assert (config.recipe.mini_batch, config.recipe.learning_rate) == (128, 1e-5)
     assert config.evaluation.ks == (1, 8)
     assert isinstance(config.algo.objective.build(), GRPO)
     assert isinstance(read(compose_config("pipo=none", "output_dir=x"), TrainConfig).pipo, NoPipo)
@@ -78,8 +78,8 @@ def test_something_that_a_benchmark_lacks_needs_its_name_weight_and_reason(compo
 
 
 def test_what_is_recorded_has_every_reference_resolved(compose_config):
-    record = composed(compose_config("output_dir=x", "recipe.learning_rate=3e-5"))
-    assert record["algo"]["optimizer"]["learning_rate"] == 3e-5
+    record = composed(compose_config("output_dir=x", "recipe.kl_coef=3e-5"))
+    assert record["algo"]["objective"]["kl_coef"] == 3e-5
     assert "${" not in str(record)
 
 

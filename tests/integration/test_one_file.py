@@ -144,7 +144,7 @@ def test_the_defaults_are_the_packages(one_file, compose_config):
     assert (numbers.seed, numbers.iterations) == (cfg.seed, cfg.iterations)
     sizes = (numbers.prompts, numbers.group, numbers.mini_batch)
     assert sizes == (cfg.algo.prompts, cfg.algo.group_size, cfg.recipe.mini_batch)
-    assert numbers.learning_rate == cfg.algo.optimizer.learning_rate
+    assert numbers.learning_rate == cfg.recipe.learning_rate
     assert numbers.max_grad_norm == cfg.algo.optimizer.max_grad_norm
     assert numbers.max_response_tokens == cfg.task.max_response_tokens
     assert (numbers.clip_low, numbers.clip_high) == (objective.clip_low, objective.clip_high)

@@ -19,7 +19,7 @@ from pipo.evaluation.statistics import Floats
 from pipo.runs.run_log import ACCURACY, METRICS_FILE, has_rows
 
 # They differ between the runs of any sweep, and do not say what a run does.
-_NOT_COMPARED = ("seed", "output_dir", "resume", "run_name", "logger")
+_NOT_COMPARED = ("seed", "output_dir", "resume", "logger")
 # Metrics between 0 and 1; so are the ends of their intervals.
 _SHARES = (ACCURACY, "train/reward")
 
