@@ -138,6 +138,24 @@ def pack(
         lengths: int64 [N], tokens of each response.
         sampled: bool [N, R], the tokens to score.
         rows: which ones, in the order of the scores.
+
+    Example:
+        Two responses, (8, 9) and (7, 3, 4), to the prompt (5, 6). The prompt is read once, and the last token
+        of each response, 9 and 4, only has to be predicted. Token 8 is at place 2 of the packed tokens and
+        predicts 9; both responses begin behind place 1, the prompt's last token.
+
+        >>> lengths, width = torch.tensor([2, 3]), torch.arange(3)
+        >>> responses = torch.tensor([[8, 9, 0], [7, 3, 4]])
+        >>> packed = pack([(5, 6)], 2, responses, lengths, width < lengths[:, None], [0, 1])
+        >>> packed.input_ids.tolist(), packed.position_ids.tolist()
+        ([5, 6, 8, 7, 3], [0, 1, 2, 2, 3])
+        >>> packed.targets.tolist(), packed.predecessors.index.tolist()
+        ([8, 9, 7, 3, 4], [1, 2, 1, 3, 4])
+
+        Attention sees 5 6 8 and 5 6 7 3: two rows of one block, the first with a 0 of padding.
+
+        >>> packed.layout.blocks[0].index.tolist()
+        [[0, 1, 2, 0], [0, 1, 3, 4]]
     """
     ids: list[int] = []
     positions: list[int] = []

@@ -1,4 +1,4 @@
-"""What models say about sampled responses, without gradient."""
+"""Score responses without gradient: a policy's log-probabilities or a critic's values of sampled tokens."""
 
 from __future__ import annotations
 

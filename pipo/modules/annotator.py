@@ -1,4 +1,4 @@
-"""What the models say about fresh rollouts, before any weight moves."""
+"""Annotate fresh rollouts: old and reference log-probabilities, values, teacher, importance weights."""
 
 from __future__ import annotations
 

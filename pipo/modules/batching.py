@@ -1,4 +1,4 @@
-"""Cutting a batch into mini-batches (one optimiser step) and micro-batches (one backward pass)."""
+"""Split a batch into mini-batches (one optimiser step) and micro-batches (one backward pass)."""
 
 from __future__ import annotations
 
@@ -42,6 +42,22 @@ def row_groups(
         token_budget: most tokens of one group, a prompt counted once; ``ATTENTION_SHARE`` times as many when
             it is counted with every response. A longer row gets a group of its own.
         teacher: N prompts of a teacher, whose rows are to stay within the budget as well.
+
+    Example:
+        Three prompts of 4 tokens with two responses each, and a budget of 20. With its prompt counted once a
+        pair costs 4 + 2 + 2 = 8, 4 + 6 + 1 = 11 and 4 + 3 + 3 = 10 tokens. Pairs stand by their longest
+        response, 2, 3, 6: the first and the third pair are 18 tokens, and the second would exceed 20.
+
+        >>> lengths = torch.tensor([2, 2, 6, 1, 3, 3])
+        >>> row_groups([(7,) * 4] * 3, 2, lengths, torch.arange(6), token_budget=20)
+        [[0, 1, 4, 5], [2, 3]]
+
+        At 11 no two pairs fit, and at 10 the second pair is split, so that its prompt is read twice.
+
+        >>> row_groups([(7,) * 4] * 3, 2, lengths, torch.arange(6), token_budget=11)
+        [[0, 1], [4, 5], [2, 3]]
+        >>> row_groups([(7,) * 4] * 3, 2, lengths, torch.arange(6), token_budget=10)
+        [[0, 1], [4, 5], [3], [2]]
     """
     sized = [
         _Row(
@@ -71,10 +87,15 @@ class _Row(NamedTuple):
     """A row to place: where it and its prompt are, and how many tokens it brings."""
 
     place: int
+    """Number of the row in the batch."""
     prompt: int
+    """Number of its prompt."""
     prompt_tokens: int
+    """Tokens of its prompt."""
     response_tokens: int
+    """Tokens of its response."""
     teacher_tokens: int
+    """Tokens of the teacher's prompt and the response; 0 without a teacher."""
 
     @property
     def whole(self) -> int:

@@ -1,4 +1,4 @@
-"""What a callback may do in the one place that Lightning has no hook for: between sampling and the update."""
+"""Protocol and hooks of callbacks between sampling and the update, where Lightning has no hook."""
 
 from __future__ import annotations
 
@@ -93,36 +93,30 @@ def learner(module: pl.LightningModule) -> Learner:
 
 @dataclass(frozen=True, kw_only=True)
 class IterationStats:
-    """What every rank knows about the iteration.
-
-    Attributes:
-        iteration: counted from 0.
-        mean_reward: mu_t, mean verifier reward over all sampled responses of all ranks.
-        policy_learns: False while only a critic is trained.
-    """
+    """What every rank knows about the iteration."""
 
     iteration: int
+    """Counted from 0."""
     mean_reward: float
+    """mu_t, mean verifier reward over all sampled responses of all ranks."""
     policy_learns: bool
+    """Whether the policy is trained; False while only a critic is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SkippedStep:
-    """An optimiser step that was not made because its numbers were not finite; the same on every rank.
-
-    Attributes:
-        iteration: counted from 0.
-        update: ``policy``, ``pipo`` or ``value``.
-        loss: over all ranks.
-        grad_norm: before clipping.
-        in_a_row: how many steps were skipped since the last that was made, this one included.
-    """
+    """An optimiser step that was not made because its numbers were not finite; the same on every rank."""
 
     iteration: int
+    """Counted from 0."""
     update: str
+    """Kind of update: ``policy``, ``pipo`` or ``value``."""
     loss: float
+    """Loss over all ranks."""
     grad_norm: float
+    """Gradient norm before clipping."""
     in_a_row: int
+    """How many steps were skipped since the last that was made, this one included."""
 
 
 class RolloutCallback(pl.Callback):

@@ -1,4 +1,4 @@
-"""The models that a run holds: loading, sharding, the optimisers on them, the engine that samples."""
+"""Load and shard the models of a run, with optimisers, schedules and the rollout engine."""
 
 from __future__ import annotations
 
@@ -35,18 +35,16 @@ class ModelHolder(pl.LightningModule):
         optimizer: AdamW's numbers.
         compute_dtype: dtype of matrix products, everywhere; None for that of the weights.
         sharding: how weights are sharded by a strategy that does; None for whole weights.
-
-    Attributes:
-        policy: is trained.
-        critic: only with an objective that has one.
-        teacher: the policy itself, or its average.
-        engine: samples from the policy.
     """
 
     policy: Policy
+    """Policy that is trained."""
     critic: Critic
+    """Critic, with an objective that has one."""
     teacher: Policy
+    """Self-teacher: the policy itself, or its moving average."""
     engine: RolloutEngine
+    """Rollout engine, which samples from the policy."""
 
     def __init__(
         self,

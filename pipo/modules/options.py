@@ -1,4 +1,4 @@
-"""AdamW, the schedule around it, and how a batch is cut into optimiser steps."""
+"""Options of AdamW, its schedule and gradient clipping, and of mini-batches and micro-batches."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class AdamWConfig(Options):
     weight_decay: NotNegative
     """Decoupled weight decay."""
     max_grad_norm: Annotated[float, Field(gt=0)]
-    """Gradients are scaled down to this global norm."""
+    """Gradient clipping: gradients are scaled down to this global norm."""
     warmup_iterations: CountOrNone
-    """The rate rises linearly over so many iterations."""
+    """Warm-up: the learning rate rises linearly over so many iterations."""
     max_skipped_steps: Count
     """After so many steps in a row that were not made, because loss or gradient were not finite, the run
     ends."""

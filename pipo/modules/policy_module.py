@@ -1,4 +1,4 @@
-"""One reinforcement-learning iteration as a Lightning training step."""
+"""Training step: one reinforcement-learning iteration as a ``LightningModule``, and ``policy_update``."""
 
 from __future__ import annotations
 

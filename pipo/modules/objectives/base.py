@@ -1,4 +1,4 @@
-"""The seam of the algorithms: an objective turns graded responses into a batch, and a batch into a loss.
+"""Base class of objectives: advantages from graded responses, and the clipped policy loss of a batch.
 
 The training loop does not know which objective it runs, and policy improvement is another batch through the
 same objective, never another loss. A new algorithm is one class and one file in ``conf/algo``.
@@ -27,7 +27,7 @@ from pipo.records.rollouts import Rollouts, TokenIds
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch(Movable):
-    """The rows of a :class:`~pipo.records.PolicyBatch` that share one forward and backward pass."""
+    """The rows of a :class:`~pipo.records.batches.PolicyBatch` that share one forward and backward pass."""
 
     rows: PackedRows
     """The n prompts and responses, for a forward pass that scores the sampled tokens."""
@@ -111,12 +111,12 @@ class Objective(ABC):
         kl_coef: weight of the k3 penalty against the reference model; 0 loads no reference.
     """
 
-    #: Smallest group size that the objective can work with.
     min_group_size: int = 1
-    #: The critic's options; None for an objective without one.
+    """Smallest group size that the objective can work with."""
     critic: CriticConfig | None = None
-    #: How the policy learns from its own teacher; None for an objective without one.
+    """Options of the critic; None for an objective without one."""
     distillation: Distillation | None = None
+    """Options of self-distillation; None for an objective without a self-teacher."""
 
     def __init__(
         self,
@@ -226,8 +226,8 @@ def policy_batch(
         advantages: [N], one per response, or [N, R].
         attribution: [N] or [N, R].
         kl_coef: weight of the k3 penalty.
-        teacher_prompt_ids: see :class:`~pipo.records.PolicyBatch`.
-        value_targets: see :class:`~pipo.records.PolicyBatch`.
+        teacher_prompt_ids: see :class:`~pipo.records.batches.PolicyBatch`.
+        value_targets: see :class:`~pipo.records.batches.PolicyBatch`.
     """
     sampled = rollouts.completions.sampled
     weight = sampled if annotations.importance is None else annotations.importance

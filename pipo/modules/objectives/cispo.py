@@ -1,4 +1,4 @@
-"""CISPO: the clipped ratio is a weight on log pi; no token's gradient is ever removed."""
+"""CISPO: the clipped ratio as a weight on log pi; no token's gradient is ever removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the group methods share: one advantage per response, from the rewards of its group."""
+"""Base of group-relative objectives (GRPO, GSPO, RLOO, ...): one advantage per response of a group."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GSPO: the ratio and its clipping belong to the whole response."""
+"""GSPO: sequence-level ratio and clipping, for the whole response."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PPO: a critic's generalised advantages, the KL penalty in the reward."""
+"""PPO: generalised advantage estimation (GAE) with a critic, and the KL penalty in the reward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RLOO: the baseline of a response is the mean reward of the others in its group."""
+"""RLOO: leave-one-out baseline, the mean reward of the other responses in the group."""
 
 from __future__ import annotations
 

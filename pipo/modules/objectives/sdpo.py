@@ -1,4 +1,4 @@
-"""SDPO: the policy learns from itself, shown what it did not know when it answered."""
+"""SDPO: self-distillation from the policy itself, prompted with what it did not know when it answered."""
 
 from __future__ import annotations
 
