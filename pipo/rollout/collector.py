@@ -1,4 +1,4 @@
-"""Sampling and grading: prompts in, graded rollouts out."""
+"""Collect rollouts: sample responses, grade them, and filter groups (DAPO's dynamic sampling)."""
 
 from __future__ import annotations
 
@@ -25,14 +25,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class CollectionConfig:
-    """How a batch is gathered.
-
-    Attributes:
-        dynamic_sampling_rounds: drop groups whose verifier rewards are all equal and draw more prompts until
-            the batch is full, in at most so many rounds; 0 trains on every group.
-    """
+    """How a batch is gathered."""
 
     dynamic_sampling_rounds: int
+    """Drop groups whose verifier rewards are all equal and draw more prompts until the batch is full, in at
+    most so many rounds; 0 trains on every group.
+    """
 
     def __post_init__(self) -> None:
         if self.dynamic_sampling_rounds < 0:

@@ -1,4 +1,4 @@
-"""Which prompts an iteration gets: a pure function of (seed, iteration, rank, number of ranks).
+"""Prompts of an iteration: a pure function of (seed, iteration, rank, number of ranks).
 
 One Lightning epoch is the whole run, one batch is one iteration. No sampler state has to be saved:
 resuming needs only the number of iterations that were handed out.

@@ -1,4 +1,4 @@
-"""The seam between training and whatever samples the responses."""
+"""Interface of rollout engines: weight sync, sampling of responses, sleep and wake."""
 
 from __future__ import annotations
 
@@ -21,14 +21,12 @@ class RolloutEngine(Protocol):
 
     With several processes ``wake``, ``sync_weights``, ``sleep`` and ``close`` are collective: all call them
     in the same order, because weights may be spread over the processes.
-
-    Attributes:
-        shares_weights: True when the engine samples from the trainer's own weights at the trainer's
-            precision, so that in float32 its log-probabilities are the behaviour policy's and need no second
-            forward pass.
     """
 
     shares_weights: bool
+    """True when the engine samples from the trainer's own weights at the trainer's precision, so that in
+    float32 its log-probabilities are the behaviour policy's and need no second forward pass.
+    """
 
     def generate(
         self, prompts: Sequence[TokenIds], group_size: int, sampling: SamplingParams, seed: int

@@ -1,4 +1,4 @@
-"""Sampling in the training process, on the training weights themselves.
+"""Local engine: batched decoding with a KV cache, in the training process and on its weights.
 
 Each prompt is read once for all of its responses, finished rows leave the batch, and the log-probability of
 every sampled token is kept on the way. It is the reference that other engines are tested against.
@@ -94,6 +94,26 @@ class LocalEngine:
         sampling: SamplingParams,
         generator: torch.Generator,
     ) -> Completions:
+        """Responses to prompts that are decoded side by side, one token of each running row per step.
+
+        Example:
+            Prompts (5, 6, 7) and (8), two responses each, at most 4 tokens; 1 is the stop token, and
+            ``compact_below`` is 0.5. The prompts are read once, padded to ``width`` 3, and each is copied to
+            two rows of the cache. A dash is a row that is finished but still in the cache: what it draws is
+            thrown away. A blank is a row that has left it::
+
+                row              0  1  2  3
+                prompt           5  5  8  8
+                                 6  6  .  .     padding, which ``visible`` hides
+                                 7  7  .  .
+                step 0 draws     9  1  4  4     row 1 is finished; 3 of 4 go on, more than half: all stay
+                step 1 draws     3  -  1  2     row 2 is finished; 2 of 4 go on: rows 0 and 3 stay
+                step 2 draws     1        5     row 0 is finished; 1 of 2 goes on: row 3 stays
+                step 3 draws              6     the limit: row 3 is cut, not finished
+
+            The token of row 3 at step 0 goes to column 3 of the cache, its fourth, but has position 1, its
+            prompt's length. ``count`` ends as 3, 1, 2, 4.
+        """
         device = self.policy.device
         limit = sampling.max_response_tokens
         cache, logits, lengths = self._prefill(prompts, limit)

@@ -1,4 +1,4 @@
-"""How tokens are drawn, by whatever engine."""
+"""Sampling parameters: temperature, top-p, top-k, stop tokens, importance-sampling correction."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pipo.records.options import Cap, Count, CountOrNone, NotNegative, Options, 
 
 
 class Sampling(Options):
-    """From which distribution tokens are drawn."""
+    """The distribution that tokens are drawn from."""
 
     temperature: NotNegative
-    """Divides the logits; 0 means greedy."""
+    """Divisor of the logits; 0 means greedy."""
     top_p: Share
-    """The smallest set of tokens whose probability reaches this is kept."""
+    """Nucleus: the smallest set of tokens whose probability reaches this is kept."""
     top_k: CountOrNone
     """Number of most likely tokens kept; 0 keeps all."""
 
@@ -33,4 +33,4 @@ class SamplingWithCorrection(Sampling):
     importance_correction: Literal["token", "sequence", "none"]
     """Truncated importance sampling of the sampler's distance: a weight per token, per response, or none."""
     importance_cap: Cap
-    """Largest weight that it gives."""
+    """Largest weight of the importance correction, at which it is truncated."""

@@ -1,4 +1,4 @@
-"""What a self-teacher is shown: a successful sibling, and what the task said about the response."""
+"""Self-teacher's prompts: privileged information from a successful sibling and the task's feedback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reward terms: what is added to the verifier's reward for training, and never counted in accuracy or mu."""
+"""Reward terms: added to the verifier's reward for training, and never counted in accuracy or mu."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drawing tokens: one uniform number per row, whatever the size of the vocabulary.
+"""Sample tokens by temperature, top-k and top-p, with one uniform number per row (inverse CDF).
 
 ``torch.multinomial`` draws one number per vocabulary entry; at 150,000 entries that costs more than the
 model on a CPU. Inverting the cumulative distribution needs one, and gives the log-probability on the way.

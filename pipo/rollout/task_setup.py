@@ -1,4 +1,4 @@
-"""A model at a task: tokenised problems, grader and sampling, for ``train.py`` and ``eval.py`` alike."""
+"""Set up a task for a model: tokenised prompts, grader and sampling, for ``train.py`` and ``eval.py``."""
 
 from __future__ import annotations
 
@@ -21,38 +21,32 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Problems:
-    """A split with its tokenised prompts.
-
-    Attributes:
-        examples: the problems.
-        prompt_ids: one tokenised prompt each.
-        dropped: the rows that were left out.
-    """
+    """A split with its tokenised prompts."""
 
     examples: Sequence[Example]
+    """Problems of the split."""
     prompt_ids: Sequence[TokenIds]
+    """Tokenised prompt of each problem."""
     dropped: Sequence[Dropped]
+    """Rows that were left out, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSetup:
-    """A model at a task: what training and evaluation both need.
-
-    Attributes:
-        model: the model.
-        tokenizer: its tokenizer.
-        key: where the task stands in the configuration: ``task``, or a part of a benchmark.
-        task: problems and grader.
-        sampling: how tokens are drawn.
-        max_prompt_tokens: longest prompt.
-    """
+    """A model at a task: what training and evaluation both need."""
 
     model: ModelSpec
+    """Specification of the model."""
     tokenizer: PreTrainedTokenizerBase
+    """Tokenizer of the model."""
     key: str
+    """Key of the task in the configuration: ``task``, or a part of a benchmark."""
     task: Task
+    """Problems and grader."""
     sampling: SamplingParams
+    """How tokens are drawn."""
     max_prompt_tokens: int
+    """Longest prompt, in tokens."""
 
     def problems(self, split: Split, limit: int | None = None) -> Problems:
         """A split of the task, tokenised; the first ``limit`` problems, None for all.

@@ -1,4 +1,4 @@
-"""Sampling by vLLM in the training process, on a copy of the weights that every update renews.
+"""vLLM engine in the training process, colocated, on a copy of the weights that every update syncs.
 
 Each process of the trainer drives an engine of its own on its own device (vLLM calls this an external
 launcher): no further process is started, weights are handed over by reference, and the ranks sample

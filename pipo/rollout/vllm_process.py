@@ -1,4 +1,4 @@
-"""What vLLM does to the process it runs in, undone.
+"""Undo vLLM's changes to the process it runs in: environment, random states, threads, process group.
 
 An engine inside the training process sets environment variables that child processes would inherit, seeds
 every random number generator, replaces ``torch.set_num_threads`` by nothing, and keeps or makes the default
