@@ -38,27 +38,24 @@ _REASONS_SHOWN = 3
 
 @dataclass(kw_only=True)
 class Counts:
-    """What was found.
-
-    Attributes:
-        rows: of the file.
-        unusable: of them, those with nothing to grade.
-        scores: one for each response.
-        errors: responses that a grader failed on.
-        infrastructure: responses that could not be graded for the machine's sake.
-        compared: responses of an evaluation, which have a score already.
-        changed: of them, those with another score now.
-        reasons: why rows were unusable or responses failed, the first few.
-    """
+    """What was found."""
 
     rows: int = 0
+    """Rows of the file."""
     unusable: int = 0
+    """Rows with nothing to grade."""
     scores: list[float] = field(default_factory=list)
+    """Scores, one for each response."""
     errors: int = 0
+    """Responses that a grader failed on."""
     infrastructure: int = 0
+    """Responses that could not be graded for the machine's sake."""
     compared: int = 0
+    """Responses of an evaluation, which had a score already."""
     changed: int = 0
+    """Responses of an evaluation whose score has changed."""
     reasons: list[str] = field(default_factory=list)
+    """Why rows were unusable or responses failed, the first few."""
 
     def add(self, entry: Entry, verdicts: Sequence[Reward]) -> None:
         """Count a row."""

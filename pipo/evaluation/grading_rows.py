@@ -31,40 +31,34 @@ _TRAINED = {"iteration", "uid", "prompt", "reference", RESPONSE}
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One line of a file.
-
-    Attributes:
-        place: where it stands, for messages.
-        fields: the row as it is written again; where the line holds none, the line, so that it is not lost.
-        row: the row as tasks read it, see :func:`pipo.tasks.rows.json_value`.
-        problem: why it holds none; None when it holds one.
-        end: how many bytes of the file are read after it.
-    """
+    """One line of a file."""
 
     place: str
+    """Where the line stands, for messages."""
     fields: dict[str, Any]
+    """The row as it is written again; where the line holds none, the line, so that it is not lost."""
     row: dict[str, Any]
+    """The row as tasks read it, see :func:`pipo.tasks.rows.json_value`."""
     problem: str | None
+    """Why the line holds no row; None when it holds one."""
     end: int
+    """Bytes of the file that are read after this line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A row on its way.
-
-    Attributes:
-        line: what was read.
-        task: its grader; None when there is nothing to grade.
-        example: its problem.
-        responses: what is graded.
-        problem: why there is nothing to grade.
-    """
+    """A row on its way."""
 
     line: Line
+    """Line that was read."""
     task: Task | None = None
+    """Task that grades the row; None when there is nothing to grade."""
     example: Example | None = None
+    """Problem of the row; None when there is nothing to grade."""
     responses: tuple[str, ...] = ()
+    """Responses to grade."""
     problem: str | None = None
+    """Why there is nothing to grade; None when there is something."""
 
 
 def read_lines(path: Path) -> Iterator[Line]:

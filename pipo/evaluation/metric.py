@@ -27,9 +27,13 @@ class PassAtK(Metric):
 
     full_state_update = False
     index: list[Tensor] | Tensor
+    """int64, number of each problem."""
     samples: list[Tensor] | Tensor
+    """n, responses to each problem."""
     solved: list[Tensor] | Tensor
+    """c, right responses to each problem."""
     means: list[Tensor] | Tensor
+    """[problems, quantities], means of the further quantities."""
 
     def __init__(self, ks: Sequence[int], means: Sequence[str]) -> None:
         super().__init__()

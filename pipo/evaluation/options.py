@@ -1,4 +1,4 @@
-"""How a set of problems is measured."""
+"""Options of an evaluation: problems, samples, pass@k, confidence intervals, sampling."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Measurement(Options):
     prompts_per_batch: Count
     """Problems generated and graded at a time; also the unit dealt to ranks."""
     confidence: Annotated[float, Field(gt=0, lt=1)]
-    """Of the intervals."""
+    """Confidence level of the intervals."""
     resamples: Count
     """Bootstrap resamples behind each interval."""
     seed: CountOrNone
-    """Of sampling and of the bootstrap."""
+    """Seed of sampling and of the bootstrap."""
 
     @model_validator(mode="after")
     def _check_ks(self) -> Self:

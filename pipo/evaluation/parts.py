@@ -1,4 +1,4 @@
-"""What an evaluation says about itself: the content of ``results.json`` and of its row in W&B."""
+"""Content of ``results.json`` and of an evaluation's row in W&B: scores, settings and fingerprints."""
 
 from __future__ import annotations
 
@@ -28,19 +28,16 @@ _WITHOUT_VERDICT = ("workers", "grader_workers", "grader_wall_s")
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One part of a benchmark, ready to be scored.
-
-    Attributes:
-        name: of the part.
-        setup: the model at its task.
-        source: the options of the task and its grader.
-        problems: what is scored.
-    """
+    """One part of a benchmark, ready to be scored."""
 
     name: str
+    """Name of the part."""
     setup: TaskSetup
+    """The model at its task."""
     source: Mapping[str, Any]
+    """Options of the task and its grader."""
     problems: Problems
+    """Problems that are scored."""
 
 
 def identities(parts: Sequence[Part], plan: EvaluationPlan) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""How per-token losses become one number. The denominator is always passed in.
+"""Loss aggregation: token-mean and seq-mean-token-mean; the denominator is always passed in.
 
 A denominator counted inside a micro-batch changes the loss whenever the batch is split in another way;
 here it is counted once per optimiser step, over all ranks, and every split gives the same sum.

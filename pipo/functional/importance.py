@@ -1,4 +1,4 @@
-"""Weights for what a sampler drew that is not quite the policy."""
+"""Truncated importance sampling: correct for a sampler whose probabilities differ from the policy's."""
 
 from __future__ import annotations
 

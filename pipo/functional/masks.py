@@ -1,4 +1,4 @@
-"""Which tokens of a response the policy sampled: questions to the boolean mask."""
+"""Functions of the mask of sampled tokens, the loss mask of a response."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A retrospective update from a few rows that is right on average: sampling with unequal probabilities."""
+"""Sampling of rows with unequal probabilities, an unbiased estimate of the update on all rows."""
 
 from __future__ import annotations
 
@@ -38,6 +38,17 @@ def inclusion_probabilities(weights: Tensor, fraction: float) -> Tensor:
 
     Returns:
         float64 [N], zero exactly where the weight is zero.
+
+    Example:
+        Half of the four rows that weigh something are two rows. By their shares of 8 the first would get
+        2 * 4 / 8 = 1; at 0.625 of them, 2.5 rows, it would get 1.25. So it is certain, and the others have
+        1.5 rows to share by weights that add up to 4: 1.5 / 4 = 0.375 for each unit.
+
+        >>> weights = torch.tensor([4, 1, 1, 0, 2], dtype=torch.float64)
+        >>> inclusion_probabilities(weights, 0.5).tolist()
+        [1.0, 0.25, 0.25, 0.0, 0.5]
+        >>> inclusion_probabilities(weights, 0.625).tolist()
+        [1.0, 0.375, 0.375, 0.0, 0.75]
     """
     falling, _ = weights[weights > 0].sort(descending=True)
     if not len(falling):

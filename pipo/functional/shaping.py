@@ -1,4 +1,4 @@
-"""What is added to the verifier's reward for training, and never counted as accuracy or as mu."""
+"""Reward shaping for training only: DAPO's over-long penalty, and PPO's KL penalty in the reward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The clipped surrogate, in the signed form, at the level of tokens or of whole responses."""
+"""Clipped surrogate loss, in the signed form, with token or sequence ratio and dual clip."""
 
 from __future__ import annotations
 

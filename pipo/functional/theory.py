@@ -1,4 +1,4 @@
-r"""How strongly a fixed query with success probability p pulls on the policy (PIPO, arXiv 2604.00860).
+r"""Theory of the gradient weight of a query over its success probability p (PIPO, arXiv 2604.00860).
 
 A query is answered right with probability p; G independent responses are drawn; the reward is 0 or 1.
 Then every expected update of the query is a factor times the gradient of p, and methods differ in the

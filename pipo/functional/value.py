@@ -1,4 +1,4 @@
-"""The critic's loss and how much of the returns it explains."""
+"""Critic's clipped value loss and explained variance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What models say about sampled tokens, and the batch that one policy update needs: frozen records.
+"""Frozen records of tensors: annotations of sampled tokens by the models, and the batch of a policy update.
 
 The axes B, G, N and R are those of :mod:`pipo.records.rollouts`.
 """

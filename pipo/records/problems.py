@@ -15,7 +15,9 @@ class Message:
     """One turn of a conversation."""
 
     role: Literal["system", "user", "assistant"]
+    """Speaker of the turn."""
     content: str
+    """Text of the turn."""
 
 
 Transcript = tuple[Message, ...]
@@ -24,32 +26,26 @@ Transcript = tuple[Message, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """A problem as the model sees it, in both forms; the tokenizer decides which is used.
-
-    Attributes:
-        messages: the conversation, for a tokenizer with a chat template.
-        text: the plain form, for a tokenizer without one (base models).
-    """
+    """A problem as the model sees it, in both forms; the tokenizer decides which is used."""
 
     messages: tuple[Message, ...]
+    """The conversation, for a tokenizer with a chat template."""
     text: str
+    """The plain form, for a tokenizer without one (base models)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One problem with its reference answer. Tasks whose grader needs more add fields in a subclass.
-
-    Attributes:
-        uid: stable name, unique within the task (``gsm8k/train/17``).
-        question: the problem, without instructions.
-        answer: the reference that the grader compares with.
-        level: difficulty or subject, for reports; empty when the data set has none.
-    """
+    """One problem with its reference answer. Tasks whose grader needs more add fields in a subclass."""
 
     uid: str
+    """Stable name, unique within the task (``gsm8k/train/17``)."""
     question: str
+    """The problem, without instructions."""
     answer: str
+    """The reference that the grader compares with."""
     level: str = ""
+    """Difficulty or subject, for reports; empty when the data set has none."""
 
 
 E = TypeVar("E", bound=Example)
@@ -57,36 +53,31 @@ E = TypeVar("E", bound=Example)
 
 @dataclass(frozen=True, kw_only=True)
 class Dropped:
-    """A row that gave no problem, or a problem about which something is off.
-
-    Attributes:
-        place: where it stands (``data/train.jsonl, line 3``), or the problem's ``uid``.
-        reason: why it cannot be used, or what is off.
-    """
+    """A row that gave no problem, or a problem about which something is off."""
 
     place: str
+    """Where the row stands (``data/train.jsonl, line 3``), or the problem's ``uid``."""
     reason: str
+    """Why the row or problem cannot be used, or what is off about it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reward:
-    """The verdict on one response.
-
-    Attributes:
-        score: verifier reward in [0, 1].
-        answer: what the grader read as the final answer; None when it found none.
-        error: why grading failed (time-out, crash); None when it did not. Counted, never hidden.
-        infrastructure: whether the machine was at fault and not the response: a limit of wall-clock time
-            overrun once more after a second try, a worker that something else has killed. Needs ``error``,
-            scores 0, and is counted apart: the response may be right.
-        feedback: what the environment would tell the model about this response; None if nothing.
-    """
+    """The verdict on one response."""
 
     score: float
+    """Verifier reward in [0, 1]."""
     answer: str | None = None
+    """Final answer as the grader read it; None when it found none."""
     error: str | None = None
+    """Why grading failed (time-out, crash); None when it did not. Counted, never hidden."""
     feedback: str | None = None
+    """Feedback of the environment on this response, for a model to read; None for none."""
     infrastructure: bool = False
+    """Whether the machine was at fault and not the response: a limit of wall-clock time overrun once more
+    after a second try, a worker that something else has killed. Needs ``error``, scores 0, and is counted
+    apart: the response may be right.
+    """
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.score <= 1.0:
