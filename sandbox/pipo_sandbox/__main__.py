@@ -1,4 +1,4 @@
-"""What this system allows: protections for programs under test, and what a program could do just now.
+"""Report on the sandbox: protections of this system, and what a program could do just now.
 
 ``python -m pipo_sandbox`` prints it; whatever it finds, its exit status is 0.
 """

@@ -1,4 +1,4 @@
-"""What every forked child goes through before code that nobody has read runs in it."""
+"""Confine a forked child before untrusted code runs in it: resource limits, seccomp, Landlock."""
 
 from __future__ import annotations
 
@@ -30,23 +30,20 @@ _BLOCK = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class Confinement:
-    """The rest of the protections, which only the program itself must be under.
-
-    Attributes:
-        scope: how leftovers of a program are found.
-        limits: of the program; None to set none.
-        instructions: of the system call filter; None without one.
-        readable: all that may be read besides the working directory, by Landlock; None without it.
-        linux: whether a process can ask to die with its parent.
-        private: the folders that the program may write to, each with what is in it from the start.
-    """
+    """The rest of the protections, which only the program itself must be under."""
 
     scope: Scope
+    """Scope in which leftovers of a program are found."""
     limits: Limits | None
+    """Resource limits of the program; None to set none."""
     instructions: bytes | None
+    """Instructions of the system call filter (seccomp); None without one."""
     readable: filesystem.Readable | None
+    """Folders and files that may be read besides the working directory, by Landlock; None without it."""
     linux: bool
+    """Whether a process can ask to die with its parent."""
     private: Mapping[str, frozenset[str]]
+    """The folders that the program may write to, each with what is in it from the start."""
 
     @property
     def alone(self) -> bool:

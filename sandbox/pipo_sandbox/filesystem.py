@@ -1,4 +1,4 @@
-"""What a program sees of the file system: a few read-only folders and two empty ones of its own."""
+"""File system of a program: a root of read-only folders and two empty ones of its own; Landlock rules."""
 
 from __future__ import annotations
 

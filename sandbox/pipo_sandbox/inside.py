@@ -18,27 +18,24 @@ SERVICES = {"s": stdin_service.serve, "c": call_service.serve, "j": judge_servic
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What the launcher has found possible on this system.
-
-    Attributes:
-        namespaces: flags of the namespaces of each sandbox; 0 without any.
-        scope: how leftovers of a program are found.
-        filtered: whether the system call filter is installed.
-        readable: what may be read where Landlock takes the place of a mount namespace; None without it.
-        linux: whether the calls of ``kernel`` exist.
-        count_processes: whether a limit on processes concerns the program alone.
-        limited: whether resource limits are set.
-        no_new_privileges: whether set-uid programs lose their effect.
-    """
+    """What the launcher has found possible on this system."""
 
     namespaces: int
+    """Flags of the namespaces of each sandbox; 0 without any."""
     scope: processes.Scope
+    """Scope in which leftovers of a program are found."""
     filtered: bool
+    """Whether the system call filter is installed."""
     readable: filesystem.Readable | None
+    """What may be read where Landlock takes the place of a mount namespace; None without it."""
     linux: bool
+    """Whether the calls of ``kernel`` exist."""
     count_processes: bool
+    """Whether a limit on processes concerns the program alone."""
     limited: bool
+    """Whether resource limits are set."""
     no_new_privileges: bool
+    """Whether set-uid programs lose their effect."""
 
 
 def run(

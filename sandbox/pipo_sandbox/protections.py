@@ -1,4 +1,4 @@
-"""What keeps a program in, and what is left where one of these protections is missing."""
+"""Names of the protections, and the weakness that a missing one leaves."""
 
 from __future__ import annotations
 

@@ -51,6 +51,7 @@ class Verdict:
     """What test code found in one step."""
 
     passed: bool
+    """Whether the step passed."""
     text: str
     """What happened, empty when it passed."""
     alive: bool

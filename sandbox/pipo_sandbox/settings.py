@@ -1,4 +1,4 @@
-"""What the launcher is told at its start: limits of programs, and what they may read."""
+"""Settings of the launcher: resource limits of programs, and the folders that they may read."""
 
 from __future__ import annotations
 

@@ -40,15 +40,12 @@ class Starved(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What a meter shows.
-
-    Attributes:
-        used_s: processor time of a program since it was started.
-        asleep: whether all of it sleeps or waits.
-    """
+    """What a meter shows."""
 
     used_s: float
+    """Processor time of a program since it was started."""
     asleep: bool
+    """Whether all of it sleeps or waits."""
 
 
 class Meter:

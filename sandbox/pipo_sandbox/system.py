@@ -1,4 +1,4 @@
-"""What this system allows, found out by trying, once, before the first sandbox."""
+"""Probe the system by trial, once, before the first sandbox: which protections it allows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How processes that do not trust each other talk: frames of bytes, each with its length before it."""
+"""Length-prefixed frames between processes that do not trust each other, with deadlines."""
 
 from __future__ import annotations
 
