@@ -33,7 +33,7 @@ class OptimizerConfig(AdamWConfig):
     """The same at the learning rate of a run."""
 
     learning_rate: Positive
-    """Of every update; constant after the warm-up."""
+    """Learning rate of every update; constant after the warm-up."""
 
 
 class BatchConfig(Options):
