@@ -105,3 +105,32 @@ def test_the_policy_follows_its_weights(policy):
     before = rows(engine(policy).generate(PROMPTS, 1, sampling(temperature=0.0), seed=0))
     policy.load_state_dict(make_policy(seed=1).state_dict())
     assert rows(engine(policy).generate(PROMPTS, 1, sampling(temperature=0.0), seed=0)) != before
+
+
+def test_a_wave_goes_as_the_example_in_its_docstring_says(policy, monkeypatch):
+    """The draws are the example's; a dash there is 0 here. What is read afterwards, and where, follows."""
+    draws, read = iter([[9, 1, 4, 4], [3, 0, 1, 2], [1, 5], [6]]), []
+    next_token_logits = policy.next_token_logits
+
+    def drawn(logits, *_):
+        tokens = next(draws)
+        assert len(logits) == len(tokens)
+        return torch.tensor(tokens), torch.zeros(len(tokens))
+
+    def watched(ids, positions, cache, *mask, **options):
+        read.append((ids.flatten().tolist(), positions.flatten().tolist(), cache.get_seq_length()))
+        return next_token_logits(ids, positions, cache, *mask, **options)
+
+    monkeypatch.setattr("pipo.rollout.local.sample_tokens", drawn)
+    monkeypatch.setattr(policy, "next_token_logits", watched)
+    options = sampling(max_response_tokens=4, stop_token_ids=frozenset({1}))
+    got = engine(policy, compact_below=0.5).generate([(5, 6, 7), (8,)], 2, options, seed=0)
+    assert rows(got) == [[9, 3, 1], [1], [4, 1], [4, 2, 5, 6]]
+    assert got.finished.tolist() == [True, True, True, False]
+    # Two prompts of width 3; then four rows at the position behind their own prompt, two rows, and one.
+    assert read == [
+        ([5, 6, 7, 8, 0, 0], [0, 1, 2, 0, 1, 2], 0),
+        ([9, 1, 4, 4], [3, 3, 1, 1], 3),
+        ([3, 2], [4, 2], 4),
+        ([5], [3], 5),
+    ]
