@@ -1,4 +1,4 @@
-"""Score: ``python eval.py model=<what> benchmark=<which> [key=value] ...``.
+"""Evaluate: ``python eval.py model=<what> benchmark=<which> [key=value] ...``.
 
 Examples::
 

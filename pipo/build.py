@@ -1,4 +1,4 @@
-"""From the typed configuration to the objects of a run, for ``train.py`` and ``eval.py``."""
+"""Build the objects of a run from the typed configuration, for ``train.py`` and ``eval.py``."""
 
 from __future__ import annotations
 

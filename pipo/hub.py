@@ -1,4 +1,4 @@
-"""The Hugging Face hub when there is no way to it: its libraries would try for half a minute."""
+"""Hugging Face hub without network: use the cache at once; its own libraries retry for half a minute."""
 
 from __future__ import annotations
 

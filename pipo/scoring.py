@@ -1,4 +1,4 @@
-"""One model on one benchmark, from the configuration to ``results.json``."""
+"""Evaluate one model on one benchmark, from the configuration to ``results.json``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run from its configuration to its summary."""
+"""Train one model: a run from its configuration to its summary."""
 
 from __future__ import annotations
 

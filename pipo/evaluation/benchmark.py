@@ -17,7 +17,7 @@ class Column:
     """One number of the report."""
 
     name: str
-    """Its heading."""
+    """Heading of the column."""
     shares: Mapping[str, float]
     """Part -> its share in the column; they add up to 1."""
 
@@ -29,7 +29,7 @@ class NotCovered:
     name: str
     """What is missing."""
     weight: float
-    """Its share in the official total, in [0, 1]."""
+    """Share in the official total, in [0, 1]."""
     why: str
     """Why it is missing."""
 

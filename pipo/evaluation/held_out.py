@@ -28,7 +28,7 @@ class HeldOutResponse:
     uid: str
     """Name of the problem."""
     level: str
-    """Its level, empty when the data set has none."""
+    """Level of the problem, empty when the data set has none."""
     prompt: str
     """The prompt as the model read it."""
     reference: str
@@ -38,7 +38,7 @@ class HeldOutResponse:
     answer: str | None
     """What the grader read in it; None when it found nothing."""
     score: float
-    """Its score in [0, 1]."""
+    """Score of the response, in [0, 1]."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,7 +46,7 @@ class EvaluationConfig(Measurement):
     """The full evaluation, as the configuration says it."""
 
     problems: Count | None
-    """Of the held-out ones, the first so many; None for all."""
+    """Number of held-out problems, the first so many; None for all."""
 
     def plan(self) -> EvaluationPlan:
         """The measurement, with a vote."""

@@ -60,7 +60,7 @@ class ProblemResult:
     uid: str
     """Name of the problem."""
     level: str
-    """Its level, empty when the data set has none."""
+    """Level of the problem, empty when the data set has none."""
     prompt: str
     """The prompt as the model read it, decoded without special tokens."""
     answer: str

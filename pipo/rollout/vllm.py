@@ -43,7 +43,7 @@ class VllmConfig(Options):
     """Options of the vLLM engine."""
 
     dtype: Literal["float32", "bfloat16"]
-    """Of the engine's copy of the weights and of its activations."""
+    """Dtype of the engine's copy of the weights and of its activations."""
     max_num_seqs: Count
     """Responses decoded at a time; the others wait, and take the place of finished ones."""
     max_model_len: Annotated[int, Field(ge=2)] | None

@@ -57,7 +57,7 @@ class Settings:
     """All that a launcher needs."""
 
     limits: Limits
-    """Of each program."""
+    """Resource limits of each program."""
     slots: int
     """Sandboxes at one time at most; each has a user of its own when root starts them."""
     paths: tuple[str, ...]

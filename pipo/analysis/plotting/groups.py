@@ -29,7 +29,7 @@ class Group:
     """Runs that are drawn as one line: one run, or several of which the mean and its interval are drawn."""
 
     name: str
-    """Its name in the legend."""
+    """Name of the group in the legend."""
     runs: tuple[Run, ...]
     """One run or more."""
 

@@ -28,7 +28,7 @@ class Number:
     value: str
     """The number in the unit of its row, written out."""
     interval: str
-    """Its interval, written out; empty without one."""
+    """Interval of the number, written out; empty without one."""
     low: float
     """Lower end in percent of the row's scale, for the drawn bar."""
     at: float
@@ -64,7 +64,7 @@ class Tile:
     value: str
     """The number now."""
     note: str
-    """Its interval or another remark."""
+    """Interval of the number, or another remark."""
 
 
 @dataclass(frozen=True, kw_only=True)

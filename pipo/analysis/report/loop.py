@@ -57,7 +57,7 @@ class Phase:
     """A part of the run's time."""
 
     name: str
-    """Its name, as in ``time/<name>``."""
+    """Name of the phase, as in ``time/<name>``."""
     what: str
     """The same in words."""
     seconds: float

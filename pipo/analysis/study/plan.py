@@ -30,7 +30,7 @@ class Arm(pydantic.BaseModel):
     against: tuple[str, ...] = ()
     """Arms that it is compared with, pair by pair of the same seed."""
     x: float | None = None
-    """Its place on the axis of a sweep or of a stability study; None outside of one."""
+    """Place of the arm on the axis of a sweep or of a stability study; None outside of one."""
     series: str = ""
     """The line of a stability study's figure that it is a point of."""
 
