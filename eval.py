@@ -7,7 +7,8 @@ Examples::
     python eval.py model=outputs/2026-01-31/12-00-00/checkpoints/iteration_000100.ckpt
     python eval.py model=./some/hugging-face/folder evaluation.samples=32
     python eval.py benchmark=arithmetic_levels preview=3    # show prompts, generate nothing
-    python eval.py task=boxed_sums                          # a single task, also one of your own
+    python eval.py benchmark=math500                        # any part of a benchmark, and any task, by itself
+    python eval.py task=near_sums                           # a task of your own
     python eval.py resume=outputs/eval/2026-01-31/12-00-00  # go on with one that was stopped
     python eval.py compare FIRST SECOND                     # two such folders, problem by problem
 
@@ -30,10 +31,12 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from pipo.config.cli import exit_code, register_resolvers
+from pipo.config.cli import CONF, exit_code, register_resolvers
 from pipo.config.command_line import check_command_line, expand_model, expand_paths, expand_task
+from pipo.config.single_benchmarks import register_single_benchmarks
 
 register_resolvers()
+register_single_benchmarks(CONF)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="eval")

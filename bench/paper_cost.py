@@ -28,6 +28,9 @@ STEP_OVERHEAD = 0.003  # seconds of a decoding step beside reading weights and c
 OTHER = 15.0  # seconds an iteration for grading, weights to the engine, curve and checkpoints
 DYNAMIC_ROUNDS = 3  # that DAPO draws to fill a batch
 
+BASES = ("ppo", "grpo", "gspo", "dapo")
+DOMAINS = ("biology", "chemistry", "material", "physics")
+
 FORWARD, UPDATE = 2, 8  # FLOP per parameter and token; an update is forward, forward again and backward
 
 
@@ -77,10 +80,16 @@ def estimate(cfg: DictConfig, tflops: float, bandwidth: float) -> Cost:
     )
 
 
-def experiments() -> list[str]:
-    """The rows, without the sweeps over them."""
-    names = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
-    return [name for name in names if not name.startswith("ablation_")]
+def rows() -> list[str]:
+    """Every row of the paper's tables, as it is typed."""
+    tables = [("math_4b", BASES), ("math_8b", BASES), ("code", BASES), ("tool_use", BASES)]
+    tables += [(f"science task.domain={domain}", ("grpo", "sdpo")) for domain in DOMAINS]
+    return [
+        f"experiment={table} algo={algo} pipo={pipo}"
+        for table, algos in tables
+        for algo in algos
+        for pipo in ("none", "default")
+    ]
 
 
 def main() -> None:
@@ -92,13 +101,13 @@ def main() -> None:
     parser.add_argument("--bandwidth", type=float, default=H20["bandwidth"], help="of its memory, TB/s")
     options = parser.parse_args()
     register_resolvers()
-    print("| experiment | iterations | s sampling | s training | GPU hours |\n|---|---|---|---|---|")
+    print("| row | iterations | s sampling | s training | GPU hours |\n|---|---|---|---|---|")
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        for name in experiments():
-            cfg = compose(config_name="train", overrides=[f"experiment={name}"])
+        for row in rows():
+            cfg = compose(config_name="train", overrides=row.split())
             cost = estimate(cfg, options.tflops, options.bandwidth)
             print(
-                f"| `{name}` | {cost.iterations} | {cost.generate:.0f} | {cost.train:.0f} "
+                f"| `{row}` | {cost.iterations} | {cost.generate:.0f} | {cost.train:.0f} "
                 f"| {cost.gpu_hours:.0f} |"
             )
 

@@ -24,6 +24,7 @@ from pipo.config.models import find_model
 from pipo.config.reading import composed, read
 from pipo.config.relations import check_relations
 from pipo.config.saved import save_config, saved_config
+from pipo.config.single_benchmarks import single_benchmarks
 from pipo.config.trainer_options import shortened
 from pipo.config.tree import TrainConfig
 from pipo.distributed.processes import is_first, telling_folder
@@ -240,10 +241,11 @@ def _scored_on(config: TrainConfig) -> list[str]:
     paths = {
         key: each["path"] for key, each in sources.items() if isinstance(each, dict) and each.get("path")
     }
-    if (CONF / "benchmark" / f"{task.name}.yaml").is_file() and "test_path" not in paths:
+    alone = task.name in single_benchmarks(CONF)
+    if (alone or (CONF / "benchmark" / f"{task.name}.yaml").is_file()) and "test_path" not in paths:
         return [f"benchmark={task.name}", *data]
     files = [] if data else [f"benchmark.parts.{task.name}.{key}={path}" for key, path in paths.items()]
-    return [f"task={task.name}", *data, *files]
+    return [f"{'benchmark' if alone else 'task'}={task.name}", *data, *files]
 
 
 def _only(callbacks: list[pl.Callback], kind: type[CallbackType]) -> CallbackType:

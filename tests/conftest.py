@@ -19,7 +19,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from pipo.config.cli import register_resolvers
+from pipo.config.cli import CONF, register_resolvers
+from pipo.config.single_benchmarks import register_single_benchmarks
 from pipo.lm.attention import ATTENTION_NAME
 from pipo.lm.packing import PackedRows, pack
 from pipo.lm.policy import Policy
@@ -30,6 +31,7 @@ from pipo.tasks.verdicts import verdicts_of
 ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)
 register_resolvers()
+register_single_benchmarks(CONF)
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,15 @@ def register_resolvers() -> None:
             raise ConfigError(f"recipe.responses={total} cannot be split into groups of algo.group_size={by}")
         return total // by
 
+    def iterations(problems: int, answers: int, prompts: int, group_size: int) -> int:
+        """As many as sample so many answers for every problem; what is left of an epoch is left out."""
+        if (count := answers * (problems // prompts) // group_size) < 1:
+            raise ConfigError(
+                f"iterations: {answers} answers for each of {problems} problems are less than one of "
+                f"{prompts} prompts x {group_size}; set iterations= or a smaller recipe.responses="
+            )
+        return count
+
     def run_folder(resume: str | None, fresh: str) -> str:
         if resume:
             return str(resume)
@@ -69,7 +78,7 @@ def register_resolvers() -> None:
         # Of none, the first name goes on, so that whoever reads it says that there is no such file.
         return str(next((file for file in found if file.is_file()), found[0]))
 
-    plain = (data_file, divide, run_folder, wandb_offline, job_name)
+    plain = (data_file, divide, iterations, run_folder, wandb_offline, job_name)
     in_wandb = (sweep_group, run_label, job_type, tags)
     for function in (*plain, *in_wandb):
         OmegaConf.register_new_resolver(f"pipo.{function.__name__}", function, replace=True)

@@ -79,20 +79,29 @@ def expand_model(arguments: list[str]) -> None:
 
 
 def expand_task(arguments: list[str]) -> None:
-    """Let ``task=`` name a task to score that no file in ``conf/benchmark`` mentions.
+    """Let ``task=`` and ``task.<key>=`` mean in ``eval.py`` what they mean in ``train.py``.
 
     Args:
         arguments: the command line of ``eval.py``, changed in place: ``task=x`` becomes a benchmark with x as
-            its only part. With a benchmark on the same line the program ends: only one can be meant.
+            its only part, and a key of the task one of that part. With a benchmark on the same line the
+            program ends: only one can be meant.
     """
-    if {argument.partition("=")[0] for argument in arguments} >= {"task", "benchmark"}:
+    given = dict(argument.partition("=")[::2] for argument in arguments)
+    if "task" not in given:
+        return
+    if "benchmark" in given:
         _end("task= and benchmark= both say what to score; name one of them")
-    for index, argument in enumerate(arguments):
-        key, _, name = argument.partition("=")
-        if key == "task":
-            part = f"+task@benchmark.parts.{name}={name}"
-            arguments[index : index + 1] = ["~benchmark", part, f"+benchmark.name={name}"]
-            return
+    part = f"benchmark.parts.{given['task']}"
+    benchmark = ["~benchmark", f"+task@{part}={given['task']}", f"+benchmark.name={given['task']}"]
+    arguments[:] = [
+        word
+        for argument in arguments
+        for word in (
+            benchmark
+            if argument.partition("=")[0] == "task"
+            else [re.sub(r"^(\+*)task\.", rf"\1{part}.", argument)]
+        )
+    ]
 
 
 def check_command_line(arguments: Sequence[str], program: str) -> None:

@@ -250,9 +250,11 @@ def test_every_shipped_option_has_known_keys_only(compose_config):
     options["model"].remove("huggingface")  # whose path is for the user to name
     for number in range(max(map(len, options.values()))):  # every option once, together with others
         chosen = [f"{group}={names[number % len(names)]}" for group, names in options.items()]
-        read(compose_config(*chosen), TrainConfig)
-    for experiment in ("math_8b_ppo_pipo", "code_dapo", "science_physics_sdpo_pipo", "ablation_lambda"):
-        read(compose_config(f"experiment={experiment}"), TrainConfig)
+        needed = ["task.domain=physics"] if "task=science" in chosen else []
+        read(compose_config(*chosen, *needed), TrainConfig)
+    rows = ("math_8b algo=ppo", "code algo=dapo pipo=none", "science algo=sdpo task.domain=physics")
+    for row in rows:
+        read(compose_config(*f"experiment={row}".split()), TrainConfig)
     for benchmark in ("math", "science", "tools", "arithmetic_levels"):
         read(compose_config(f"benchmark={benchmark}", name="eval"), EvalConfig)
 

@@ -17,7 +17,7 @@ from pipo.config.tree import TrainConfig
 from pipo.records.problems import Example
 from pipo.tasks.rows import Source, read_file
 from tests.built import at_its_task, built
-from tests.config.experiments import EXPERIMENTS, composed
+from tests.config.experiments import DOMAINS, TABLES, composed
 from tests.conftest import ROOT
 
 BENCHMARKS = ("math", "code", "tools", "science")
@@ -28,34 +28,51 @@ class Trained:
     """A task that experiments train on.
 
     Attributes:
-        experiment: one of them.
+        experiment: one of them, as it is typed.
+        task: the task alone, likewise.
         benchmark: what their table is about.
         rows: made-up rows for the task, in tests/data.
         real: its real training rows, in PIPO_DATA_DIR.
     """
 
     experiment: str
+    task: str
     benchmark: str
     rows: str
     real: str
 
 
 TASKS = {
-    "math": Trained(experiment="math_4b_grpo_pipo", benchmark="math", rows="math_small", real="math_train"),
+    "math": Trained(
+        experiment="experiment=math_4b",
+        task="task=math",
+        benchmark="math",
+        rows="math_small",
+        real="math_train",
+    ),
     "code": Trained(
-        experiment="code_grpo_pipo", benchmark="code", rows="taco_small", real="taco_train_quoted_rows"
+        experiment="experiment=code",
+        task="task=code",
+        benchmark="code",
+        rows="taco_small",
+        real="taco_train_quoted_rows",
     ),
     "tool_use": Trained(
-        experiment="tool_use_grpo_pipo", benchmark="tools", rows="rlla_small", real="rlla_sft"
+        experiment="experiment=tool_use",
+        task="task=tool_use",
+        benchmark="tools",
+        rows="rlla_small",
+        real="rlla_sft",
     ),
     **{
         f"science_{domain}": Trained(
-            experiment=f"science_{domain}_grpo_pipo",
+            experiment=f"experiment=science task.domain={domain}",
+            task=f"task=science task.domain={domain}",
             benchmark="science",
             rows="science_sdpo_small",
             real=f"sdpo_form/sciknoweval_{domain}_train",
         )
-        for domain in ("biology", "chemistry", "material", "physics")
+        for domain in DOMAINS
     },
 }
 
@@ -74,7 +91,7 @@ def questions(examples: Sequence[Example]) -> set[str]:
 
 
 def test_these_are_the_tasks_of_all_experiments():
-    assert {composed(f"experiment={name}").task.name for name in EXPERIMENTS} == set(TASKS)
+    assert {composed(*table.split()).task.name for table in TABLES} == set(TASKS)
 
 
 @functools.cache
@@ -92,14 +109,14 @@ def scored(benchmark: str) -> dict[str, Published]:
 @pytest.mark.parametrize("task", TASKS)
 def test_the_training_rows_are_no_benchmarks_rows(task):
     """By the names under which they are published."""
-    trained = published(built(composed(f"task={task}"), "task.source.train"))
+    trained = published(built(composed(*TASKS[task].task.split()), "task.source.train"))
     assert [part for name in BENCHMARKS for part, rows in scored(name).items() if rows == trained] == []
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_curve_of_a_run_is_a_part_of_its_benchmark(task):
     """So what a run leaves out of training for its curve is left out for the table, too."""
-    held_out = published(built(composed(f"task={task}"), "task.source.test"))
+    held_out = published(built(composed(*TASKS[task].task.split()), "task.source.test"))
     assert held_out in scored(TASKS[task].benchmark).values()
 
 
@@ -111,7 +128,7 @@ def test_training_problems_that_are_held_out_are_dropped(task, tmp_path):
     (tmp_path / "test.jsonl").write_text(rows[0])
     fields = ["answer=solution", "answer_form=boxed"] if task == "math" else []
     cfg = composed(
-        f"experiment={TASKS[task].experiment}",
+        *TASKS[task].experiment.split(),
         f"task.path={tmp_path}/train.jsonl",
         f"task.test_path={tmp_path}/test.jsonl",
         "task.max_prompt_tokens=100000",
@@ -159,7 +176,7 @@ def benchmark_questions(name: str) -> dict[str, set[str]]:
 def test_no_real_training_row_stands_in_the_benchmark(task):
     """After the program's own dropping, and against every part, not only the run's own held-out problems."""
     folder = real_folder()
-    cfg = composed(f"experiment={TASKS[task].experiment}", f"data_dir={folder}").copy()
+    cfg = composed(*TASKS[task].experiment.split(), f"data_dir={folder}").copy()
     cfg.task.path = f"{folder}/{TASKS[task].real}.jsonl"
     if task == "code":
         cfg.task.test_path = f"{folder}/{REAL_PARTS['taco']}.jsonl"

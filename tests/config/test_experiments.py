@@ -12,7 +12,9 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from bench import paper_cost
 from bench.paper_cost import H20, estimate
 from pipo import build
 from pipo.callbacks.pipo_options import PipoOptions
@@ -22,29 +24,19 @@ from pipo.config.tree import TrainConfig
 from pipo.records.problems import Example
 from pipo.rollout.datamodule import IterationDataset
 from tests.built import at_its_task
-from tests.config.experiments import CONF, EXPERIMENTS, composed
+from tests.config.experiments import BASES, CONF, EXPERIMENTS, TABLES, composed
 from tests.conftest import ROOT
 
-SWEEPS = {"ablation_lambda": "pipo.lambda", "ablation_window": "pipo.window"}
-ROWS = [name for name in EXPERIMENTS if name not in SWEEPS]
-PAIRS = [name for name in ROWS if not name.endswith("_pipo")]
-# What holds for these holds for the other half, too: the test of pairs says so.
-LOOPS = [name for name in EXPERIMENTS if name not in PAIRS]
-LAPTOP = ("model=tiny", "rollout=local", "strategy=single", "recipe=tiny", "task=arithmetic")
-
-BASES = ("ppo", "grpo", "gspo", "dapo")
-# The paper's tables: what is trained on, the model, the base algorithms. Which model code and tool use had is
-# that of the authors' scripts, see docs/reproduce.md.
-TABLES = {
-    "math_4b": ("math", "qwen3_4b_base", BASES),
-    "math_8b": ("math", "qwen3_8b_base", BASES),
-    "code": ("code", "qwen3_4b_base", BASES),
-    "tool_use": ("tool_use", "qwen3_4b_base", BASES),
-    **{
-        f"science_{domain}": (f"science_{domain}", "qwen3_8b", ("grpo", "sdpo"))
-        for domain in ("biology", "chemistry", "material", "physics")
-    },
+ROWS = {
+    f"{table} algo={algo} pipo={pipo}": (table, algo, pipo)
+    for table, (_, _, algos) in TABLES.items()
+    for algo in algos
+    for pipo in ("none", "default")
 }
+# Without pipo=, which the rows of a pair differ in.
+PAIRS = {f"{table} algo={algo}": algo for table, algo, _ in ROWS.values()}
+SWEEPS = {"pipo.lambda": [0, 0.05, 0.1, 0.2, 0.5, 1], "pipo.window": [2, 4, 8, 16, 32]}
+LAPTOP = ("model=tiny", "rollout=local", "strategy=single", "recipe=tiny", "task=arithmetic")
 # Training problems as published; of the science domains 450 + 1,890 + 840 + 720 can be trained on.
 PROBLEMS = {"math": 7500, "code": 25443, "tool_use": 3920, "science": 3900}
 
@@ -60,24 +52,16 @@ def resolved(*overrides: str) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
-def table_of(name: str) -> str:
-    (table,) = [table for table in TABLES if name.startswith(f"{table}_")]
-    return table
+def test_there_is_one_file_for_every_table():
+    assert {table.split()[0] for table in TABLES} == {f"experiment={name}" for name in EXPERIMENTS}
 
 
-def test_there_is_one_file_for_every_row():
-    rows = [f"{table}_{algo}" for table, (_, _, algos) in TABLES.items() for algo in algos]
-    assert sorted([*rows, *(f"{row}_pipo" for row in rows)]) == ROWS
-    assert set(EXPERIMENTS) - set(ROWS) == set(SWEEPS)
-
-
-@pytest.mark.parametrize("name", ROWS)
-def test_a_row_is_what_its_name_says(name):
-    cfg = composed(f"experiment={name}")
-    task, model, _ = TABLES[table_of(name)]
-    algo = name.removeprefix(f"{table_of(name)}_").removesuffix("_pipo")
-    assert (cfg.task.name, cfg.model.name, cfg.algo.name) == (task, model, algo)
-    assert cfg.pipo.name == ("default" if name.endswith("_pipo") else "none")
+@pytest.mark.parametrize("row", ROWS)
+def test_a_row_is_what_its_command_says(row):
+    cfg = composed(*row.split())
+    table, algo, pipo = ROWS[row]
+    task, model, _ = TABLES[table]
+    assert (cfg.task.name, cfg.model.name, cfg.algo.name, cfg.pipo.name) == (task, model, algo, pipo)
     assert cfg.seed == 42
     # Table 5: 3 epochs of 128 prompts, PPO 24 of 1,024. DAPO's 9 count rounds of sampling, of which an
     # iteration takes about three: 3 again.
@@ -87,56 +71,92 @@ def test_a_row_is_what_its_name_says(name):
     assert cfg.iterations == problems // size * epochs
 
 
+@pytest.mark.parametrize("row", ROWS)
+def test_the_order_of_the_words_does_not_matter(row):
+    assert resolved(*row.split()) == resolved(*reversed(row.split()))
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_file_holds_choices_and_the_number_of_iterations(name):
     text = (CONF / f"experiment/{name}.yaml").read_text()
-    assert set(yaml.safe_load(text)) <= {"defaults", "iterations", *(["hydra"] if name in SWEEPS else [])}
-    assert len(text.splitlines()) <= 15
+    content = yaml.safe_load(text)
+    assert set(content) <= {"defaults", "iterations"}
+    assert len(text.splitlines()) <= 10
 
 
-@pytest.mark.parametrize("name", [f"{table}_grpo_pipo" for table in TABLES])
-def test_an_experiment_only_selects(name):
+@pytest.mark.parametrize("table", TABLES)
+def test_an_experiment_only_selects(table):
     """The run is what its groups say: the same options without the experiment give the same configuration.
 
-    One row of each table will do, because the files hold nothing else.
+    One row of each table will do, because the files hold nothing else; it is the one that nothing asks for.
     """
-    cfg = composed(f"experiment={name}")
+    cfg = composed(*table.split())
     choices = cfg.hydra.runtime.choices
     groups = ("algo", "pipo", "model", "recipe", "task", "rollout", "strategy", "evaluation", "logger")
     parts = [f"{group}={choices[group]}" for group in groups]
-    numbers = [f"seed={cfg.seed}", f"iterations={cfg.iterations}"]
-    assert resolved(f"experiment={name}") == resolved(*parts, *numbers)
-    assert [choices[group] for group in ("recipe", "rollout", "strategy")] == [
+    numbers = [f"seed={cfg.seed}", f"iterations={cfg.iterations}", *table.split()[1:]]
+    assert resolved(*table.split()) == resolved(*parts, *numbers)
+    assert [choices[group] for group in ("recipe", "rollout", "strategy", "algo", "pipo")] == [
         "paper",
         "vllm_bf16",
         "fsdp_bf16",
+        "grpo",
+        "default",
     ]
 
 
-@pytest.mark.parametrize("name", PAIRS)
-def test_a_pair_differs_in_the_pipo_group_alone(name):
-    base, pipo = resolved(f"experiment={name}"), resolved(f"experiment={name}_pipo")
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_pair_differs_in_the_pipo_group_alone(pair):
+    base, pipo = (resolved(*pair.split(), f"pipo={option}") for option in ("none", "default"))
     for key in ("pipo", "run_name", "run_tags"):
         assert base.pop(key) != pipo.pop(key)
     assert base == pipo
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_the_program_accepts_a_row(name, monkeypatch):
+@pytest.mark.parametrize("algo", sorted(path.stem for path in (CONF / "algo").glob("*.yaml")))
+def test_an_algorithm_without_a_row_has_its_iterations_too(algo):
+    # Every problem is answered 24 times, in groups of eight or, by PPO, one by one.
+    cfg = composed("experiment=math_4b", f"algo={algo}")
+    assert cfg.algo.name == algo
+    assert cfg.iterations == (24 * (7500 // 1024) if algo == "ppo" else 3 * (7500 // 128))
+
+
+@pytest.mark.parametrize(
+    ("words", "iterations"),
+    [
+        (["iterations=5"], 5),
+        (["iterations=5", "algo=ppo"], 5),
+        (["algo.group_size=16"], 175),  # an epoch and a half of 7500 // 64 = 117
+        (["recipe.responses=2048"], 3 * (7500 // 256)),
+    ],
+)
+def test_iterations_follow_the_sizes_unless_they_are_set(words, iterations):
+    assert composed("experiment=math_4b", *words).iterations == iterations
+
+
+def test_less_than_an_iteration_is_refused_by_name():
+    cfg = composed("experiment=math_4b", "recipe.responses=80000")
+    with pytest.raises(OmegaConfBaseException, match=r"iterations: .* less than one of 10000 prompts x 8"):
+        cfg.iterations  # noqa: B018  it is resolved when it is read
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_the_program_accepts_a_row(row, monkeypatch):
     """Everything is built that train.py builds before it reads the model's weights or a problem."""
     installed = SimpleNamespace(util=SimpleNamespace(find_spec=lambda package: package))
     monkeypatch.setattr("pipo.rollout.vllm.importlib", installed)  # as if vLLM were there
-    cfg = composed(f"experiment={name}")
+    cfg = composed(*row.split())
+    _, algo, pipo = ROWS[row]
     config = read(cfg, TrainConfig)
     assert find_model(config.model).path.startswith("Qwen/Qwen3-")
     setup = at_its_task(config, find_model(read(composed(), TrainConfig).model))  # whose tokenizer is here
     try:
         module = build.build_module(config, setup)
-        assert module.objective.critic is not None if "ppo" in name else module.objective.critic is None
+        assert (module.objective.critic is not None) is (algo == "ppo")
         assert config.evaluation.plan().ks == (1, 8)
         engine = config.rollout.engine.build()
         assert engine.keywords["config"].dtype == "bfloat16"
-        assert isinstance(config.pipo, PipoOptions) == name.endswith("_pipo")
+        assert isinstance(config.pipo, PipoOptions) == (pipo == "default")
         build.build_trainer(config, [], [], module.objective)
     finally:
         setup.task.close()
@@ -155,37 +175,31 @@ def test_the_program_accepts_a_row(name, monkeypatch):
     assert cfg.recipe.mini_batch % (8 * cfg.algo.group_size) == 0
 
 
-@pytest.mark.parametrize("name", LOOPS)
-def test_the_command_line_wins(name):
-    # What is left of the experiment is its algorithm, with or without the loop.
-    choices = composed(f"experiment={name}").hydra.runtime.choices
-    same = resolved(f"algo={choices.algo}", f"pipo={choices.pipo}", "iterations=2", "seed=6")
-    assert resolved(f"experiment={name}", *LAPTOP, "iterations=2", "seed=6") == same
+@pytest.mark.parametrize("pair", PAIRS)
+def test_the_command_line_wins(pair):
+    # What is left of the experiment is its algorithm, with the loop. Arithmetic has no domains.
+    words = [word for word in pair.split() if not word.startswith("task.")]
+    same = resolved(f"algo={PAIRS[pair]}", "pipo=default", "iterations=2", "seed=6")
+    assert resolved(*words, *LAPTOP, "iterations=2", "seed=6") == same
+
+
+@pytest.mark.parametrize("group", ["algo", "pipo", "model", "recipe", "rollout", "strategy", "task"])
+def test_an_option_named_before_or_after_the_experiment_wins(group):
+    for option in sorted(path.stem for path in (CONF / group).glob("*.yaml")):
+        words = [f"{group}={option}", "experiment=math_4b"]
+        for cfg in (composed(*words), composed(*reversed(words))):
+            assert cfg.hydra.runtime.choices[group] == option
 
 
 def test_single_keys_win_too():
-    cfg = composed("experiment=math_4b_grpo_pipo", "pipo.lambda=0.5", "pipo.window=16", "algo=dapo")
+    cfg = composed("experiment=math_4b", "pipo.lambda=0.5", "pipo.window=16", "algo=dapo")
     assert (cfg.pipo["lambda"], cfg.pipo.window, cfg.algo.name) == (0.5, 16, "dapo")
     assert cfg.algo.objective.clip_high == 0.28  # the option's own, none left over from the experiment
 
 
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [("ablation_lambda", [0, 0.05, 0.1, 0.2, 0.5, 1]), ("ablation_window", [2, 4, 8, 16, 32])],
-)
-def test_an_ablation_sweeps_over_the_listed_values(name, values):
-    cfg = composed(f"experiment={name}")
-    assert cfg.hydra.mode.name == "MULTIRUN"
-    ((key, swept),) = cfg.hydra.sweeper.params.items()
-    assert key == SWEEPS[name]
-    override = OverridesParser.create().parse_override(f"{key}={swept}")
-    assert [float(value) for value in override.sweep_iterator()] == values
-    assert resolved(f"experiment={name}") == resolved("experiment=math_4b_grpo_pipo")
-
-
 def test_the_papers_numbers():
     """Sections 3 and 4 and Table 5 of the paper."""
-    cfg = composed("experiment=math_4b_grpo_pipo")
+    cfg = composed("experiment=math_4b", "algo=grpo", "pipo=default")
     pipo = cfg.pipo
     assert (pipo["lambda"], pipo.window, pipo.lr_scale, pipo.kl_coef) == (0.1, 8, 1.0, 0.0)
     assert (pipo.mini_batch, pipo.max_progress, pipo.feedback) == (None, None, "progress")
@@ -213,7 +227,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("algo", BASES)
 def test_the_papers_numbers_of_an_algorithm(algo):
-    cfg = composed(f"experiment=math_8b_{algo}")
+    cfg = composed("experiment=math_8b", f"algo={algo}")
     loss = cfg.algo.objective
     assert PUBLISHED[algo] == (
         loss.clip_low,
@@ -233,7 +247,7 @@ def test_the_papers_numbers_of_an_algorithm(algo):
 
 
 def test_sdpo_is_the_papers_form():
-    form = composed("experiment=science_physics_sdpo").algo.objective.distillation.form
+    form = composed("experiment=science", "task.domain=physics", "algo=sdpo").algo.objective.distillation.form
     assert (form.kind, form.top_k) == ("reverse-kl", None)
 
 
@@ -258,32 +272,48 @@ def test_the_algorithm_says_which_importance_correction_unless_the_command_line_
 
 
 def documented() -> dict[str, tuple[int, int]]:
-    """Iterations and GPU hours of every row in docs/reproduce.md."""
+    """Iterations and GPU hours of every row in docs/reproduce.md, by what is typed."""
     page = (ROOT / "docs/reproduce.md").read_text()
-    rows = re.findall(r"`experiment=(\w+)` \| ([\d,]+) \| ([\d,]+) \|", page)
-    assert len({name for name, *_ in rows}) == len(rows)
-    return {name: (int(n.replace(",", "")), int(hours.replace(",", ""))) for name, n, hours in rows}
+    rows = re.findall(r"\| `([^`]+)` \| ([\d,]+) \| ([\d,]+) \|", page)
+    assert len({row for row, *_ in rows}) == len(rows)
+    return {row: (int(n.replace(",", "")), int(hours.replace(",", ""))) for row, n, hours in rows}
 
 
-def test_every_experiment_is_documented_and_the_other_way_round():
-    page = (ROOT / "docs/reproduce.md").read_text()
-    named = {name for found in re.findall(r"experiment=([\w,]+)", page) for name in found.split(",")}
-    assert named == set(EXPERIMENTS)
-    assert set(documented()) == set(EXPERIMENTS)
+def test_every_row_is_documented_and_the_other_way_round():
+    sweeps = [row for row in documented() if row.startswith("-m ")]
+    assert set(documented()) - set(sweeps) == set(ROWS)
+    assert [row.split()[-1].partition("=")[0] for row in sweeps] == list(SWEEPS)
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_the_documented_cost_is_the_estimate(name):
-    cfg = composed(f"experiment={name}")
-    assert documented()[name] == (cfg.iterations, round(estimate(cfg, **H20).gpu_hours))
+@pytest.mark.parametrize("row", ROWS)
+def test_the_documented_cost_is_the_estimate(row):
+    cfg = composed(*row.split())
+    assert documented()[row] == (cfg.iterations, round(estimate(cfg, **H20).gpu_hours))
 
 
-@pytest.mark.parametrize(("name", "runs"), [("ablation_lambda", 6), ("ablation_window", 5)])
-def test_the_documented_cost_of_a_sweep_is_that_of_its_runs(name, runs):
-    iterations, hours = documented()[name]
-    cfg = composed(f"experiment={name}")
-    assert iterations == runs * cfg.iterations
-    assert hours == round(runs * estimate(cfg, **H20).gpu_hours)
+def ablation(key: str) -> str:
+    """The command of docs/reproduce.md that sweeps over a key, without the program."""
+    (row,) = [row for row in documented() if f" {key}=" in row]
+    return row
+
+
+@pytest.mark.parametrize("key", SWEEPS)
+def test_an_ablation_sweeps_over_the_listed_values_and_costs_what_its_runs_do(key):
+    flag, *fixed, swept = ablation(key).split()
+    assert flag == "-m"
+    assert fixed == ["experiment=math_4b", "algo=grpo", "pipo=default"]
+    override = OverridesParser.create().parse_override(swept)
+    assert override.key_or_group == key
+    values = list(override.sweep_iterator())
+    assert [float(value) for value in values] == SWEEPS[key]
+    runs = [composed(*fixed, f"{key}={value}") for value in values]
+    iterations, hours = documented()[ablation(key)]
+    assert iterations == sum(cfg.iterations for cfg in runs)
+    assert hours == round(sum(estimate(cfg, **H20).gpu_hours for cfg in runs))
+
+
+def test_the_estimate_prints_these_rows():
+    assert paper_cost.rows() == list(ROWS)
 
 
 def commands(program: str) -> list[list[str]]:
@@ -305,7 +335,7 @@ def test_a_documented_command_composes(compose_config, program, arguments):
 
 def test_a_row_trains_on_a_laptop(tmp_path):
     quick = ["iterations=2", "evaluation.problems=4", "evaluation.samples=1", "evaluation.ks=[1]"]
-    command = [sys.executable, str(ROOT / "train.py"), "experiment=math_4b_dapo_pipo", *LAPTOP, *quick]
+    command = [sys.executable, str(ROOT / "train.py"), "experiment=math_4b", "algo=dapo", *LAPTOP, *quick]
     subprocess.run([*command, f"output_dir={tmp_path}/run"], check=True, capture_output=True, cwd=tmp_path)
     saved = OmegaConf.load(tmp_path / "run/config.yaml")
     assert (saved.algo.name, saved.pipo.name, saved.seed) == ("dapo", "default", 42)
@@ -315,7 +345,7 @@ def test_a_row_trains_on_a_laptop(tmp_path):
 @pytest.mark.slow
 def test_an_ablation_runs_as_a_sweep(tmp_path):
     quick = ["iterations=1", "evaluation.problems=4", "evaluation.samples=1", "evaluation.ks=[1]"]
-    command = [sys.executable, str(ROOT / "train.py"), "experiment=ablation_window", *LAPTOP, *quick]
+    command = [sys.executable, str(ROOT / "train.py"), *ablation("pipo.window").split(), *LAPTOP, *quick]
     subprocess.run([*command, "hydra.sweep.dir=sweep"], check=True, capture_output=True, cwd=tmp_path)
     windows = [OmegaConf.load(file).pipo.window for file in sorted(tmp_path.glob("sweep/*/config.yaml"))]
     assert windows == [2, 4, 8, 16, 32]

@@ -15,6 +15,7 @@ import pytest
 from omegaconf import DictConfig
 
 from pipo.config.cli import exit_code
+from pipo.config.single_benchmarks import single_benchmarks
 from pipo.errors import ConfigError
 from pipo.evaluation.comparison_table import print_comparison
 from pipo.graders.worker_pool import WorkerStartError
@@ -386,7 +387,8 @@ def test_all_parts_that_cannot_be_read_are_named_at_once(
 def test_an_unknown_benchmark_lists_the_known_ones(tmp_path: Path) -> None:
     code, _, err = run("eval.py", "benchmark=nonsense", cwd=tmp_path)
     assert code == 2
-    known = ", ".join(sorted(path.stem for path in (ROOT / "conf/benchmark").glob("*.yaml")))
+    files = [path.stem for path in (ROOT / "conf/benchmark").glob("*.yaml")]
+    known = ", ".join(sorted([*files, *single_benchmarks(ROOT / "conf")]))
     assert err.endswith(f"Available options in 'benchmark': {known}\n")
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())

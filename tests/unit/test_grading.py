@@ -92,7 +92,7 @@ TASKS: list[tuple[str, tuple[str, ...], dict[str, Any], str, str]] = [
      '[garden.water(plant="fern")]', '[garden.water(plant="ivy")]'),
     ("bfcl", ("task.category=irrelevance",), first("bfcl_small.json") | {"id": "irrelevance_7"},
      "None of these helps.", '[garden.water(plant="fern")]'),
-    *((f"science_{domain.lower()}", (), CHOICE | {"domain": domain},
+    *(("science", (f"task.domain={domain.lower()}",), CHOICE | {"domain": domain},
        "<answer>B</answer>", "<answer>A</answer>")
       for domain in ("Biology", "Chemistry", "Material", "Physics")),
 ]  # fmt: skip

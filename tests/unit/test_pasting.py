@@ -13,7 +13,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from pipo import hub
 from pipo.config.command_line import expand_model, expand_paths
+from pipo.config.reading import read
 from pipo.config.sweep import job_name
+from pipo.config.tree import TrainConfig
 from pipo.errors import ConfigError
 from pipo.evaluation.results_file import read_results
 from pipo.runs.places import resuming
@@ -46,8 +48,8 @@ def test_the_command_that_goes_on(folder):
         ),
         (["-m", "model.path=/a/b,'/c/d e'"], ["model.path='/c/d e'"], "3-model.path_c_d_e"),
         (
-            ["-m", "experiment=ablation_window"],
-            ["experiment=ablation_window", "pipo.window=4"],
+            ["-m", "experiment=math_4b", "pipo.window=2,4"],
+            ["experiment=math_4b", "pipo.window=4"],
             "3-pipo.window_4",
         ),
         (["-m", "seed=1"], ["seed=1"], "3"),
@@ -70,11 +72,17 @@ def test_a_long_name_keeps_every_swept_key(monkeypatch):
     ("overrides", "expected"),
     [
         ([], {"benchmark": "arithmetic"}),
-        (["task=gsm8k", "data_dir=rows here"], {"task": "gsm8k", "data_dir": "rows here"}),
+        (["task=math"], {"benchmark": "math"}),
+        (["task=science", "task.domain=physics"], {"benchmark": "science_physics"}),
+        (
+            ["task=math", "task.test_path=c.jsonl"],
+            {"task": "math", "benchmark.parts.math.test_path": "c.jsonl"},
+        ),
+        (["task=gsm8k", "data_dir=rows here"], {"benchmark": "gsm8k", "data_dir": "rows here"}),
         (
             ["task=gsm8k", "task.path=a,b.jsonl", "task.test_path=c.jsonl"],
             {
-                "task": "gsm8k",
+                "benchmark": "gsm8k",
                 "benchmark.parts.gsm8k.path": "a,b.jsonl",
                 "benchmark.parts.gsm8k.test_path": "c.jsonl",
             },
@@ -86,7 +94,7 @@ def test_the_hint_after_training_carries_the_data(compose_config, tmp_path, monk
     Path("a,b.jsonl").touch()
     given = ["train.py", *overrides]
     expand_paths(given, "data_dir")
-    *_, score, on = where(tmp_path, compose_config(*given[1:]), 3, 1.0).splitlines()
+    *_, score, on = where(tmp_path, read(compose_config(*given[1:]), TrainConfig), 3, 1.0).splitlines()
     assert words(score) == {"model": "huggingface", "model.path": str(tmp_path), **expected}
     assert words(on) == {"resume": str(tmp_path), "iterations": 6}
 
