@@ -154,7 +154,7 @@ def test_batches_have_seeds_of_their_own() -> None:
     assert run(engine=first) == run(engine=again)
     assert first.calls == again.calls
     assert [prompts for prompts, _ in first.calls] == [[(1,), (2,)], [(3,)]]
-    run(dataclasses.replace(PLAN, seed=12), engine=other)
+    run(PLAN.model_copy(update={"seed": 12}), engine=other)
     seeds = [seed for engine in (first, other) for _, seed in engine.calls]
     assert len(set(seeds)) == 4
 
@@ -190,7 +190,7 @@ def test_majority_by_hand() -> None:
     # Only where the task votes, and only when it is asked to.
     assert run().majority == {}
     assert {problem.majority for problem in run().problems} == {None}
-    quiet = dataclasses.replace(PLAN, majority=False)
+    quiet = PLAN.model_copy(update={"majority": False})
     assert not evaluate(
         ScriptedEngine(), VotingTask(), EXAMPLES, PROMPTS, decode, toy.encode_reply, SAMPLING, quiet
     ).majority
@@ -232,7 +232,7 @@ def test_problems_without_level_make_no_level() -> None:
 )
 def test_plan_refuses(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(PLAN, **change)
+        EvaluationPlan(**{**PLAN.model_dump(), **change})
 
 
 def test_evaluate_refuses_missing_prompts_and_missing_shares() -> None:
@@ -258,7 +258,7 @@ def test_metric_sorts_and_drops_repeated_problems() -> None:
 
 
 # With the second plan there is one batch for two ranks: one rank has nothing to do and must still gather.
-SHARED_PLANS = (PLAN, dataclasses.replace(PLAN, prompts_per_batch=3))
+SHARED_PLANS = (PLAN, PLAN.model_copy(update={"prompts_per_batch": 3}))
 
 
 def _evaluate_on_a_rank(rank: int, world_size: int, port: int, folder: str) -> None:
