@@ -67,6 +67,8 @@ def explained(
         return ConfigError(f"{node}: missing {path[-1]}{by}")
     if first["type"] == "value_error":
         return ConfigError(f"{where}: {first['ctx']['error']}" if where else str(first["ctx"]["error"]))
+    if first["input"] is None and first["type"] == "string_type":
+        return ConfigError(f"{where} has no value; set it, for example {where}=...")
     alike = [each for each in found if _path(each["loc"], written) == path]
     wanted = " or ".join(dict.fromkeys(_wanted(each) for each in alike))
     return ConfigError(f"{source_of(where, key, path, written)}: expected {wanted}, got {first['input']!r}")
