@@ -198,8 +198,8 @@ def _build_logger(config: EvalConfig) -> WandbLogger | None:
     others = [node for node in services if not node.makes(WandbLogger)]
     if others or (config.logger and not services):
         raise ConfigError(
-            f"logger.{(others or list(config.logger.values()))[0].key.rpartition('.')[2]}: an evaluation has "
-            "no metrics over time, its results are in results.json; choose logger=none or logger=wandb"
+            f"{others[0].key if others else 'logger=csv'}: an evaluation has no metrics over time, its "
+            "results are in results.json; choose logger=none or logger=wandb"
         )
     return services[0].build(WandbLogger) if services else None
 

@@ -86,7 +86,10 @@ def expand_task(arguments: list[str]) -> None:
             its only part, and a key of the task one of that part. With a benchmark on the same line the
             program ends: only one can be meant.
     """
-    given = dict(argument.partition("=")[::2] for argument in arguments)
+    given: dict[str, str] = {}
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        given[name] = value
     if "task" not in given:
         return
     if "benchmark" in given:
@@ -234,7 +237,7 @@ def _check_targets(config: Options) -> None:
         for match in re.findall(r"_target_: *(\S+)", path.read_text(encoding="utf-8"))
     }
     for key, target in _targets(config, ""):
-        if target not in shipped:
+        if not isinstance(target, str) or target not in shipped:
             target_of(target, key)
 
 
@@ -250,6 +253,9 @@ def _targets(node: Any, key: str) -> Iterator[tuple[str, Any]]:
             yield key, node[TARGET]
         for name, value in node.items():
             yield from _targets(value, f"{key}.{name}")
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            yield from _targets(value, f"{key}.{number}")
 
 
 def _said(error: Exception, name: str) -> str:

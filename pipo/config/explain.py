@@ -27,6 +27,8 @@ _WANTED = {
     "less_than_equal": "a number <= {le:g}",
     "literal_error": "{expected}",
     "dataclass_exact_type": "a node with _target_",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
     "tuple_type": "a list",
     "list_type": "a list",
     "dict_type": "a mapping",
@@ -34,22 +36,13 @@ _WANTED = {
 }
 
 
-def explained(
-    error: ValidationError,
-    key: str,
-    written: Mapping[str, Any],
-    *,
-    takes: Sequence[str] = (),
-    taker: str = "",
-) -> ConfigError:
+def explained(error: ValidationError, key: str, written: Any) -> ConfigError:
     """The first thing that is wrong.
 
     Args:
         error: of pydantic.
-        key: where the node stands that it is about; empty for the whole configuration.
-        written: the node as the files have it, with references.
-        takes: the names that the node may hold, for one that it may not.
-        taker: what takes them.
+        key: where the value stands that it is about; empty for the whole configuration.
+        written: the value as the files have it, with references.
     """
     found = error.errors(include_url=False)
     first = next((each for each in found if each["type"] in _UNKNOWN), found[0])
@@ -58,15 +51,13 @@ def explained(
     node = where.rpartition(".")[0]
     if first["type"] in _UNKNOWN:
         absent = [str(each["loc"][-1]) for each in found if each["type"] == "missing"]
-        names = [*takes, *absent] if len(path) == 1 else absent
-        said = f"did you mean {node}.{meant}? " if (meant := near(path[-1], names)) else ""
-        known = f"{taker} takes {', '.join(takes)}" if taker and len(path) == 1 else ""
-        return ConfigError(f"{where}: unknown key; {said}{known}".rstrip("; "))
+        said = f"; did you mean {node}.{meant}?" if (meant := near(path[-1], absent)) else ""
+        return ConfigError(f"{where}: unknown key{said}")
     if first["type"] == "missing":
-        by = f" (required by {taker})" if taker and len(path) == 1 else ""
-        return ConfigError(f"{node}: missing {path[-1]}{by}")
+        return ConfigError(f"{node}: missing {path[-1]}")
     if first["type"] == "value_error":
-        return ConfigError(f"{where}: {first['ctx']['error']}" if where else str(first["ctx"]["error"]))
+        said = first.get("ctx", {})["error"]
+        return ConfigError(f"{where}: {said}" if where else str(said))
     if first["input"] is None and first["type"] == "string_type":
         return ConfigError(f"{where} has no value; set it, for example {where}=...")
     alike = [each for each in found if _path(each["loc"], written) == path]
@@ -74,7 +65,7 @@ def explained(
     return ConfigError(f"{source_of(where, key, path, written)}: expected {wanted}, got {first['input']!r}")
 
 
-def source_of(where: str, key: str, path: Sequence[str], written: Mapping[str, Any]) -> str:
+def source_of(where: str, key: str, path: Sequence[str], written: Any) -> str:
     """The key that a value comes from: of a reference to another key, that one."""
     value: Any = written
     for name in path:
@@ -97,7 +88,7 @@ def _wanted(each: Any) -> str:
     return text.format(**each.get("ctx", {}))
 
 
-def _path(loc: Sequence[int | str], written: Mapping[str, Any]) -> list[str]:
+def _path(loc: Sequence[int | str], written: Any) -> list[str]:
     """Where an error is, without what pydantic adds for the branches of a union."""
     path: list[str] = []
     node: Any = written

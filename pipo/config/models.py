@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from pipo.config.open_nodes import Open
 from pipo.config.reading import read_model
@@ -29,8 +31,13 @@ def find_model(config: ModelConfig) -> ModelSpec:
         if not path.is_dir() or not saved.is_file():
             raise ConfigError(f"model.path={path}: not a checkpoint inside a run folder")
         # The run's own configuration says what kind of model the weights belong to.
-        run = OmegaConf.load(saved)
-        assert isinstance(run, DictConfig)
+        try:
+            run = OmegaConf.load(saved)
+        except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+            said = " ".join(str(error).split())
+            raise ConfigError(f"model.path={path}: {saved} cannot be read ({said})") from error
+        if not isinstance(run, DictConfig) or not isinstance(run.get("model"), DictConfig):
+            raise ConfigError(f"model.path={path}: {saved} names no model")
         return replace(find_model(read_model(run)), checkpoint=path)
     if (path / "config.yaml").is_file():
         if not (path / "model").is_dir():

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar, overload
@@ -17,12 +18,17 @@ from typing import Any, TypeVar, overload
 import hydra.utils
 import pydantic
 from hydra.errors import InstantiationException
+from pydantic_core import SchemaError
 
 from pipo.config.explain import explained
+from pipo.config.near_miss import near
 from pipo.errors import ConfigError
 
 Kind = TypeVar("Kind")
 TARGET, PARTIAL = "_target_", "_partial_"
+# Words of Hydra's own way to build objects, which does more than is done here.
+_OF_HYDRA = ("_args_", "_convert_", "_recursive_")
+_CONFIG = pydantic.ConfigDict(arbitrary_types_allowed=True)
 
 
 @dataclass(frozen=True)
@@ -90,69 +96,102 @@ def target_of(name: Any, key: str) -> Callable[..., Any]:
         raise ConfigError(f"{key}._target_: {name} cannot be used ({said})") from error
 
 
-def _made(key: str, node: Mapping[str, Any], written: Mapping[str, Any], extra: Mapping[str, Any]) -> Any:
-    target = target_of(node[TARGET], key)
+def _made(key: str, node: Mapping[Any, Any], written: Mapping[Any, Any], extra: Mapping[str, Any]) -> Any:
+    target, taker = target_of(node[TARGET], key), str(node[TARGET])
     hints, accepted, required = _signature(target)
-    later = node.get(PARTIAL, False) is True
+    later = validated(f"{key}.{PARTIAL}", node.get(PARTIAL, False), bool)
     given = {name: value for name, value in node.items() if name not in (TARGET, PARTIAL)}
+    _check_names(key, taker, given, None if accepted is None else accepted - set(extra))
+    if (missing := sorted(required - set(given) - set(extra))) and not later:
+        raise ConfigError(f"{key}: missing {', '.join(missing)} (required by {taker})")
+    values = {}
     for name, value in given.items():
-        if isinstance(value, Mapping) and TARGET in value:
-            inner = written.get(name)
-            given[name] = _made(f"{key}.{name}", value, inner if isinstance(inner, Mapping) else value, {})
-            hints[name] = Any  # a protocol is often what is wanted, which cannot be looked for
-    fields: dict[str, Any] = {}
-    for name in given if accepted is None else sorted(accepted - set(extra)):
-        needed = name in required and not later
-        fields[name] = (hints.get(name, Any), ... if needed else None)
-    try:
-        values = validated(fields, given)
-    except pydantic.ValidationError as error:
-        takes = sorted(fields)
-        raise explained(error, key, written, takes=takes, taker=str(node[TARGET])) from error
+        built = _with_objects(f"{key}.{name}", value, written.get(name))
+        # Of an object, a protocol is often what is wanted, which cannot be looked for.
+        hint = hints.get(name, Any) if built is value else Any
+        values[name] = validated(f"{key}.{name}", built, hint, written.get(name))
     try:
         return partial(target, **values, **extra) if later else target(**values, **extra)
     except pydantic.ValidationError as error:
         raise explained(error, key, written) from error
     except ValueError as error:
-        raise error if isinstance(error, ConfigError) else ConfigError(f"{key}: {error}") from error
+        raise ConfigError(f"{key}: {error}") from error
     except Exception as error:
-        if str(node[TARGET]).startswith("pipo."):
+        if taker.startswith("pipo."):
             raise  # a defect of ours keeps its trace
         said = " ".join(str(error).split())
-        raise ConfigError(f"{key}: {node[TARGET]} cannot be made ({said})") from error
+        raise ConfigError(f"{key}: {taker} cannot be made ({said})") from error
 
 
-def validated(fields: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The given values, checked against annotations, closed nodes among them built.
+def _check_names(key: str, taker: str, given: Iterable[Any], accepted: set[str] | None) -> None:
+    for name in given:
+        if not isinstance(name, str):
+            raise ConfigError(f"{key}.{name}: an argument has a name, got the number {name}")
+        if name in _OF_HYDRA or (accepted is not None and name not in accepted):
+            takes = sorted(accepted or ())
+            said = f"did you mean {key}.{meant}? " if (meant := near(name, takes)) else ""
+            raise ConfigError(f"{key}.{name}: unknown key; {said}{taker} takes {', '.join(takes)}")
+
+
+def _with_objects(key: str, value: Any, written: Any) -> Any:
+    """The value with every node below it that names a class built; itself, where there is none."""
+    below = written if isinstance(written, Mapping) else {}
+    if isinstance(value, Mapping) and TARGET in value:
+        return _made(key, value, below or value, {})
+    if isinstance(value, Mapping):
+        made = {name: _with_objects(f"{key}.{name}", each, below.get(name)) for name, each in value.items()}
+        return made if any(made[name] is not value[name] for name in made) else value
+    if isinstance(value, list):
+        listed = [_with_objects(f"{key}.{number}", each, None) for number, each in enumerate(value)]
+        return listed if any(new is not old for new, old in zip(listed, value, strict=True)) else value
+    return value
+
+
+def validated(key: str, value: Any, hint: Any, written: Any = None, *, exact: bool = False) -> Any:
+    """A value if it is what an annotation says, with closed nodes in it built.
+
+    A number is no text and a text no number; what YAML cannot write (paths, sets, tuples, times, members of
+    an enumeration) is made of what it can.
 
     Args:
-        fields: name -> annotation and default, ``...`` for none.
-        given: name -> value.
+        key: where it stands.
+        value: with all references resolved.
+        hint: the annotation; what cannot be looked for passes.
+        written: the value as the file has it.
+        exact: whether nothing at all is converted.
 
     Raises:
-        pydantic.ValidationError: one does not fit, is missing or is not among the fields.
+        ConfigError: naming the key.
     """
-    config = pydantic.ConfigDict(
-        strict=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=()
-    )
-    # Names of one's own may be names of pydantic's: the fields stand under neutral ones.
-    names = {name: f"field_{number}" for number, name in enumerate(fields)}
-    neutral: dict[str, Any] = {
-        names[name]: (typing.Annotated[hint, pydantic.Field(alias=name)], default)
-        for name, (hint, default) in fields.items()
-    }
-    model = pydantic.create_model("Arguments", __config__=config, **neutral)
-    plain = {
-        name: tuple(v) if isinstance(v, list) and _wants_tuple(fields, name) else v
-        for name, v in given.items()
-    }
-    checked = model.model_validate(plain)
-    return {name: getattr(checked, names[name]) for name in given}
+    try:
+        adapter = pydantic.TypeAdapter(hint, config=None if _is_model(hint) else _CONFIG)
+    except (pydantic.PydanticUserError, SchemaError, TypeError, AttributeError):
+        return value
+    tuples = any(typing.get_origin(each) is tuple for each in (hint, *typing.get_args(hint)))
+    plain = tuple(value) if isinstance(value, list) and tuples else value
+    try:
+        return adapter.validate_python(plain, strict=exact or _is_simple(hint) or None)
+    except pydantic.ValidationError as error:
+        raise explained(error, key, written) from error
 
 
-def _wants_tuple(fields: Mapping[str, Any], name: str) -> bool:
-    hint = fields[name][0] if name in fields else None
-    return any(typing.get_origin(each) is tuple for each in (hint, *typing.get_args(hint)))
+def _is_model(hint: Any) -> bool:
+    return inspect.isclass(hint) and issubclass(hint, pydantic.BaseModel)
+
+
+def _is_simple(hint: Any, *, outermost: bool = True) -> bool:
+    """Whether YAML writes all that an annotation speaks of, so that nothing has to be converted."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return True
+    if origin is typing.Annotated:
+        return _is_simple(inner[0], outermost=outermost)
+    if origin in (set, frozenset) or (origin is tuple and not outermost):
+        return False
+    if inner:
+        union = origin in (typing.Union, types.UnionType)
+        return all(each is Ellipsis or _is_simple(each, outermost=outermost and union) for each in inner)
+    return hint in (int, float, bool, str, type(None), Any) or _is_model(hint)
 
 
 def _signature(target: Callable[..., Any]) -> tuple[dict[str, Any], set[str] | None, set[str]]:
@@ -161,7 +200,9 @@ def _signature(target: Callable[..., Any]) -> tuple[dict[str, Any], set[str] | N
     ``**kwargs`` of a constructor stand for the parent class's own arguments.
     """
     if inspect.isclass(target) and issubclass(target, pydantic.BaseModel):
-        return {}, None, set()  # checks itself
+        fields = {field.alias or name: field for name, field in target.model_fields.items()}
+        names = None if target.model_config.get("extra") == "allow" else set(fields)
+        return {}, names, {name for name, field in fields.items() if field.is_required()}
     hints: dict[str, Any] = {}
     accepted: set[str] = set()
     required: set[str] = set()
@@ -170,17 +211,31 @@ def _signature(target: Callable[..., Any]) -> tuple[dict[str, Any], set[str] | N
         function = owner.__dict__.get("__init__") if inspect.isclass(owner) else owner
         if not inspect.isfunction(function):
             continue
-        # Other libraries may import their annotations for type checkers only; they check their own arguments.
-        with contextlib.suppress(NameError):
-            hints = {**typing.get_type_hints(function, include_extras=True), **hints}
+        hints = {**_hints(function), **hints}
         forwards = False
-        for parameter in list(inspect.signature(function).parameters.values()):
+        parameters = list(inspect.signature(function).parameters.values())
+        for parameter in parameters[1:] if inspect.isclass(owner) else parameters:
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 forwards = True
-            elif parameter.name != "self" and parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+            elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
                 accepted.add(parameter.name)
                 if parameter.default is inspect.Parameter.empty:
                     required.add(parameter.name)
+                elif parameter.default is None and parameter.name in hints:
+                    hints[parameter.name] = hints[parameter.name] | None
         if not forwards:
             return hints, accepted, required
     return hints, None, required
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations that can be evaluated.
+
+    Other libraries may import theirs for type checkers only; they check their own arguments.
+    """
+    hints = {}
+    for name, annotation in function.__annotations__.items():
+        one = types.SimpleNamespace(__annotations__={name: annotation})
+        with contextlib.suppress(NameError, AttributeError, SyntaxError, TypeError):
+            hints |= typing.get_type_hints(one, globalns=function.__globals__, include_extras=True)
+    return hints

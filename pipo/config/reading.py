@@ -21,7 +21,7 @@ from pipo.records.options import Options
 
 Config = TypeVar("Config", TrainConfig, EvalConfig, GradeConfig)
 Path = tuple[str, ...]
-_REFERENCE = re.compile(r"\$\{(?:oc\.select: *)?([.\w]+)(?=[,}])")
+_REFERENCE = re.compile(r"\$\{(?:oc\.select: *)?([.\w\[\]]+)(?=[,}])")
 
 
 def read(cfg: DictConfig, kind: type[Config]) -> Config:
@@ -119,8 +119,9 @@ class _Names:
                 self.check(value, others, here)
             elif self._referred(here):
                 self.own.append(here)
-            elif isinstance(value, dict) and any(each[: len(here)] == here for each in self.references):
-                self._check_own(value, here)
+            elif isinstance(value, dict | list) and any(e[: len(here)] == here for e in self.references):
+                if isinstance(value, dict):
+                    self._check_own(value, here)
                 self.own.append(here)
             else:
                 raise self._unknown(here, known or {})
@@ -205,7 +206,8 @@ def _references(value: Any, path: Path) -> Iterator[Path]:
         for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _references(inner, (*path, str(name)))
     elif isinstance(value, str):
-        for reference in _REFERENCE.findall(value):
+        for written in _REFERENCE.findall(value):
+            reference = written.replace("[", ".").replace("]", "")
             name = reference.lstrip(".")
             levels = len(reference) - len(name)
             yield (*(path[: len(path) - levels] if levels else ()), *name.split("."))

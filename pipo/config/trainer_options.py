@@ -8,11 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
-import pydantic
 from omegaconf import DictConfig, OmegaConf
 
 from pipo.callbacks.ending import KEY
-from pipo.config.explain import explained
 from pipo.config.near_miss import near
 from pipo.config.open_nodes import validated
 from pipo.config.tree import TrainConfig
@@ -78,11 +76,10 @@ def trainer_options(config: TrainConfig) -> dict[str, Any]:
             raise ConfigError(f"{KEY}.{name}: {REFUSED[name]}")
         if name not in hints:
             raise _unknown(name, hints)
-    options = config.strategy.trainer.lightning
-    try:
-        options = validated({name: (hints[name], ...) for name in options}, options)
-    except pydantic.ValidationError as error:
-        raise explained(error, KEY, given) from error
+    lightning = config.strategy.trainer.lightning
+    options = {
+        name: validated(f"{KEY}.{name}", value, hints[name], exact=True) for name, value in lightning.items()
+    }
     _check_counts(options, config.iterations)
     return options
 

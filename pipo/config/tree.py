@@ -162,7 +162,7 @@ class _Scored(Options):
 
 def _loop_or_none(node: Any) -> str:
     """Which of the two a ``pipo`` node is: every name but ``none`` is a closed loop's."""
-    name = node.get("name") if isinstance(node, dict) else node.name
+    name = node.get("name") if isinstance(node, dict) else getattr(node, "name", None)
     return "none" if name == "none" else "pipo"
 
 

@@ -20,14 +20,14 @@ def print_preview(parts: Sequence[Part], count: Any) -> None:
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ConfigError(f"preview must be a whole number above 0 or null, got {count!r}")
     for part in parts:
-        task, problems = part.bench.task, part.problems
+        task, problems = part.setup.task, part.problems
         print(
             f"== {part.name}: {len(problems.examples)} problems, {len(problems.dropped)} rows left out; "
             f"task {task.name} version {task.version}, template {task.template}"
         )
         shown = list(zip(problems.examples, problems.prompt_ids, strict=True))[:count]
         for example, ids in shown:
-            prompt = part.bench.tokenizer.decode(list(ids), skip_special_tokens=False)
+            prompt = part.setup.tokenizer.decode(list(ids), skip_special_tokens=False)
             answer = example.answer
             if len(answer) > _ANSWER_CHARS:
                 answer = f"{answer[:_ANSWER_CHARS]} ... ({len(example.answer)} characters)"

@@ -13,10 +13,10 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value  # YAML has no tuples
 
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 """A whole number above 0."""
 
-CountOrNone = Annotated[int, Field(ge=0)]
+CountOrNone = Annotated[int, Field(ge=0, le=2**63 - 1)]
 """A whole number, 0 for none."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

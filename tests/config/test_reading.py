@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import subprocess
 import sys
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from pipo.callbacks.pipo_options import NoPipo, PipoOptions
+from pipo.config.models import find_model
 from pipo.config.open_nodes import Open
 from pipo.config.reading import composed, read
-from pipo.config.tree import EvalConfig, TrainConfig
+from pipo.config.tree import EvalConfig, ModelConfig, TrainConfig
 from pipo.errors import ConfigError
 from pipo.modules.objectives.grpo import GRPO
 from pipo.records.options import Count, Options, Several
@@ -140,6 +144,72 @@ def test_what_is_wrong_in_an_open_node_is_named(written, said):
         thing.build()
     assert str(caught.value).startswith(said)
     assert "\n" not in str(caught.value)
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@dataclass
+class Many:
+    """What YAML cannot write as it is, and what no type checker could read."""
+
+    where: Path | None = None
+    colour: Colour | None = None
+    every: timedelta | None = None
+    some: set[int] | None = None
+    pairs: tuple[tuple[int, int], ...] = ()
+    odd: "an int" = 0  # noqa: F722
+
+
+def test_what_yaml_cannot_write_is_made_of_what_it_can():
+    written = {"where": "/tmp", "colour": "red", "every": 60, "some": [1, 1], "pairs": [[1, 2]], "odd": "x"}
+    made = node({"_target_": f"{HERE}.Many", **written}).build(Many)
+    assert made.where == Path("/tmp")
+    assert (made.colour, made.every, made.some) == (Colour.RED, timedelta(seconds=60), {1})
+    assert made.pairs == ((1, 2),)
+
+
+def test_open_nodes_in_lists_and_mappings_are_built():
+    inner = {"_target_": f"{HERE}.Thing", "size": {"rows": 1}}
+    made = node({"_target_": f"{HERE}.Forwards", "first": 1, "all": [inner], "named": {"a": inner}}).build()
+    assert made == {"first": 1, "all": [Thing(size=Size(rows=1))], "named": {"a": Thing(size=Size(rows=1))}}
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ({"_partial_": "yes"}, "my.thing._partial_: expected bool, got 'yes'"),
+        ({"_args_": [1]}, "my.thing._args_: unknown key"),
+        ({1: 2}, "my.thing.1: an argument has a name, got the number 1"),
+    ],
+)
+def test_what_is_no_argument_is_refused_by_a_class_that_takes_everything_too(written, said):
+    thing = Open("my.thing", {"_target_": f"{HERE}.Forwards", "first": 1, **written}, written)
+    with pytest.raises(ConfigError) as caught:
+        thing.build()
+    assert str(caught.value).startswith(said)
+
+
+def test_a_stray_key_of_a_pydantic_model_is_refused():
+    with pytest.raises(ConfigError, match=r"^my\.thing\.row: unknown key; did you mean my\.thing\.rows\?"):
+        node({"_target_": f"{HERE}.Size", "row": 1}).build()
+
+
+@pytest.mark.parametrize("reference", ["${mine.a}", "${mine[a]}"])
+def test_a_key_of_ones_own_may_be_referred_to_in_every_spelling(compose_config, reference):
+    cfg = compose_config("+mine.a=5", f"iterations={reference}", "output_dir=x")
+    assert read(cfg, TrainConfig).iterations == 5
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "model: x", ""])
+def test_a_checkpoint_whose_run_names_no_model_is_one_line(tmp_path, text):
+    checkpoint = tmp_path / "checkpoints/iteration_000001.ckpt"
+    checkpoint.mkdir(parents=True)
+    (tmp_path / "config.yaml").write_text(text)
+    model = ModelConfig(name="x", path=str(checkpoint), dtype="float32", gradient_checkpointing=False)
+    with pytest.raises(ConfigError, match=r"^model\.path=.*config\.yaml (cannot be read|names no model)"):
+        find_model(model)
 
 
 def test_another_kind_of_object_is_refused():

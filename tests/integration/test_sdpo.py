@@ -36,6 +36,8 @@ def sdpo(
         success_threshold=0.5,
         teacher_average=average,
         ratio_cap=cap,
+        drop_thoughts=False,
+        feedback_beside_solution=True,
     )
     options: dict[str, Any] = {
         "clip_low": 0.2,
@@ -63,7 +65,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
-@pytest.mark.parametrize("form", [REVERSE_KL, replace(REVERSE_KL, top_k=5), OFFICIAL])
+@pytest.mark.parametrize("form", [REVERSE_KL, REVERSE_KL.model_copy(update={"top_k": 5}), OFFICIAL])
 def test_a_teacher_who_knows_no_more_teaches_nothing(monkeypatch, form):
     """The plain prompt as the teacher's: loss, gradient and attribution are zero and no weight moves.
 
