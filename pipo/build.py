@@ -292,10 +292,10 @@ def build_loggers(config: TrainConfig, start: int) -> list[Logger]:
     """Those chosen; in the first process only, which sees the metrics of all."""
     if not is_first():
         return []
+    place = {"folder": config.output_dir, "start": start}
     return [
-        node.build(Logger, **({"folder": config.output_dir, "start": start} if files else {}))
+        node.build(Logger, **(place if node.makes(MetricsFileLogger) else {}))
         for node in config.logger.values()
-        for files in (node.makes(MetricsFileLogger),)
     ]
 
 

@@ -62,10 +62,10 @@ def explained(error: ValidationError, key: str, written: Any) -> ConfigError:
         return ConfigError(f"{where} has no value; set it, for example {where}=...")
     alike = [each for each in found if _path(each["loc"], written) == path]
     wanted = " or ".join(dict.fromkeys(_wanted(each) for each in alike))
-    return ConfigError(f"{source_of(where, key, path, written)}: expected {wanted}, got {first['input']!r}")
+    return ConfigError(f"{_source_of(where, key, path, written)}: expected {wanted}, got {first['input']!r}")
 
 
-def source_of(where: str, key: str, path: Sequence[str], written: Any) -> str:
+def _source_of(where: str, key: str, path: Sequence[str], written: Any) -> str:
     """The key that a value comes from: of a reference to another key, that one."""
     value: Any = written
     for name in path:

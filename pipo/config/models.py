@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from omegaconf import DictConfig
 
 from pipo.config.open_nodes import Open
 from pipo.config.reading import read_model
+from pipo.config.saved import load_config
 from pipo.config.tree import ModelConfig
 from pipo.errors import ConfigError
 from pipo.hub import without_network_from_cache
@@ -31,11 +30,7 @@ def find_model(config: ModelConfig) -> ModelSpec:
         if not path.is_dir() or not saved.is_file():
             raise ConfigError(f"model.path={path}: not a checkpoint inside a run folder")
         # The run's own configuration says what kind of model the weights belong to.
-        try:
-            run = OmegaConf.load(saved)
-        except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-            said = " ".join(str(error).split())
-            raise ConfigError(f"model.path={path}: {saved} cannot be read ({said})") from error
+        run = load_config(saved, f"model.path={path}")
         if not isinstance(run, DictConfig) or not isinstance(run.get("model"), DictConfig):
             raise ConfigError(f"model.path={path}: {saved} names no model")
         return replace(find_model(read_model(run)), checkpoint=path)

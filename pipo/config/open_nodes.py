@@ -116,7 +116,7 @@ def _made(key: str, node: Mapping[Any, Any], written: Mapping[Any, Any], extra: 
         raise explained(error, key, written) from error
     except ValueError as error:
         raise ConfigError(f"{key}: {error}") from error
-    except Exception as error:
+    except Exception as error:  # a constructor of somebody else may raise whatever it likes
         if taker.startswith("pipo."):
             raise  # a defect of ours keeps its trace
         said = " ".join(str(error).split())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -56,13 +56,23 @@ def read_config(folder: Path) -> DictConfig:
         ConfigError: there is none, or it is not one of ``train.py`` or ``eval.py``.
     """
     check_run(folder)
-    path = folder / CONFIG_FILE
-    try:
-        saved = OmegaConf.load(path)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(
-            f"resume={folder}: {path} cannot be read ({' '.join(str(error).split())})"
-        ) from error
+    saved = load_config(folder / CONFIG_FILE, f"resume={folder}")
     if not isinstance(saved, DictConfig) or not {"iterations", "benchmark"} & set(saved):
         raise ConfigError(f"resume={folder}: no run here ({CONFIG_FILE} is another program's)")
     return saved
+
+
+def load_config(path: Path, meant: str) -> DictConfig | ListConfig:
+    """What a YAML file holds.
+
+    Args:
+        path: of the file.
+        meant: key and value on the command line that led to it.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return OmegaConf.load(path)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{meant}: {path} cannot be read ({' '.join(str(error).split())})") from error

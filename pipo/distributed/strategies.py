@@ -5,13 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
 
 from pipo.distributed.hardware import Hardware
 from pipo.errors import ConfigError
-
-COMPUTE_DTYPES = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def build_strategy(hardware: Hardware, *, has_critic: bool, cpu_offload: bool) -> Strategy:
