@@ -44,7 +44,7 @@ from pipo.modules.objectives.base import Distillation, Objective
 from pipo.modules.options import BatchConfig, OptimizerConfig
 from pipo.modules.policy_module import PolicyModule
 from pipo.records.rollouts import Rollouts, TokenIds
-from pipo.rollout.collector import CollectionConfig, Collector
+from pipo.rollout.collector import Collector
 from pipo.rollout.datamodule import IterationDataset, PromptDataModule
 from pipo.rollout.options import SamplingParams
 from pipo.rollout.privileged import teacher_prompts
@@ -144,7 +144,7 @@ def build_collector(config: TrainConfig, setup: TaskSetup) -> Collector:
         encode_reply=reply_encoder(setup.tokenizer),
         group_size=config.algo.group_size,
         sampling=setup.sampling,
-        config=CollectionConfig(dynamic_sampling_rounds=config.algo.dynamic_sampling_rounds),
+        dynamic_sampling_rounds=config.algo.dynamic_sampling_rounds,
         # A protocol of one call, which a type checker does not take for a type.
         terms={name: node.build(RewardTerm) for name, node in terms.items()},  # type: ignore[type-abstract]
     )

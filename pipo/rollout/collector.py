@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -23,20 +23,6 @@ from pipo.tasks.verdicts import verdicts_of
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CollectionConfig:
-    """How a batch is gathered."""
-
-    dynamic_sampling_rounds: int
-    """Drop groups whose verifier rewards are all equal and draw more prompts until the batch is full, in at
-    most so many rounds; 0 trains on every group.
-    """
-
-    def __post_init__(self) -> None:
-        if self.dynamic_sampling_rounds < 0:
-            raise ValueError(f"dynamic_sampling_rounds must be >= 0, got {self.dynamic_sampling_rounds}")
-
-
 class Collector:
     """Asks the engine for responses and the task for verdicts.
 
@@ -46,7 +32,8 @@ class Collector:
         encode_reply: what the task replied to token ids.
         group_size: responses per prompt.
         sampling: how tokens are drawn.
-        config: filter.
+        dynamic_sampling_rounds: drop groups whose verifier rewards are all equal and draw more prompts until
+            the batch is full, in at most so many rounds; 0 trains on every group.
         terms: what is added to the rewards for training, by name.
     """
 
@@ -58,11 +45,12 @@ class Collector:
         encode_reply: EncodeReply,
         group_size: int,
         sampling: SamplingParams,
-        config: CollectionConfig,
+        dynamic_sampling_rounds: int,
         terms: Mapping[str, RewardTerm],
     ) -> None:
         self.task, self.decode, self.encode_reply = task, decode, encode_reply
-        self.group_size, self.sampling, self.config, self.terms = group_size, sampling, config, terms
+        self.group_size, self.sampling, self.terms = group_size, sampling, terms
+        self.dynamic_sampling_rounds = dynamic_sampling_rounds
 
     def collect(
         self,
@@ -79,7 +67,7 @@ class Collector:
         """
         metrics.add("rollout/sampled_tokens", 0)  # counted once, however many rounds add to the sum
         rollouts = self._round(engine, prompts.first, seed, metrics)
-        rounds = self.config.dynamic_sampling_rounds
+        rounds = self.dynamic_sampling_rounds
         if rounds == 0:
             return rollouts
         wanted = len(prompts.first)

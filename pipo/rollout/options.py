@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from pipo.records.options import Cap, Count, CountOrNone, NotNegative, Options, Share
+from pipo.records.options import Cap, CorrectionLevel, Count, CountOrNone, NotNegative, Options, Share
 
 
 class Sampling(Options):
@@ -30,7 +28,7 @@ class SamplingParams(Sampling):
 class SamplingWithCorrection(Sampling):
     """Sampling for training: what it draws may differ from what the trainer computes."""
 
-    importance_correction: Literal["token", "sequence", "none"]
+    importance_correction: CorrectionLevel
     """Truncated importance sampling of the sampler's distance: a weight per token, per response, or none."""
     importance_cap: Cap
     """Largest weight of the importance correction, at which it is truncated."""

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import torch.distributed as dist
@@ -26,7 +26,7 @@ from pipo.distributed.seeds import numbered_seed
 from pipo.errors import ConfigError
 from pipo.lm.policy import Policy
 from pipo.lm.sharding import whole_parameters
-from pipo.records.options import Count, Options, Positive, Share
+from pipo.records.options import Count, Options, Positive, Precision, Share
 from pipo.records.rollouts import Completions, TokenIds, pad_rows
 from pipo.rollout.engine import EngineFailed
 from pipo.rollout.options import SamplingParams
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 class VllmConfig(Options):
     """Options of the vLLM engine."""
 
-    dtype: Literal["float32", "bfloat16"]
+    dtype: Precision
     """Dtype of the engine's copy of the weights and of its activations."""
     max_num_seqs: Count
     """Responses decoded at a time; the others wait, and take the place of finished ones."""

@@ -16,7 +16,7 @@ from pipo.evaluation.options import EvaluationPlan
 from pipo.evaluation.runner import evaluate
 from pipo.records.problems import Example, Message, Reward, Transcript
 from pipo.records.rollouts import Completions, IterationPrompts, PromptBatch, TokenIds, pad_rows
-from pipo.rollout.collector import CollectionConfig, Collector
+from pipo.rollout.collector import Collector
 from pipo.rollout.local import LocalEngine
 from pipo.rollout.options import SamplingParams
 from pipo.rollout.reward_terms import OverlongPenalty
@@ -235,7 +235,7 @@ def test_the_collector_grades_whole_conversations_and_measures_sampled_tokens():
         encode_reply=toy.encode_reply,
         group_size=2,
         sampling=toy.sampling(max_response_tokens=LIMIT),
-        config=CollectionConfig(dynamic_sampling_rounds=0),
+        dynamic_sampling_rounds=0,
         terms={"overlong": OverlongPenalty(buffer=4, max_response_tokens=LIMIT)},
     )
     first = PromptBatch(examples=tuple(EXAMPLES), prompt_ids=tuple(PROMPTS))
