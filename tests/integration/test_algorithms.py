@@ -17,8 +17,17 @@ WINDOW = 8
 ITERATIONS = 12
 
 
-@pytest.mark.parametrize("pipo", ["default", "none"])
-@pytest.mark.parametrize("algo", ALGORITHMS)
+# Before the window is full, PIPO's runs are the baseline's; the two that differ most are run without it, too.
+@pytest.mark.parametrize(
+    ("algo", "pipo"),
+    [
+        *((algo, "default") for algo in ALGORITHMS),
+        *(
+            pytest.param(algo, "none", marks=[] if algo in ("grpo", "ppo") else [pytest.mark.slow])
+            for algo in ALGORITHMS
+        ),
+    ],
+)
 def test_twelve_iterations(compose_config, tmp_path, algo, pipo):
     cfg = compose_config(
         f"algo={algo}",

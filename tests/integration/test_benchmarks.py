@@ -120,6 +120,7 @@ def stopped(where: Path, number: signal.Signals, lines: int) -> tuple[Path, int,
     return where / "run", process.returncode, err
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_and_ends_as_if_nothing_had_been(
     whole: tuple[Path, str], tmp_path: Path, compose_eval: Compose
 ) -> None:

@@ -151,7 +151,10 @@ def test_resume_goes_on_to_a_larger_budget(finished, tmp_path):
     assert "are finished; iterations= above that goes on" in err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGTERM, signal.SIGUSR1))],
+)
 def test_a_signal_leaves_a_valid_checkpoint_and_readable_metrics(tmp_path, monkeypatch, number):
     folder, asked = tmp_path / "run", tmp_path / "asked"
     scontrol = tmp_path / "bin/scontrol"  # SLURM's, as far as a run can tell
@@ -186,18 +189,19 @@ def test_a_signal_leaves_a_valid_checkpoint_and_readable_metrics(tmp_path, monke
 def test_a_sweep_makes_one_folder_per_job_and_survives_a_failed_one(tmp_path):
     model = f"model={ROOT / 'pipo/lm/assets/tiny'}"  # a path must not make folders of its own
     # That greedy responses cannot train is found once the job is begun, and not before the sweep.
-    arguments = [model, "recipe=tiny", "pipo=default,none", "rollout.temperature=1,0"]
+    arguments = [model, "recipe=tiny", "pipo.lambda=0.1", "rollout.temperature=1,0"]
     small = [*(a for a in SMALL if not a.startswith("pipo.")), "hydra.sweep.dir=sweep"]
     code, out, err = run("train.py", "-m", *arguments, *small, "iterations=1", cwd=tmp_path)
     assert code == 1, err
-    assert "2 of 4 jobs finished" in out
-    assert err.count("error: rollout.temperature must be above 0 to train") == 2
+    assert "1 of 2 jobs finished" in out
+    assert err.count("error: rollout.temperature must be above 0 to train") == 1
     assert "Traceback" not in err
     folders = [p for p in (tmp_path / "sweep").iterdir() if p.is_dir()]
-    assert sorted(p.name[:1] for p in folders) == ["0", "2"]  # a job that is refused leaves no folder
+    assert sorted(p.name[:1] for p in folders) == ["0"]  # a job that is refused leaves no folder
     assert all((p / "summary.json").exists() for p in folders)
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_sweep_stops_its_job_in_good_order(tmp_path):
     arguments = ["-m", "seed=1,2", *SMALL, "iterations=5000", "hydra.sweep.dir=sweep"]
     process = start("train.py", *arguments, cwd=tmp_path, start_new_session=True)
@@ -220,6 +224,7 @@ def test_a_sweep_into_one_folder_is_refused(tmp_path):
     assert "hydra.sweep.dir=" in err
 
 
+@pytest.mark.slow
 def test_two_runs_that_want_the_same_folder_do_not_mix(tmp_path):
     arguments = [*SMALL, "iterations=2", "output_dir=same"]
     both = [start("train.py", *arguments, cwd=tmp_path) for _ in range(2)]
@@ -229,6 +234,7 @@ def test_two_runs_that_want_the_same_folder_do_not_mix(tmp_path):
     assert len((tmp_path / "same/run.jsonl").read_text().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_run_stopped_after_its_last_iteration_gets_its_summary_by_resuming(tmp_path, finished):
     whole, _ = finished
     folder = tmp_path / "run"
@@ -283,6 +289,7 @@ def test_resume_forgets_what_came_after_its_checkpoint(tmp_path, finished):
     assert [sum(s["iteration"] == i for s in samples) for i in range(5)] == [16] * 5
 
 
+@pytest.mark.slow
 def test_without_a_logger_nothing_is_logged_and_the_summary_is_there(tmp_path):
     code, _, err = run("train.py", *SMALL, "iterations=1", "logger=none", "output_dir=run", cwd=tmp_path)
     assert code == 0, err

@@ -128,6 +128,7 @@ def test_the_count_goes_on_after_a_resume(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_two_ranks_skip_together_when_one_of_them_has_the_bad_batch(tmp_path):
     program = Path(__file__).with_name("poisoned_ranks.py")
     done = subprocess.run(

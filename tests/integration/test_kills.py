@@ -15,6 +15,7 @@ import pytest
 from tests.conftest import ROOT
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_the_worst_moments_equals_the_one_that_was_not(tmp_path):
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("nasty_kills.py")), str(tmp_path)],

@@ -277,6 +277,7 @@ def _evaluate_on_a_rank(rank: int, world_size: int, port: int, folder: str) -> N
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_agree_with_one(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
