@@ -14,6 +14,10 @@ PROGRAMS = {
     "report": ("pipo.analysis.report", "the page about a run, again: python -m pipo report RUN_FOLDER"),
     "plot": ("pipo.analysis.plotting", "figures of one run or many: python -m pipo plot FOLDER..."),
     "study": ("pipo.analysis.study", "the paper's tables in small: python -m pipo study NAME"),
+    "feedback": (
+        "pipo.analysis.feedback",
+        "would PIPO's feedback have helped a run, anyone's: python -m pipo feedback FILE_OR_FOLDER...",
+    ),
     "dashboard": ("pipo.runs.wandb_workspace", "a W&B dashboard for a project: python -m pipo dashboard"),
     "doctor": ("pipo.graders.doctor", "what this machine offers: python -m pipo doctor"),
     "tiny": ("pipo.lm.tiny", "make the embedded model anew: python -m pipo tiny"),
