@@ -31,6 +31,7 @@ from pipo.callbacks.progress_bar import RunProgress
 from pipo.callbacks.random_state import RandomState
 from pipo.callbacks.results import RunResults
 from pipo.callbacks.samples import SampleLog
+from pipo.callbacks.step_control import StepControl
 from pipo.callbacks.teacher import TeacherAverage
 from pipo.config.trainer_options import trainer_options
 from pipo.config.tree import EvalConfig, TaskConfig, TrainConfig
@@ -125,14 +126,25 @@ def build_module(config: TrainConfig, setup: TaskSetup) -> PolicyModule:
         importance=ImportanceCorrection(
             level=config.rollout.importance_correction, cap=config.rollout.importance_cap
         ),
-        optimizer=OptimizerConfig(learning_rate=config.recipe.learning_rate, **algo.optimizer.model_dump()),
+        optimizer=OptimizerConfig(
+            learning_rate=config.recipe.learning_rate,
+            iterations=config.iterations,
+            **algo.optimizer.model_dump(),
+        ),
         batching=BatchConfig(
             mini_batch=config.recipe.mini_batch, tokens_per_micro_batch=strategy.tokens_per_micro_batch
         ),
         seed=config.seed,
         compute_dtype=compute_dtype,
         sharding=strategy.sharding,
+        improvement=config.improvement if _looks_back(config) else None,
     )
+
+
+def _looks_back(config: TrainConfig) -> bool:
+    """Whether somebody wants to know what the last iteration did."""
+    paired = isinstance(config.pipo, PipoOptions) and config.pipo.feedback == "paired"
+    return config.improvement.measure or config.pipo.step_control is not None or paired
 
 
 def build_collector(config: TrainConfig, setup: TaskSetup) -> Collector:
@@ -249,6 +261,7 @@ def build_callbacks(
     return [
         stop,
         end,
+        *([] if (control := config.pipo.step_control) is None else [StepControl(control)]),
         *([PIPOCallback(config.pipo)] if isinstance(config.pipo, PipoOptions) else []),
         *(
             [TeacherAverage(weight=distillation.teacher_average)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 from pipo.distributed.metrics import IterationMetrics
 from pipo.functional.policy_improvement import Feedback
@@ -20,13 +21,13 @@ class FeedbackLog:
         self._warned = False
 
     def write(self, metrics: IterationMetrics, feedback: Feedback) -> None:
-        """Add one iteration's feedback; an undefined one has neither progress nor coefficient."""
+        """Add one iteration's feedback; what is undefined is left out."""
         metrics.add("pipo/history_mean", feedback.history_mean)
         metrics.add("pipo/history_std", feedback.history_std)
-        if not feedback.defined:
-            return
-        metrics.add("pipo/progress", feedback.progress)
-        metrics.add("pipo/coefficient", feedback.coefficient)
+        if not math.isnan(feedback.progress):
+            metrics.add("pipo/progress", feedback.progress)
+        if feedback.defined:
+            metrics.add("pipo/coefficient", feedback.coefficient)
         if abs(feedback.progress) > UNUSUAL_PROGRESS and not self._warned:
             self._warned = True
             log.warning(

@@ -21,7 +21,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from pipo.callbacks.controls import coefficient_source
+from pipo.callbacks.coefficient import coefficient_source
 from pipo.callbacks.feedback_log import FeedbackLog
 from pipo.callbacks.pipo_options import PipoOptions
 from pipo.callbacks.row_sampling import row_chooser
@@ -61,12 +61,12 @@ class PIPOCallback(RolloutCallback):
     ) -> None:
         """(1) to (4) and (6); the module goes on with (5)."""
         if not stats.policy_learns:
-            return  # the policy stands still, so there is no improvement to look for
+            return  # the policy stands still or was put back, so there is no improvement to look for
         applied = False
         if self.previous is not None and len(self.history) == self.options.window:
             scale, bound = self.options.negative_scale, self.options.max_progress
             feedback = policy_improvement_feedback(stats.mean_reward, self.history, scale, bound)  # (1), (2)
-            feedback = self.coefficient_source(feedback, module.seed, stats.iteration)
+            feedback = self.coefficient_source(feedback, stats, module.seed)
             self._log.write(module.metrics, feedback)
             applied = self._verify(module, self.previous, feedback, stats.iteration)
         module.metrics.add("pipo/applied", float(applied))
@@ -79,7 +79,7 @@ class PIPOCallback(RolloutCallback):
         """(3) and (4); returns whether a step was made. What is skipped leaves Adam's state alone, too."""
         reason = None
         if not feedback.defined:
-            reason = "the mean reward did not vary within the window"
+            reason = "there is nothing to compare with"
         elif feedback.coefficient == 0:
             reason = "the coefficient is zero"
         elif module.sum_over_ranks((previous.attribution != 0).any(dim=1).sum()) == 0:

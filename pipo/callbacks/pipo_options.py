@@ -1,4 +1,4 @@
-"""Options of PIPO (``conf/pipo``): feedback window, lambda, controls, rows of the retrospective update."""
+"""Options of PIPO (``conf/pipo``): window, lambda, source of the coefficient, rows, step control."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pipo.callbacks.step_options import StepControlOptions
 from pipo.records.options import Count, NotNegative, Options, Positive, Share
 
 
 class ControlOptions(Options):
-    """The source of the coefficient; :mod:`pipo.callbacks.controls`."""
+    """The source of the coefficient; :mod:`pipo.callbacks.coefficient`."""
 
-    feedback: Literal["progress", "constant", "random_sign"]
-    """``progress`` is the method; ``constant`` takes the same number every time, ``random_sign`` keeps the
-    feedback's size and tosses a coin for its direction."""
+    feedback: Literal["progress", "paired", "constant", "random_sign"]
+    """``progress`` is the method; ``paired`` puts the measured improvement in standard errors in its place;
+    ``constant`` takes the same number every time, ``random_sign`` keeps the feedback's size and tosses a coin
+    for its direction."""
     constant: Annotated[float, Field(allow_inf_nan=False)]
     """The coefficient of ``feedback=constant``."""
 
@@ -47,6 +49,8 @@ class PipoOptions(ControlOptions, RowOptions):
     """Responses per optimiser step of (4), over all ranks; None for the base update's."""
     max_progress: Positive | None
     """phi follows xi up to this many standard deviations either way; None for no bound, as in the paper."""
+    step_control: StepControlOptions | None = None
+    """The learning rate follows the measured improvement; None for not at all."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -60,7 +64,9 @@ class PipoOptions(ControlOptions, RowOptions):
 
 
 class NoPipo(Options):
-    """The base objective alone."""
+    """The base objective without a retrospective update."""
 
-    name: Literal["none"]
-    """Always ``none``."""
+    name: Literal["none", "step_control"]
+    """``none``, or ``step_control`` for the base objective at a controlled learning rate."""
+    step_control: StepControlOptions | None = None
+    """The learning rate follows the measured improvement; None for not at all."""

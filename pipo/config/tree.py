@@ -16,7 +16,7 @@ from pipo.config.open_nodes import Open
 from pipo.distributed.hardware import Hardware
 from pipo.evaluation.options import EvaluationConfig
 from pipo.lm.options import Sharding
-from pipo.modules.options import AdamWConfig
+from pipo.modules.options import AdamWConfig, ImprovementConfig
 from pipo.records.options import (
     CorrectionLevel,
     Count,
@@ -170,9 +170,9 @@ class _Scored(Options):
 
 
 def _loop_or_none(node: Any) -> str:
-    """Which of the two a ``pipo`` node is: every name but ``none`` is a closed loop's."""
+    """Which of the two a ``pipo`` node is: every name but these has a retrospective update."""
     name = node.get("name") if isinstance(node, dict) else getattr(node, "name", None)
-    return "none" if name == "none" else "pipo"
+    return "none" if name in ("none", "step_control") else "pipo"
 
 
 class TrainConfig(_Scored):
@@ -188,6 +188,8 @@ class TrainConfig(_Scored):
         Annotated[PipoOptions, Tag("pipo")] | Annotated[NoPipo, Tag("none")], Discriminator(_loop_or_none)
     ]
     """The closed loop, or the base algorithm alone."""
+    improvement: ImprovementConfig
+    """Measurement of what the last iteration did."""
     recipe: RecipeConfig
     """Batch sizes and learning rate that suit the model."""
     task: TaskConfig

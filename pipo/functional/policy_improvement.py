@@ -25,9 +25,9 @@ class Feedback:
     progress: float
     """xi = (mu - mu_his) / sigma_his, in standard deviations; nan when undefined."""
     coefficient: float
-    """phi(xi), what multiplies the attribution; 0 when undefined."""
+    """phi(xi) or what stands in its place, what multiplies the attribution; 0 when undefined."""
     defined: bool
-    """False when the window does not vary."""
+    """False when there is no coefficient: the window does not vary, or what stands in is not known."""
 
 
 def policy_improvement_feedback(
@@ -77,6 +77,24 @@ def feedback_coefficient(progress: float, negative_scale: float, max_progress: f
 def without_feedback(feedback: Feedback, coefficient: float) -> Feedback:
     """A control: the retrospective update as often as with feedback, but always with the same coefficient."""
     return replace(feedback, coefficient=coefficient) if feedback.defined else feedback
+
+
+def with_evidence(
+    feedback: Feedback, evidence: float | None, negative_scale: float, max_progress: float | None
+) -> Feedback:
+    """Put phi of the measured improvement in standard errors in the place of phi(xi).
+
+    Args:
+        feedback: the published one; its ``progress`` is kept as it is.
+        evidence: change of the mean reward over its standard error; None where it was not measured.
+        negative_scale: lambda.
+        max_progress: as for the published feedback.
+    """
+    if evidence is None:
+        return replace(feedback, coefficient=0.0, defined=False)
+    return replace(
+        feedback, coefficient=feedback_coefficient(evidence, negative_scale, max_progress), defined=True
+    )
 
 
 def with_random_sign(

@@ -49,12 +49,12 @@ class Annotator:
     def annotate(self, rollouts: Rollouts, metrics: IterationMetrics) -> Annotations:
         """Log-probabilities of the behaviour policy and the reference, before any weight moves."""
         models, sampled = self.models, rollouts.completions.logprobs
-        old = sampled if models.samples_as_it_trains else self._score(models.policy, rollouts)
-        values = self._score(models.critic, rollouts) if models.objective.critic is not None else None
+        old = sampled if models.samples_as_it_trains else self.score(models.policy, rollouts)
+        values = self.score(models.critic, rollouts) if models.objective.critic is not None else None
         return Annotations(
             old_logprobs=old,
             importance=self._correct_sampler(old, sampled, rollouts.completions.sampled, metrics),
-            ref_logprobs=None if models.reference is None else self._score(models.reference, rollouts),
+            ref_logprobs=None if models.reference is None else self.score(models.reference, rollouts),
             values=values,
             teacher=self._annotate_teacher(rollouts, metrics),
         )
@@ -82,10 +82,10 @@ class Annotator:
         taught = torch.tensor([i for i, ids in enumerate(prompts) if ids is not None], dtype=torch.int64)
         metrics.add("rollout/taught", len(taught), len(prompts))
         completed = [ids if ids is not None else () for ids in prompts]
-        logprobs = self._score(self.models.teacher, rollouts, prompts=completed, group_size=1, rows=taught)
+        logprobs = self.score(self.models.teacher, rollouts, prompts=completed, group_size=1, rows=taught)
         return TeacherAnnotation(prompt_ids=prompts, logprobs=logprobs)
 
-    def _score(self, model: Policy | Critic, rollouts: Rollouts, **other: Any) -> Tensor:
+    def score(self, model: Policy | Critic, rollouts: Rollouts, **other: Any) -> Tensor:
         """What a model says about the sampled tokens; see :func:`score_responses`."""
         scores = score_responses(
             model,

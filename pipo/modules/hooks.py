@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipo.distributed.collectives import Number
 from pipo.distributed.metrics import IterationMetrics
+from pipo.functional.improvement import Improvement
 from pipo.lm.policy import Policy
 from pipo.modules.objectives.base import Objective
 from pipo.modules.options import BatchConfig
@@ -39,6 +40,9 @@ class Learner(Protocol):
 
     skipped_in_a_row: int
     """Optimiser steps that were skipped since the last that was made. Set only when resuming."""
+
+    rate_factor: float
+    """Factor on the learning rate of every update of the policy. May be moved, on all ranks alike."""
 
     collector: Collector
     """Samples and grades; read its task and its decoder."""
@@ -99,8 +103,10 @@ class IterationStats:
     """Counted from 0."""
     mean_reward: float
     """mu_t, mean verifier reward over all sampled responses of all ranks."""
+    improvement: Improvement | None
+    """What the last iteration did; None where that is not measured, or nothing moved."""
     policy_learns: bool
-    """Whether the policy is trained; False while only a critic is."""
+    """Whether the policy is trained; not while only a critic is, nor where the last iteration was undone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +127,22 @@ class SkippedStep:
 
 class RolloutCallback(pl.Callback):
     """A Lightning callback that also acts on the rollouts of an iteration."""
+
+    def on_look_back(
+        self, trainer: pl.Trainer, module: Learner, improvement: Improvement | None, mean_reward: float
+    ) -> bool:
+        """Called inside ``training_step`` before anything else acts, where the last iteration is measured.
+
+        Args:
+            trainer: Lightning's.
+            module: the policy module.
+            improvement: what the last iteration did; None where the batch cannot tell.
+            mean_reward: mu_t, of the batch that it was measured on.
+
+        Returns:
+            Whether that iteration is to be undone. All ranks are told the same and must answer the same.
+        """
+        return False
 
     def on_rollouts_ready(
         self,

@@ -18,8 +18,9 @@ from pipo.lm.options import Sharding
 from pipo.lm.policy import Policy
 from pipo.lm.reference import frozen
 from pipo.lm.sharding import gathered, is_sharded, shard
+from pipo.lm.weights_copy import WeightsCopy
 from pipo.modules.objectives.base import Objective
-from pipo.modules.options import OptimizerConfig
+from pipo.modules.options import ImprovementConfig, OptimizerConfig
 from pipo.rollout.engine import RolloutEngine
 
 Model = TypeVar("Model", Policy, Critic)
@@ -35,6 +36,7 @@ class ModelHolder(pl.LightningModule):
         optimizer: AdamW's numbers.
         compute_dtype: dtype of matrix products, everywhere; None for that of the weights.
         sharding: how weights are sharded by a strategy that does; None for whole weights.
+        improvement: how the last iteration is measured; None for not at all.
     """
 
     policy: Policy
@@ -45,6 +47,8 @@ class ModelHolder(pl.LightningModule):
     """Self-teacher: the policy itself, or its moving average."""
     engine: RolloutEngine
     """Rollout engine, which samples from the policy."""
+    before: WeightsCopy | None
+    """Weights that the previous batch was sampled from; None where nothing looks back."""
 
     def __init__(
         self,
@@ -55,11 +59,13 @@ class ModelHolder(pl.LightningModule):
         optimizer: OptimizerConfig,
         compute_dtype: torch.dtype | None,
         sharding: Sharding | None,
+        improvement: ImprovementConfig | None,
     ) -> None:
         super().__init__()
         self.compute_dtype, self.sharding = compute_dtype, sharding
         self._load_policy, self._make_engine = load_policy, make_engine
         self.objective, self.optimizer_config = objective, optimizer
+        self.improvement = improvement
         self._configured = False
 
     def configure_model(self) -> None:
@@ -79,6 +85,12 @@ class ModelHolder(pl.LightningModule):
         """Fill the attributes of this class."""
         self.policy = self._placed(self._load())
         self.engine = self._make_engine(self.policy)
+        self.before = None
+        if self.improvement is not None:
+            self.before = WeightsCopy(self.policy, on_cpu=self.improvement.on_cpu)
+            # Every process makes the same copy, so that none has to be sent, nor could one on the CPU be.
+            names = [f"before.{name}" for name in self.before.state_dict()]
+            self._ddp_params_and_buffers_to_ignore = names
         # Each model is loaded anew and placed before the next, so that one whole model is held at a time.
         if self.objective.critic is not None:
             self.critic = self._placed(Critic(self._load()))
@@ -137,12 +149,8 @@ class ModelHolder(pl.LightningModule):
         optimizers = [self._adamw(self.policy, 1.0)]
         if self.objective.critic is not None:
             optimizers.append(self._adamw(self.critic, self.objective.critic.learning_rate_scale))
-        warmup = max(1, self.optimizer_config.warmup_iterations)
-        schedules = [
-            torch.optim.lr_scheduler.LambdaLR(each, lambda done: min(1.0, (done + 1) / warmup))
-            for each in optimizers
-        ]
-        return optimizers, schedules
+        rate = self.optimizer_config.rate
+        return optimizers, [torch.optim.lr_scheduler.LambdaLR(each, rate) for each in optimizers]
 
     def _adamw(self, model: torch.nn.Module, scale: float) -> torch.optim.AdamW:
         config = self.optimizer_config

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -24,6 +25,8 @@ class AdamWConfig(Options):
     """Gradient clipping: gradients are scaled down to this global norm."""
     warmup_iterations: CountOrNone
     """Warm-up: the learning rate rises linearly over so many iterations."""
+    decay: Literal["none", "linear", "cosine"]
+    """How the learning rate falls from iteration to iteration, to 0 after the last; ``none`` keeps it."""
     max_skipped_steps: Count
     """After so many steps in a row that were not made, because loss or gradient were not finite, the run
     ends."""
@@ -33,7 +36,32 @@ class OptimizerConfig(AdamWConfig):
     """The same at the learning rate of a run."""
 
     learning_rate: Positive
-    """Learning rate of every update; constant after the warm-up."""
+    """Learning rate of every update, before warm-up and decay."""
+    iterations: Count
+    """Iterations of the run, over which the rate decays."""
+
+    def rate(self, done: int) -> float:
+        """Factor on the learning rate after so many iterations."""
+        rise = min(1.0, (done + 1) / max(1, self.warmup_iterations))
+        left = max(0.0, 1 - done / self.iterations)
+        match self.decay:
+            case "linear":
+                return rise * left
+            case "cosine":
+                return rise * (1 - math.cos(math.pi * left)) / 2
+            case _:
+                return rise
+
+
+class ImprovementConfig(Options):
+    """Measurement of what the last iteration did, on the fresh batch; :mod:`pipo.functional.improvement`."""
+
+    measure: bool
+    """Measure even when nothing acts on it."""
+    bound: Positive
+    """Largest change of a response's log-probability, in nats, that its importance weight follows."""
+    on_cpu: bool
+    """Keep the copy of the weights that it takes in the CPU's memory."""
 
 
 class BatchConfig(Options):

@@ -22,6 +22,7 @@ from pipo.distributed.seeds import Purpose, derive_seed
 from pipo.errors import ConfigError, Diverged
 from pipo.functional.advantages import moments
 from pipo.functional.importance import ImportanceCorrection, truncated_ratio
+from pipo.functional.improvement import Improvement
 from pipo.functional.value import clipped_value_loss, explained_variance
 from pipo.lm.options import Sharding
 from pipo.lm.policy import Policy
@@ -32,7 +33,8 @@ from pipo.modules.batching import idle_micro_batch, micro_batches, mini_batches
 from pipo.modules.hooks import IterationStats, RolloutCallback, SkippedStep
 from pipo.modules.model_holder import ModelHolder
 from pipo.modules.objectives.base import Loss, MicroBatch, Objective
-from pipo.modules.options import BatchConfig, OptimizerConfig
+from pipo.modules.options import BatchConfig, ImprovementConfig, OptimizerConfig
+from pipo.modules.transition import log_transition, measure_transition
 from pipo.records.batches import PolicyBatch
 from pipo.records.rollouts import IterationPrompts, Rollouts
 from pipo.rollout.collector import Collector
@@ -52,10 +54,11 @@ class PolicyModule(ModelHolder):
         optimizer: AdamW's numbers.
         batching: how a batch is cut.
         seed: the run's seed.
-        load_policy: see :class:`~pipo.modules.model_holder.ModelHolder`, like the next three.
+        load_policy: see :class:`~pipo.modules.model_holder.ModelHolder`, like the next four.
         make_engine: makes the rollout engine for a policy.
         compute_dtype: dtype of matrix products.
         sharding: how weights are sharded.
+        improvement: how the last iteration is measured.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class PolicyModule(ModelHolder):
         seed: int,
         compute_dtype: torch.dtype | None = None,
         sharding: Sharding | None = None,
+        improvement: ImprovementConfig | None = None,
     ) -> None:
         super().__init__(
             load_policy=load_policy,
@@ -80,6 +84,7 @@ class PolicyModule(ModelHolder):
             optimizer=optimizer,
             compute_dtype=compute_dtype,
             sharding=sharding,
+            improvement=improvement,
         )
         self.automatic_optimization = False
         self.collector, self.batching, self.seed = collector, batching, seed
@@ -95,6 +100,8 @@ class PolicyModule(ModelHolder):
         self.row: dict[str, float] = {}
         #: Optimiser steps that were skipped since the last that was made.
         self.skipped_in_a_row = 0
+        #: Factor on the learning rate of every update of the policy; a callback may move it.
+        self.rate_factor = 1.0
         #: Log-probabilities that the policy, as it is now, was found to give; None once it has moved.
         self._present: Tensor | None = None
 
@@ -112,23 +119,26 @@ class PolicyModule(ModelHolder):
             rollouts = self.collector.collect(self.engine, prompts, seed, self.metrics, self.max_over_ranks)
         self.engine.sleep()
         critic = self.objective.critic
-        stats = IterationStats(
-            iteration=iteration,
-            mean_reward=self._mean_reward(rollouts),
-            policy_learns=critic is None or iteration >= critic.warmup_iterations,
-        )
         with self.metrics.timer("annotate"):
             batch = self.objective.prepare(
                 rollouts, self._annotator.annotate(rollouts, self.metrics), self.sum_over_ranks
             )
         # The sampler's own are exact but for 1e-6 and stand as they are.
         self._present = None if self.samples_as_it_trains else batch.old_logprobs
+        mean_reward = self._mean_reward(rollouts)
+        improvement, undone = self._look_back(rollouts, batch.old_logprobs, mean_reward)
+        stats = IterationStats(
+            iteration=iteration,
+            mean_reward=mean_reward,
+            improvement=improvement,
+            policy_learns=not undone and (critic is None or iteration >= critic.warmup_iterations),
+        )
         for callback in self._rollout_callbacks():
             callback.on_rollouts_ready(self.trainer, self, rollouts, batch, stats)
         if stats.policy_learns:
             with self.metrics.timer("update"):
                 self.policy_update(batch, prefix="policy")
-        if critic is not None:
+        if critic is not None and not undone:
             with self.metrics.timer("critic"):
                 self._critic_update(batch, critic.value_clip)
         with self.metrics.timer("sync"):
@@ -138,6 +148,32 @@ class PolicyModule(ModelHolder):
         for schedule in schedules if isinstance(schedules, list) else [schedules]:
             cast(torch.optim.lr_scheduler.LRScheduler, schedule).step()
         self.row = self._summarise(time.perf_counter() - started)
+
+    def _look_back(
+        self, rollouts: Rollouts, old_logprobs: Tensor, mean_reward: float
+    ) -> tuple[Improvement | None, bool]:
+        """Measure what the last iteration did; returns that, and whether a callback wants it undone.
+
+        What is undone leaves the weights as they were before. Adam's moments stay: their gradients were
+        taken at those weights or earlier ones, so that the direction is sound, whatever the length was. This
+        iteration's batch is of the policy that is gone, and nothing is trained on it.
+        """
+        found, undone = None, False
+        if self.before is None:
+            return found, undone
+        with self.metrics.timer("look_back"):
+            if self.before.moved:
+                found = measure_transition(self, self._annotator, rollouts, old_logprobs)
+                if found is not None:
+                    log_transition(self.metrics, found)
+                for callback in self._rollout_callbacks():
+                    undone |= callback.on_look_back(self.trainer, self, found, mean_reward)
+            if undone:
+                self.before.give_back(self.policy)
+                self._present = None
+            else:
+                self.before.take(self.policy)
+        return found, undone
 
     def policy_update(
         self,
@@ -161,6 +197,7 @@ class PolicyModule(ModelHolder):
         optimizer = self.optimizer(0)
         groups = optimizer.param_groups
         rates = [group["lr"] for group in groups]
+        lr_scale *= self.rate_factor
         self.metrics.add(f"{prefix}/lr", rates[0] * lr_scale)
         size = self.own_mini_batch(mini_batch or self.batching.mini_batch)
         for group, rate in zip(groups, rates, strict=True):
@@ -174,6 +211,8 @@ class PolicyModule(ModelHolder):
         self.metrics.add(f"{prefix}/skipped_steps", made.count(False))
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
+        if self.before is not None and any(made):
+            self.before.moved.fill_(True)
         return made.count(True)
 
     def _critic_update(self, batch: PolicyBatch, value_clip: float) -> None:

@@ -163,6 +163,9 @@ class Rollouts:
     """
     reward_count: int
     """How many responses that sum covers."""
+    varied_groups: int
+    """Sampled groups on this rank whose verifier rewards are not all equal; a filter may have had no room for
+    some of them."""
 
     def __post_init__(self) -> None:
         rows = len(self.prompts) * self.group_size
@@ -175,6 +178,12 @@ class Rollouts:
         ):
             if length != rows:
                 raise ValueError(f"{name}: expected {rows} responses, got {length}")
+
+
+def mixed_groups(rewards: Tensor, group_size: int) -> Tensor:
+    """Indices of the groups whose rewards [N] are not all equal."""
+    groups = rewards.view(-1, group_size)
+    return (groups != groups[:, :1]).any(dim=1).nonzero()[:, 0]
 
 
 def pad_rows(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

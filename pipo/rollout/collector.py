@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipo.distributed.metrics import IterationMetrics
 from pipo.distributed.seeds import numbered_seed
-from pipo.records.rollouts import Completions, IterationPrompts, PromptBatch, Rollouts
+from pipo.records.rollouts import Completions, IterationPrompts, PromptBatch, Rollouts, mixed_groups
 from pipo.rollout.engine import RolloutEngine
 from pipo.rollout.options import SamplingParams
 from pipo.rollout.reward_terms import GradedResponses, RewardTerm, reward_terms
@@ -71,11 +71,11 @@ class Collector:
         if rounds == 0:
             return rollouts
         wanted = len(prompts.first)
-        parts = [_select(rollouts, _mixed_groups(rollouts))]
+        parts = [_select(rollouts, mixed_groups(rollouts.rewards, rollouts.group_size))]
         drawn = 1
         while drawn < rounds and max_over_ranks(wanted - sum(len(part.prompts) for part in parts)) > 0:
             rollouts = self._round(engine, prompts.refill(drawn), numbered_seed(seed, drawn), metrics)
-            parts.append(_select(rollouts, _mixed_groups(rollouts)))
+            parts.append(_select(rollouts, mixed_groups(rollouts.rewards, rollouts.group_size)))
             drawn += 1
         found = sum(len(part.prompts) for part in parts)
         if found < wanted:
@@ -86,6 +86,7 @@ class Collector:
         totals = {
             "reward_sum": sum(part.reward_sum for part in parts),
             "reward_count": sum(part.reward_count for part in parts),
+            "varied_groups": found,
         }
         return replace(_select(kept, torch.arange(min(wanted, len(kept.prompts)))), **totals)
 
@@ -138,6 +139,7 @@ class Collector:
             group_size=self.group_size,
             reward_sum=float(rewards.double().sum()),
             reward_count=len(rewards),
+            varied_groups=len(mixed_groups(rewards, self.group_size)),
         )
         self._measure(rollouts, metrics)
         for name, values in added.items():
@@ -163,13 +165,7 @@ class Collector:
             metrics.add("train/shaping", rollouts.shaping.sum(), count)
         if self.group_size > 1:
             groups = len(rollouts.prompts)
-            metrics.add("rollout/zero_variance_groups", groups - len(_mixed_groups(rollouts)), groups)
-
-
-def _mixed_groups(rollouts: Rollouts) -> Tensor:
-    """Indices of the groups whose verifier rewards are not all equal."""
-    groups = rollouts.rewards.view(-1, rollouts.group_size)
-    return (groups != groups[:, :1]).any(dim=1).nonzero()[:, 0]
+            metrics.add("rollout/zero_variance_groups", groups - rollouts.varied_groups, groups)
 
 
 def _select(rollouts: Rollouts, groups: Tensor) -> Rollouts:

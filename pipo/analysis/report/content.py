@@ -143,10 +143,13 @@ def _is_override(argument: str) -> bool:
 
 def _title(config: DictConfig) -> str:
     algo = config.algo.name.upper().replace("_", ". ")
-    if config.pipo.name == "none":
-        return f"{algo} on {config.task.name}"
-    control = "" if config.pipo.feedback == "progress" else f" (control: feedback={config.pipo.feedback})"
-    return f"{algo} with PIPO{control} on {config.task.name}"
+    controlled = config.pipo.get("step_control") is not None
+    steps = [" with step control"] if controlled else []
+    if config.pipo.name not in ("none", "step_control"):
+        kind = config.pipo.feedback
+        said = {"progress": "", "paired": " (feedback=paired)"}.get(kind, f" (control: feedback={kind})")
+        steps.insert(0, f" with PIPO{said}")
+    return f"{algo}{' and'.join(steps)} on {config.task.name}"
 
 
 def _unfinished(files: RunFiles) -> str | None:

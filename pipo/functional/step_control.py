@@ -1,0 +1,85 @@
+r"""Step control: the factor on the learning rate follows the evidence of what the steps do.
+
+A step of length eta gains about a eta and costs about c eta^2, so gain over cost does not depend on the
+number of prompts, and says how eta stands to the best one. The cost that a single step shows understates what
+it does: with momentum a direction is taken some ten times before its error is seen. What stands for it is
+``cost``: the rewards' spread times KL(pi_t || pi_{t-1}), never negative, precisely known, growing like eta^2.
+
+    z = (change - price * cost) / error        is the transition worth more than its price?
+    log factor += gain * clip(z, +- most)      bounded in every iteration, and in all
+    gain = max(least, first / (1 + turns))     turns: how often z has changed its sign
+
+Batches of any size have the same point of rest, because E[z] = 0 does not depend on the error; it says how
+surely one goes there. Where nothing is left to gain, z is about -eta: the rate falls like one over the time,
+as stochastic approximation wants it, and not like an exponential. The falling gain is Kesten's (1958): large
+steps until the point of rest is first crossed, small ones around it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from pipo.records.options import NotNegative, Options, Positive, Share
+
+
+class StepRule(Options):
+    """How the rate follows the evidence."""
+
+    price: NotNegative
+    """What a transition has to bring, in units of its cost. Higher: shorter steps."""
+    first_gain: Positive
+    """Of the logarithm of the rate per standard error, until the evidence first changes its sign."""
+    least_gain: Positive
+    """What it falls to."""
+    most_evidence: Positive
+    """The evidence counts up to so many standard errors either way."""
+    least_factor: Share
+    """The rate never falls below this times the recipe's."""
+    most_factor: Positive
+    """The rate never rises above this times the recipe's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSize:
+    """Where the control stands; plain numbers, for checkpoints."""
+
+    log_factor: float = 0.0
+    """Natural logarithm of the factor on the recipe's learning rate."""
+    turns: int = 0
+    """How often the evidence has changed its sign."""
+    sign: int = 0
+    """Of the newest evidence; 0 before the first."""
+
+    @property
+    def factor(self) -> float:
+        """On the recipe's learning rate."""
+        return math.exp(self.log_factor)
+
+
+def followed(size: StepSize, evidence: float, rule: StepRule) -> StepSize:
+    """The next step size.
+
+    Args:
+        size: the present one.
+        evidence: z above, in standard errors.
+        rule: the numbers.
+    """
+    if math.isnan(evidence):
+        return size
+    sign = (evidence > 0) - (evidence < 0)
+    turns = size.turns + (sign * size.sign < 0)
+    gain = max(rule.least_gain, rule.first_gain / (1 + turns))
+    bounded = max(-rule.most_evidence, min(rule.most_evidence, evidence))
+    return StepSize(
+        log_factor=_within(size.log_factor + gain * bounded, rule), turns=turns, sign=sign or size.sign
+    )
+
+
+def shrunk(size: StepSize, factor: float, rule: StepRule) -> StepSize:
+    """The step size after a step that was undone."""
+    return replace(size, log_factor=_within(size.log_factor + math.log(factor), rule))
+
+
+def _within(log_factor: float, rule: StepRule) -> float:
+    return max(math.log(rule.least_factor), min(math.log(rule.most_factor), log_factor))

@@ -1,0 +1,61 @@
+"""Measure what the last iteration did: the fresh batch under the weights before it (``pipo/improvement``)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pipo.distributed.metrics import IterationMetrics
+from pipo.functional.improvement import Improvement, improvement, leave_one_out, transition_sums
+from pipo.modules.annotator import Annotator
+from pipo.modules.model_holder import ModelHolder
+from pipo.records.rollouts import Rollouts, mixed_groups
+
+
+def measure_transition(
+    models: ModelHolder, annotator: Annotator, rollouts: Rollouts, old_logprobs: Tensor
+) -> Improvement | None:
+    """What the updates since the previous batch did, on the responses of this one; all ranks together.
+
+    Scored are the prompts whose responses differ in their rewards; where that is not even two, all that the
+    batch holds, so that it is still known how far the policy went.
+
+    Args:
+        models: their ``before`` holds the weights that sampled the previous batch.
+        annotator: scores both sides in the same way.
+        rollouts: of the weights as they are now. Verifier rewards count, before reward terms.
+        old_logprobs: [N, R], of the present weights.
+
+    Returns:
+        The estimate; None where too few prompts are left to tell.
+    """
+    before, settings = models.before, models.improvement
+    assert before is not None
+    assert settings is not None
+    size, sampled = rollouts.group_size, rollouts.completions.sampled
+    counts = (rollouts.reward_sum, rollouts.reward_count, rollouts.varied_groups)
+    total, count, varied = models.sum_over_ranks(torch.tensor(counts, dtype=torch.float64)).tolist()
+    drawn = int(count) // size
+    if size > 1 and varied >= 2:
+        groups, eligible = mixed_groups(rollouts.rewards, size), int(varied)
+    else:
+        # A rank that a filter left without groups has one stand-in, whose responses have no token.
+        groups = sampled.view(len(rollouts.prompts), -1).any(dim=1).nonzero()[:, 0]
+        eligible = drawn
+    rows = (groups[:, None] * size + torch.arange(size)).view(-1)
+    with before.in_place_of(models.policy):
+        earlier = annotator.score(models.policy, rollouts, rows=rows)
+    delta = ((old_logprobs - earlier) * sampled)[rows].double().sum(dim=1)
+    advantages = leave_one_out(rollouts.rewards[rows], size, total, int(count))
+    sums = models.sum_over_ranks(transition_sums(advantages, delta, size, settings.bound))
+    return improvement(sums, size, eligible, drawn)
+
+
+def log_transition(metrics: IterationMetrics, found: Improvement) -> None:
+    """Write ``pipo/improvement`` with its standard error, ``pipo/evidence`` and how far the policy went."""
+    metrics.add("pipo/improvement", found.change)
+    metrics.add("pipo/improvement_se", found.error)
+    metrics.add("pipo/evidence", found.evidence)
+    metrics.add("pipo/distance", found.distance)
+    metrics.add("pipo/spread", found.spread)
+    metrics.add("pipo/cost", found.cost)
