@@ -137,14 +137,14 @@ def build_module(config: TrainConfig, setup: TaskSetup) -> PolicyModule:
         seed=config.seed,
         compute_dtype=compute_dtype,
         sharding=strategy.sharding,
-        improvement=config.improvement if _looks_back(config) else None,
+        look_back=config.improvement or ("device" if _acts_on_improvement(config) else None),
     )
 
 
-def _looks_back(config: TrainConfig) -> bool:
-    """Whether somebody wants to know what the last iteration did."""
+def _acts_on_improvement(config: TrainConfig) -> bool:
+    """Whether what the last iteration did has a say in the next."""
     paired = isinstance(config.pipo, PipoOptions) and config.pipo.feedback == "paired"
-    return config.improvement.measure or config.pipo.step_control is not None or paired
+    return paired or config.pipo.step_control is not None
 
 
 def build_collector(config: TrainConfig, setup: TaskSetup) -> Collector:

@@ -12,12 +12,14 @@ from lightning.pytorch.callbacks import ProgressBar
 
 from pipo.callbacks.pipo import PIPOCallback
 from pipo.callbacks.pipo_options import PipoOptions
+from pipo.callbacks.step_control import StepControl
+from pipo.callbacks.step_options import StepControlOptions
 from pipo.functional.importance import ImportanceCorrection
 from pipo.lm.options import Sharding
 from pipo.modules.hooks import IterationStats, RolloutCallback
 from pipo.modules.objectives.base import Distillation, Objective
 from pipo.modules.objectives.grpo import GRPO
-from pipo.modules.options import BatchConfig, OptimizerConfig
+from pipo.modules.options import BatchConfig, OptimizerConfig, Place
 from pipo.modules.policy_module import PolicyModule
 from pipo.records.problems import Example, Prompt, Reward, Split
 from pipo.records.rollouts import Rollouts, TokenIds
@@ -100,8 +102,23 @@ def pipo(**changes: Any) -> PIPOCallback:
         "constant": 1.0,
         "row_fraction": 1.0,
         "rows_follow_coefficient": False,
+        "step_control": None,
     }
     return PIPOCallback(PipoOptions(**{**options, **changes}))
+
+
+def step_control(**changes: Any) -> StepControl:
+    """Step control, without rejection unless asked for."""
+    options: dict[str, Any] = {
+        "price": 8.0,
+        "first_gain": 0.35,
+        "least_gain": 0.1,
+        "most_evidence": 2.0,
+        "least_factor": 1e-4,
+        "most_factor": 1e4,
+        "rejection": None,
+    }
+    return StepControl(StepControlOptions(**{**options, **changes}))
 
 
 def privileged(rollouts: Rollouts, distillation: Distillation) -> tuple[TokenIds | None, ...]:
@@ -132,6 +149,7 @@ def module(
     sharding: Sharding | None = None,
     compute_dtype: torch.dtype | None = None,
     importance: ImportanceCorrection | None = None,
+    look_back: Place | None = None,
     **optimizer: Any,
 ):
     numbers = {
@@ -141,6 +159,8 @@ def module(
         "weight_decay": 0.01,
         "max_grad_norm": 1.0,
         "warmup_iterations": 0,
+        "decay": "none",
+        "iterations": 100,
         "max_skipped_steps": 3,
     }
     return PolicyModule(
@@ -163,6 +183,7 @@ def module(
         seed=7,
         sharding=sharding,
         compute_dtype=compute_dtype,
+        look_back=look_back,
     )
 
 

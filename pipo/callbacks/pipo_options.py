@@ -49,7 +49,7 @@ class PipoOptions(ControlOptions, RowOptions):
     """Responses per optimiser step of (4), over all ranks; None for the base update's."""
     max_progress: Positive | None
     """phi follows xi up to this many standard deviations either way; None for no bound, as in the paper."""
-    step_control: StepControlOptions | None = None
+    step_control: StepControlOptions | None
     """The learning rate follows the measured improvement; None for not at all."""
 
     @model_validator(mode="after")
@@ -68,5 +68,5 @@ class NoPipo(Options):
 
     name: Literal["none", "step_control"]
     """``none``, or ``step_control`` for the base objective at a controlled learning rate."""
-    step_control: StepControlOptions | None = None
+    step_control: StepControlOptions | None
     """The learning rate follows the measured improvement; None for not at all."""

@@ -24,7 +24,8 @@ class Probe(pl.Callback):
 
     ``probe/change`` of iteration t is the reward under the weights that sampled it minus that under the
     weights before: what the updates of iteration t - 1 did. ``pipo/sign_agreement`` is 1 when the progress of
-    iteration t has the same sign. Rewards per prompt go to ``probe.jsonl`` for ``pipo.evaluation.agreement``.
+    iteration t has the same sign, ``pipo/evidence_agreement`` when the evidence has. Rewards per prompt go to
+    ``probe.jsonl`` for ``pipo.evaluation.agreement``.
 
     Args:
         problems: the held-out problems of the probe.
@@ -74,11 +75,17 @@ class Probe(pl.Callback):
         if self.before is not None:
             change = row["probe/reward"] - float(np.mean(self.before))
             row["probe/change"] = change
-            progress = row.get("pipo/progress", 0.0)
-            if progress and change:
-                row["pipo/sign_agreement"] = float((progress > 0) == (change > 0))
+            for name, agreement in (("progress", "sign_agreement"), ("evidence", "evidence_agreement")):
+                said = row.get(f"pipo/{name}", 0.0)
+                if said and change:
+                    row[f"pipo/{agreement}"] = float((said > 0) == (change > 0))
         if is_first():
-            entry = {"iteration": batch_idx, "progress": row.get("pipo/progress"), "rewards": self.current}
+            entry = {
+                "iteration": batch_idx,
+                "progress": row.get("pipo/progress"),
+                "evidence": row.get("pipo/evidence"),
+                "rewards": self.current,
+            }
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
         start = time.perf_counter()

@@ -23,7 +23,7 @@ _WIDE, _BAR, _SHORT_BAR, _TIME, _GAPS = 100, 20, 6, len("1:00:00"), 3
 
 
 class RunProgress(ProgressBar):
-    """Iteration, reward, accuracy, progress xi, coefficient, tokens per second, time left.
+    """Iteration, reward, accuracy, progress xi, coefficient, evidence, rate, tokens per second, time left.
 
     A narrow terminal shows as many of them as fit one line, the last ones left out.
     """
@@ -114,8 +114,13 @@ class RunProgress(ProgressBar):
         if "pipo/applied" in metrics:
             defined = "pipo/progress" in metrics
             xi = f"{metrics['pipo/progress']:+.2f}" if defined else "--"
-            coefficient = f"{metrics['pipo/coefficient']:+.2f}" if defined else "--"
+            coefficient = f"{metrics['pipo/coefficient']:+.2f}" if "pipo/coefficient" in metrics else "--"
             parts += [f"xi {xi:>6}", f"coef {coefficient:>6}"]
+        if "pipo/evidence" in metrics:
+            parts.append(f"evidence {metrics['pipo/evidence']:>+5.1f}")
+        if "pipo/rate_factor" in metrics:
+            rate = metrics.get("policy/lr")
+            parts.append("undone    " if rate is None else f"lr {rate:.1e}")
         parts.append(f"{metrics['train/tokens_per_second']:>7,.0f} tok/s")
         return parts
 

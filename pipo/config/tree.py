@@ -16,7 +16,7 @@ from pipo.config.open_nodes import Open
 from pipo.distributed.hardware import Hardware
 from pipo.evaluation.options import EvaluationConfig
 from pipo.lm.options import Sharding
-from pipo.modules.options import AdamWConfig, ImprovementConfig
+from pipo.modules.options import AdamWConfig, Place
 from pipo.records.options import (
     CorrectionLevel,
     Count,
@@ -188,8 +188,9 @@ class TrainConfig(_Scored):
         Annotated[PipoOptions, Tag("pipo")] | Annotated[NoPipo, Tag("none")], Discriminator(_loop_or_none)
     ]
     """The closed loop, or the base algorithm alone."""
-    improvement: ImprovementConfig
-    """Measurement of what the last iteration did."""
+    improvement: Place | None
+    """Where the weights before the last iteration are kept, to measure it; None: on the device, and only
+    if something acts on it."""
     recipe: RecipeConfig
     """Batch sizes and learning rate that suit the model."""
     task: TaskConfig

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -60,10 +60,30 @@ class Agreement:
         return {self.positive_progress, self.positive_change} & {0.0, 1.0} != set()
 
 
-def probe_arrays(rows: Sequence[Mapping[str, Any]]) -> tuple[Floats, Floats]:
-    """Progress [iterations], nan where undefined, and rewards [iterations, prompts] of a probe's rows."""
-    progress = [np.nan if row["progress"] is None else row["progress"] for row in rows]
-    return np.array(progress), np.array([row["rewards"] for row in rows])
+def probe_arrays(
+    rows: Sequence[Mapping[str, Any]], signal: Literal["progress", "evidence"] = "progress"
+) -> tuple[Floats, Floats]:
+    """A signal [iterations], nan where undefined, and rewards [iterations, prompts] of a probe's rows."""
+    values = [np.nan if row[signal] is None else row[signal] for row in rows]
+    return np.array(values, dtype=np.float64), np.array([row["rewards"] for row in rows])
+
+
+def where_it_can_tell(signal: ArrayLike, rewards: ArrayLike, errors: float) -> tuple[int, int]:
+    """Iterations whose realised change is clear of the probe's own noise, and in how many the sign is right.
+
+    Args:
+        signal: [iterations], xi or the evidence; nan where it is not defined.
+        rewards: [iterations, prompts], see :func:`realised_change`.
+        errors: standard errors over prompts that a change must exceed.
+
+    Returns:
+        Iterations with the right sign, and all that are clear.
+    """
+    said, change = np.asarray(signal, dtype=np.float64), realised_change(rewards)
+    noise = change.std(axis=1, ddof=1) / np.sqrt(change.shape[1])
+    clear = np.isfinite(said) & (np.abs(change.mean(axis=1)) > errors * noise)
+    right = np.sign(said[clear]) == np.sign(change.mean(axis=1)[clear])
+    return int(right.sum()), int(clear.sum())
 
 
 def realised_change(rewards: ArrayLike, window: int = 1) -> Floats:

@@ -26,6 +26,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+#: Nats that an importance weight follows the change of a response's log-probability. Where a change is that
+#: large, the spread is far beyond what can be trusted; the bound keeps one response from being all there is.
+BOUND = 5.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Improvement:

@@ -20,7 +20,7 @@ from pipo.lm.reference import frozen
 from pipo.lm.sharding import gathered, is_sharded, shard
 from pipo.lm.weights_copy import WeightsCopy
 from pipo.modules.objectives.base import Objective
-from pipo.modules.options import ImprovementConfig, OptimizerConfig
+from pipo.modules.options import OptimizerConfig, Place
 from pipo.rollout.engine import RolloutEngine
 
 Model = TypeVar("Model", Policy, Critic)
@@ -36,7 +36,7 @@ class ModelHolder(pl.LightningModule):
         optimizer: AdamW's numbers.
         compute_dtype: dtype of matrix products, everywhere; None for that of the weights.
         sharding: how weights are sharded by a strategy that does; None for whole weights.
-        improvement: how the last iteration is measured; None for not at all.
+        look_back: where the weights before the last iteration are kept, to measure it; None for not at all.
     """
 
     policy: Policy
@@ -59,13 +59,13 @@ class ModelHolder(pl.LightningModule):
         optimizer: OptimizerConfig,
         compute_dtype: torch.dtype | None,
         sharding: Sharding | None,
-        improvement: ImprovementConfig | None,
+        look_back: Place | None,
     ) -> None:
         super().__init__()
         self.compute_dtype, self.sharding = compute_dtype, sharding
         self._load_policy, self._make_engine = load_policy, make_engine
         self.objective, self.optimizer_config = objective, optimizer
-        self.improvement = improvement
+        self.look_back = look_back
         self._configured = False
 
     def configure_model(self) -> None:
@@ -86,8 +86,8 @@ class ModelHolder(pl.LightningModule):
         self.policy = self._placed(self._load())
         self.engine = self._make_engine(self.policy)
         self.before = None
-        if self.improvement is not None:
-            self.before = WeightsCopy(self.policy, on_cpu=self.improvement.on_cpu)
+        if self.look_back is not None:
+            self.before = WeightsCopy(self.policy, on_cpu=self.look_back == "cpu")
             # Every process makes the same copy, so that none has to be sent, nor could one on the CPU be.
             names = [f"before.{name}" for name in self.before.state_dict()]
             self._ddp_params_and_buffers_to_ignore = names

@@ -11,6 +11,9 @@ from pipo.records.options import Count, CountOrNone, NotNegative, Options, Posit
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
+Place = Literal["device", "cpu"]
+"""Memory that a copy of the weights lies in: that of the device they are on, or the CPU's."""
+
 
 class AdamWConfig(Options):
     """AdamW and what happens around its steps, at whatever learning rate."""
@@ -51,17 +54,6 @@ class OptimizerConfig(AdamWConfig):
                 return rise * (1 - math.cos(math.pi * left)) / 2
             case _:
                 return rise
-
-
-class ImprovementConfig(Options):
-    """Measurement of what the last iteration did, on the fresh batch; :mod:`pipo.functional.improvement`."""
-
-    measure: bool
-    """Measure even when nothing acts on it."""
-    bound: Positive
-    """Largest change of a response's log-probability, in nats, that its importance weight follows."""
-    on_cpu: bool
-    """Keep the copy of the weights that it takes in the CPU's memory."""
 
 
 class BatchConfig(Options):

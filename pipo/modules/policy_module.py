@@ -33,7 +33,7 @@ from pipo.modules.batching import idle_micro_batch, micro_batches, mini_batches
 from pipo.modules.hooks import IterationStats, RolloutCallback, SkippedStep
 from pipo.modules.model_holder import ModelHolder
 from pipo.modules.objectives.base import Loss, MicroBatch, Objective
-from pipo.modules.options import BatchConfig, ImprovementConfig, OptimizerConfig
+from pipo.modules.options import BatchConfig, OptimizerConfig, Place
 from pipo.modules.transition import log_transition, measure_transition
 from pipo.records.batches import PolicyBatch
 from pipo.records.rollouts import IterationPrompts, Rollouts
@@ -58,7 +58,7 @@ class PolicyModule(ModelHolder):
         make_engine: makes the rollout engine for a policy.
         compute_dtype: dtype of matrix products.
         sharding: how weights are sharded.
-        improvement: how the last iteration is measured.
+        look_back: where the weights of the last iteration are kept.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class PolicyModule(ModelHolder):
         seed: int,
         compute_dtype: torch.dtype | None = None,
         sharding: Sharding | None = None,
-        improvement: ImprovementConfig | None = None,
+        look_back: Place | None = None,
     ) -> None:
         super().__init__(
             load_policy=load_policy,
@@ -84,7 +84,7 @@ class PolicyModule(ModelHolder):
             optimizer=optimizer,
             compute_dtype=compute_dtype,
             sharding=sharding,
-            improvement=improvement,
+            look_back=look_back,
         )
         self.automatic_optimization = False
         self.collector, self.batching, self.seed = collector, batching, seed

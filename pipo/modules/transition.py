@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pipo.distributed.metrics import IterationMetrics
-from pipo.functional.improvement import Improvement, improvement, leave_one_out, transition_sums
+from pipo.functional.improvement import BOUND, Improvement, improvement, leave_one_out, transition_sums
 from pipo.modules.annotator import Annotator
 from pipo.modules.model_holder import ModelHolder
 from pipo.records.rollouts import Rollouts, mixed_groups
@@ -29,9 +29,8 @@ def measure_transition(
     Returns:
         The estimate; None where too few prompts are left to tell.
     """
-    before, settings = models.before, models.improvement
+    before = models.before
     assert before is not None
-    assert settings is not None
     size, sampled = rollouts.group_size, rollouts.completions.sampled
     counts = (rollouts.reward_sum, rollouts.reward_count, rollouts.varied_groups)
     total, count, varied = models.sum_over_ranks(torch.tensor(counts, dtype=torch.float64)).tolist()
@@ -47,7 +46,7 @@ def measure_transition(
         earlier = annotator.score(models.policy, rollouts, rows=rows)
     delta = ((old_logprobs - earlier) * sampled)[rows].double().sum(dim=1)
     advantages = leave_one_out(rollouts.rewards[rows], size, total, int(count))
-    sums = models.sum_over_ranks(transition_sums(advantages, delta, size, settings.bound))
+    sums = models.sum_over_ranks(transition_sums(advantages, delta, size, BOUND))
     return improvement(sums, size, eligible, drawn)
 
 

@@ -27,6 +27,13 @@ RUNS = (
         "iterations=4",
         "curve.every=4",
     ),
+    (
+        "pipo=paired",
+        "+pipo/step_control=default",
+        "probe.prompts=16",
+        "recipe.learning_rate=1e-4",
+        "iterations=4",
+    ),
     ("algo=ppo", "pipo=none", "iterations=1"),
     ("algo=sdpo", "pipo=none", "iterations=1"),
     ("task.source._target_=tests.replies.AskedAgain", "pipo=none", "iterations=1"),

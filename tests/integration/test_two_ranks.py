@@ -28,6 +28,9 @@ FAST = [
     *[f"ddp:{name}:default" for name in ("ppo", "grpo", "dapo", "sdpo_official")],
     "fsdp:grpo:default:local",
     "fsdp:ppo:default:resume",
+    "fsdp:grpo:controlled:resume",
+    "ddp:dapo:controlled",
+    "ddp:ppo:controlled",
 ]
 MORE = [
     *[f"{strategy}:{name}:none" for strategy in ("ddp", "fsdp") for name in ALGORITHMS],
@@ -91,6 +94,15 @@ def assert_ranks_are_alike(out: Path, name: str) -> None:
 
 # They count the rows that stand in on a rank without a group.
 STAND_INS = {"policy/trained_rows", "pipo/trained_rows"}
+# Ratios of differences of log-probabilities that moved by some 1e-3, of which float32 leaves four digits.
+OF_DIFFERENCES = {
+    "pipo/evidence",
+    "pipo/rate_factor",
+    "pipo/coefficient",
+    "pipo/grad_norm",
+    "pipo/lr",
+    "policy/lr",
+}
 
 
 def timing(name: str) -> bool:
@@ -116,7 +128,9 @@ def assert_as_one_process(out: Path, name: str) -> None:
     for mine, theirs in zip(metrics, whole.metrics, strict=True):
         assert mine.keys() == theirs.keys()
         for key in mine.keys() - {key for key in mine if timing(key)} - STAND_INS:
-            assert mine[key] == pytest.approx(theirs[key], rel=1e-5, abs=1e-6), key
+            rel = 2e-3 if ":controlled" in name and key in OF_DIFFERENCES else 1e-5
+            tiny = 2e-3 if ":controlled" in name and key in ("pipo/evidence", "pipo/coefficient") else 1e-6
+            assert mine[key] == pytest.approx(theirs[key], rel=rel, abs=tiny), key
 
 
 @pytest.mark.parametrize("name", FAST)

@@ -2,11 +2,12 @@
 
 python two_ranks.py OUT CASE...
 
-A case is strategy:objective:pipo[:further], for example fsdp:grpo:default. Further is ``local`` to sample
-from the weights themselves, ``export`` to save the model at the end, ``resume`` to save in the middle and go
-on from there in a new trainer, ``bfloat16`` to compute in that, or ``fraction`` for retrospective updates on
-a few rows. The program is started twice, with
-LOCAL_RANK 0 and 1; importing takes longer than a case, so one start runs many.
+A case is strategy:objective:pipo[:further], for example fsdp:grpo:default. PIPO is ``none``, ``default`` or
+``controlled``: paired feedback, with a rate that follows the evidence and iterations that are undone. Further
+is ``local`` to sample from the weights themselves, ``export`` to save the model at the end, ``resume`` to
+save in the middle and go on from there in a new trainer, ``bfloat16`` to compute in that, or ``fraction`` for
+retrospective updates on a few rows. The program is started twice, with LOCAL_RANK 0 and 1; importing takes
+longer than a case, so one start runs many.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import lightning.pytorch as pl
 import torch
 
 from pipo.callbacks.export import ModelExport
+from pipo.callbacks.step_options import Rejection
 from pipo.callbacks.teacher import TeacherAverage
 from pipo.distributed.hardware import Hardware
 from pipo.distributed.strategies import build_strategy
@@ -165,7 +167,7 @@ class Whole(pl.Callback):
 def run(name: str, ranks: int, out: Path) -> Whole:
     """Train one case in a world of so many processes."""
     # PIPO compares with a window of two, so its third and fourth iteration have a retrospective update.
-    iterations = 4 if ":default" in name else 2
+    iterations = 2 if ":none" in name else 4
     if name.endswith(":export"):
         tokenizer = load_tokenizer(embedded_model("tiny"))
         return fit(
@@ -205,6 +207,11 @@ def fit(
         learning_rate=RATE,
         sharding=Sharding(reduce_dtype="float32", cpu_offload=False) if strategy == "fsdp" else None,
         compute_dtype=torch.bfloat16 if "bfloat16" in further else None,
+        look_back="cpu"
+        if pipo == "controlled" and strategy == "ddp"
+        else "device"
+        if pipo == "controlled"
+        else None,
     )
     local, calls = "local" in further, 0 if checkpoint is None else iterations - 1
     module._make_engine = lambda policy: (
@@ -215,6 +222,10 @@ def fit(
     callbacks: list[pl.Callback] = [TeacherAverage(weight=0.05)] if algorithm == "sdpo_official" else []
     row_fraction = 0.2 if "fraction" in further else 1.0
     callbacks += [toy.pipo(window=2, row_fraction=row_fraction)] if pipo == "default" else []
+    if pipo == "controlled":
+        # Whatever looks like harm is undone, so that it happens within four iterations.
+        rejection = Rejection(most_spread=0.7, most_harm=1e-6, shrink=0.5)
+        callbacks += [toy.step_control(rejection=rejection), toy.pipo(window=2, feedback="paired")]
     hardware = Hardware(
         accelerator="cpu", devices=ranks, num_nodes=1, strategy="single" if ranks == 1 else strategy
     )

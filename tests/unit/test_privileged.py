@@ -46,6 +46,7 @@ def rollouts(feedback: tuple[str | None, ...] = (None,) * 6) -> Rollouts:
         group_size=3,
         reward_sum=sum(REWARDS),
         reward_count=6,
+        varied_groups=2,
     )
 
 

@@ -258,6 +258,7 @@ def test_the_probe_is_reported_when_there_is_enough_to_compare(run_folder: Make)
         {
             "iteration": i,
             "progress": None if i < 3 else 1.0 if i % 2 else -2.0,
+            "evidence": None,
             "rewards": [0.2 + 0.5 * (i % 2)] * 4,
         }
         for i in range(12)

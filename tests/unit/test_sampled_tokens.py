@@ -61,6 +61,7 @@ def rollouts(ids: torch.Tensor = IDS, real: torch.Tensor = REAL, sampled: torch.
         group_size=2,
         reward_sum=1.0,
         reward_count=2,
+        varied_groups=1,
     )
 
 

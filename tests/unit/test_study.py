@@ -243,7 +243,7 @@ def test_an_agreement_study_shows_chance_and_names_a_run_that_is_too_short(tmp_p
         level = np.cumsum(generator.integers(1, 3, size=20)) / 64
         rewards = level[:, None] + generator.integers(2, size=6) / 4
         rows = [
-            {"iteration": i, "progress": None if i < 2 else i / 8 - 0.25, "rewards": row}
+            {"iteration": i, "progress": None if i < 2 else i / 8 - 0.25, "evidence": None, "rewards": row}
             for i, row in enumerate(rewards.tolist())
         ]
         path = runner.run_folder(tmp_path, "pipo", seed) / PROBE_FILE
@@ -290,8 +290,9 @@ def test_cost_compares_the_same_iterations_of_a_pair(results):
     assert pair.arm_seconds[0] == {"retrospective": 0.5, "update": 1.0, "other": 1.0}
     table = cost_lines(plan, arms, [pair])
     assert [line["seconds"] for line in table] == [2.0, 2.5]
-    assert "| 2.500 ± 0.000 | 0.000 | 0.000 | 0.000 | 0.500 | 0.000 | 1.000 | 1.000 | +25% ± 0% | 0.50 |" in (
-        cost_markdown(plan, table)
+    assert (
+        "| 2.500 ± 0.000 | 0.000 | 0.000 | 0.000 | 0.000 | 0.500 | 0.000 | 1.000 | 1.000 | +25% ± 0% | 0.50 |"
+        in (cost_markdown(plan, table))
     )
     arms["pipo"] = read_arm("none", plan.seeds, out)
     with pytest.raises(ConfigError, match="no retrospective update was made"):

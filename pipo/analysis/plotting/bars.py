@@ -33,6 +33,7 @@ PHASES = {
     "generate": (BLUE, ""),
     "score": (YELLOW, "xxxx"),
     "annotate": (SKY, "...."),
+    "look_back": (ORANGE, "||||"),
     "retrospective": (VERMILION, "////"),
     "critic": (PURPLE, "++++"),
     "update": (GREEN, "\\\\\\\\"),

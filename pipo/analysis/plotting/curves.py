@@ -23,11 +23,12 @@ from pipo.analysis.plotting.lines import (
     group_legend,
     last_iteration,
 )
-from pipo.analysis.plotting.style import STYLE, new_figure, save
+from pipo.analysis.plotting.style import DARK, STYLE, new_figure, save
 from pipo.analysis.run_metrics import read_run
 from pipo.runs.run_log import METRICS_FILE, has_rows
 
 CURVES_FILE = "curves.png"
+IMPROVEMENT = "pipo/improvement"
 
 # Inches.
 _ROW, _LEGEND_LINE = 1.65, 0.2
@@ -61,7 +62,8 @@ def draw(groups: Sequence[Group]) -> Figure:
     count = max(len(looped), 1)
     strips = [1.25] if count == 1 else [0.75] * count
     time = 1.5 if alone else 0.65 + 0.32 * len(groups)
-    heights = [_ROW, _ROW, _ROW, *strips, time]
+    measured = any(group.has(IMPROVEMENT) for group in groups)
+    heights = [_ROW, _ROW, _ROW, *strips, *([_ROW] if measured else []), time]
     columns = _legend_columns(max(len(group.label) for group in groups))
     lines = 0 if alone else -(-len(groups) // columns)
     figure = new_figure(sum(heights) + _LEGEND_LINE * (lines + (not alone)))
@@ -82,6 +84,13 @@ def draw(groups: Sequence[Group]) -> Figure:
         for column, metric in enumerate((PROGRESS, COEFFICIENT)):
             axes = [figure.add_subplot(grid[3 + row, column]) for row in range(count)]
             draw_signed(axes, looped, metric, last_iteration(groups))
+        if measured:
+            change, rate = (figure.add_subplot(grid[-2, column]) for column in range(2))
+            change.set(title="What the last iteration did", ylabel="change of the mean reward")
+            draw_metric(change, groups, IMPROVEMENT, from_zero=False)
+            change.axhline(0, color=DARK, lw=0.7)
+            rate.set(title="Learning rate", yscale="log")
+            draw_metric(rate, groups, "policy/lr", from_zero=False)
         time_axis = figure.add_subplot(grid[-1, :])
         if alone:
             draw_phases_by_iteration(time_axis, groups[0].runs[0])

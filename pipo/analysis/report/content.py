@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from pipo.analysis.report.changes import Changes, find_changes
 from pipo.analysis.report.events import Event, find_events
-from pipo.analysis.report.loop import Loop, Phase, find_loop, find_phases
+from pipo.analysis.report.loop import LookBack, Loop, Phase, find_look_back, find_loop, find_phases
 from pipo.analysis.report.run_files import RunFiles
 from pipo.evaluation.results import Summary
 from pipo.evaluation.summary_tables import MetricRow, metric_rows
@@ -89,6 +89,8 @@ class Report:
     """Held-out answers problem by problem; None when the records are missing."""
     loop: Loop | None
     """What PIPO did; None for a run without it."""
+    look_back: LookBack | None
+    """What was measured of each iteration; None for a run that did not measure."""
     phases: Sequence[Phase]
     """Where the time went."""
     events: Sequence[Event]
@@ -126,6 +128,7 @@ def make_report(files: RunFiles) -> Report:
         basis="" if before is None else _basis(before),
         changes=changes,
         loop=find_loop(files),
+        look_back=find_look_back(files),
         phases=find_phases(files),
         events=find_events(files),
         overrides=overrides,

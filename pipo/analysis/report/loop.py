@@ -15,6 +15,7 @@ _PHASES = {
     "generate": "sampling responses",
     "score": "grading them",
     "annotate": "log-probabilities and advantages",
+    "look_back": "measuring what the last iteration did",
     "retrospective": "PIPO's update on the previous batch",
     "update": "the base update",
     "critic": "the critic's update",
@@ -50,6 +51,26 @@ class Loop:
     """An iteration's time over that without them."""
     agreement: Agreement | None
     """Agreement of the progress with the probe; None without a probe or with too little to compare."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookBack:
+    """What the measurement of the last iteration said, in numbers."""
+
+    measured: int
+    """Iterations whose last transition was measured."""
+    positive: float
+    """Share of them whose evidence is above zero."""
+    mean_evidence: float
+    """Mean evidence, in standard errors."""
+    total: float
+    """Sum of the measured changes of the mean reward."""
+    total_error: float
+    """Its standard error; the batches are drawn apart."""
+    undone: int
+    """Iterations that were undone."""
+    rate_factor: float | None
+    """Factor on the recipe's learning rate at the end; None without step control."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +112,23 @@ def find_loop(files: RunFiles) -> Loop | None:
         time_share=float(extra / spent) if spent else 0.0,
         slowdown=float(spent / (spent - extra)) if spent > extra else 1.0,
         agreement=_agreement(files),
+    )
+
+
+def find_look_back(files: RunFiles) -> LookBack | None:
+    """None for a run that did not measure, or without metrics."""
+    run = files.run
+    if run is None or not len(evidence := run.series("pipo/evidence")[1]):
+        return None
+    undone, factor = run.series("pipo/undone")[1], run.series("pipo/rate_factor")[1]
+    return LookBack(
+        measured=len(evidence),
+        positive=float((evidence > 0).mean()),
+        mean_evidence=float(evidence.mean()),
+        total=float(run.series("pipo/improvement")[1].sum()),
+        total_error=float(np.sqrt((run.series("pipo/improvement_se")[1] ** 2).sum())),
+        undone=int(undone.sum()),
+        rate_factor=float(factor[-1]) if len(factor) else None,
     )
 
 

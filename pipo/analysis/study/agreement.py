@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipo.analysis.plotting.style import BLUE, COLOURS, DARK, MARKERS, STYLE, new_figure
+from pipo.analysis.plotting.style import BLUE, COLOURS, DARK, MARKERS, STYLE, corner_note, new_figure
 from pipo.analysis.study.runner import run_folder
 from pipo.errors import ConfigError
-from pipo.evaluation.agreement import Agreement, agreement, probe_arrays, realised_change
+from pipo.evaluation.agreement import (
+    Agreement,
+    agreement,
+    probe_arrays,
+    realised_change,
+    where_it_can_tell,
+)
 from pipo.evaluation.over_seeds import CONFIDENCE, mean
 from pipo.evaluation.statistics import Estimate, Floats
 from pipo.runs.run_log import PROBE_FILE, read_metrics
@@ -21,20 +28,34 @@ from pipo.runs.run_log import PROBE_FILE, read_metrics
 BLOCK, RESAMPLES = 8, 2000
 
 ProbeRows = tuple[Floats, Floats]
-"""Progress [iterations], nan where undefined, and rewards [iterations, prompts] of a run."""
+"""A signal [iterations], nan where undefined, and rewards [iterations, prompts] of a run."""
+
+Signal = Literal["progress", "evidence"]
+TITLES: Mapping[Signal, str] = {"progress": "Published feedback", "evidence": "Measured improvement"}
+UNITS: Mapping[Signal, str] = {
+    "progress": "ξ, in std of the window",
+    "evidence": "evidence z, in standard errors",
+}
+SHORT: Mapping[Signal, str] = {"progress": "ξ", "evidence": "z"}
+#: A realised change is clear of the probe's own noise beyond so many of its standard errors.
+ERRORS = 2.0
 
 Found = dict[int, list[Agreement]]
 """Iterations that the change is measured against -> agreement of every run."""
 
 
-def measure(out: Path, arm: str, seeds: Sequence[int]) -> tuple[list[ProbeRows], Found]:
-    """What the probes of an arm's runs hold, and the agreement of each, by window.
+def measure(
+    out: Path, arm: str, seeds: Sequence[int], signal: Signal
+) -> tuple[list[ProbeRows], Found] | None:
+    """What the probes of an arm's runs hold, and the agreement of each, by window; None without the signal.
 
     Raises:
         ConfigError: a run has no probe, or too little to compare.
     """
     folders = [run_folder(out, arm, seed) for seed in seeds]
-    runs = [_probe(folder) for folder in folders]
+    runs = [_probe(folder, signal) for folder in folders]
+    if signal == "evidence" and not all(np.isfinite(values).any() for values, _ in runs):
+        return None
     found = {
         window: [_agreement(folder, *run, window) for folder, run in zip(folders, runs, strict=True)]
         for window in (1, BLOCK)
@@ -42,25 +63,33 @@ def measure(out: Path, arm: str, seeds: Sequence[int]) -> tuple[list[ProbeRows],
     return runs, found
 
 
-def draw_agreement(runs: Sequence[ProbeRows], found: Found, seeds: Sequence[int]) -> Figure:
-    """Progress against realised change; every run's share of equal signs, and the share by chance."""
+def draw_agreement(signals: Mapping[Signal, tuple[list[ProbeRows], Found]], seeds: Sequence[int]) -> Figure:
+    """Each signal against the realised change; every run's share of equal signs, and the share by chance."""
     figure = new_figure(3.1)
     with mpl.rc_context(STYLE):
-        left, right = figure.subplots(1, 2, width_ratios=(1.4, 1))
-        for xi, rewards in runs:
-            change = 100 * realised_change(rewards).mean(axis=1)
-            left.plot(xi, change, ".", color=BLUE, alpha=0.3, ms=4)
-        left.axhline(0, color=DARK, lw=0.8)
-        left.axvline(0, color=DARK, lw=0.8)
-        left.set(
-            title="Feedback and realised change",
-            xlabel="feedback ξ, in std of the window",
-            ylabel="change of the probe's reward, points",
-        )
-        for n, (window, results) in enumerate(found.items()):
+        *scatters, right = figure.subplots(1, len(signals) + 1)
+        for axis, (signal, (runs, _)) in zip(scatters, signals.items(), strict=True):
+            for values, rewards in runs:
+                change = realised_change(rewards)
+                middle = change.mean(axis=1)
+                clear = np.abs(middle) > ERRORS * change.std(axis=1, ddof=1) / np.sqrt(change.shape[1])
+                for chosen, alpha in ((clear, 0.8), (~clear, 0.2)):
+                    axis.plot(values[chosen], 100 * middle[chosen], ".", color=BLUE, alpha=alpha, ms=4, mew=0)
+            axis.axhline(0, color=DARK, lw=0.8)
+            axis.axvline(0, color=DARK, lw=0.8)
+            axis.set(title=TITLES[signal], xlabel=UNITS[signal])
+        scatters[0].set_ylabel("change of the probe's reward, points")
+        corner_note(scatters[-1], f"dark: beyond {ERRORS:g} standard errors of the probe")
+        shares = [
+            (f"{SHORT[signal]}, last {'iteration' if window == 1 else window}", results)
+            for signal, (_, found) in signals.items()
+            for window, results in found.items()
+            if signal == "progress" or window == 1
+        ]
+        for n, (label, results) in enumerate(shares):
             values = [each.sign for each in results]
             error = np.array([[v.value - v.low for v in values], [v.high - v.value for v in values]])
-            places = np.arange(len(seeds)) + 0.3 * n
+            places = np.arange(len(seeds)) + 0.25 * n
             right.plot([each.expected for each in results], places, "|", color=DARK, ms=10, mew=1.5)
             right.errorbar(
                 [v.value for v in values],
@@ -70,19 +99,34 @@ def draw_agreement(runs: Sequence[ProbeRows], found: Found, seeds: Sequence[int]
                 ms=4,
                 color=COLOURS[n],
                 capsize=2,
-                label="change against the last iteration" if window == 1 else f"against the last {window}",
+                label=label,
             )
         right.set(title="Share of equal signs", xlabel="share (black: by chance)", ylabel="seed", xlim=(0, 1))
         right.set_yticks(range(len(seeds)), [str(seed) for seed in seeds])
-        figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=len(found))
+        figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=len(shares))
     return figure
 
 
-def agreement_table(found: Found, seeds: Sequence[int]) -> str:
-    """The numbers of the right-hand panel and more, as Markdown."""
+def clear_table(signals: Mapping[Signal, tuple[list[ProbeRows], Found]]) -> str:
+    """How often each signal is right where the probe can tell, over all runs, as Markdown."""
     lines = [
-        "| seed | change against | iterations | ties left out | ξ > 0 | change > 0 | equal signs | by chance "
-        "| equal signs minus chance | correlation | reliability of the probe |",
+        f"| signal | right, of the changes beyond {ERRORS:g} standard errors of the probe | share |",
+        "|---|---|---|",
+    ]
+    for signal, (runs, _) in signals.items():
+        counts = [where_it_can_tell(*run, ERRORS) for run in runs]
+        right, clear = (sum(column) for column in zip(*counts, strict=True))
+        share = f"{right / clear:.2f}" if clear else ""
+        lines.append(f"| {SHORT[signal]} | {right} of {clear} | {share} |")
+    return "\n".join(lines) + "\n"
+
+
+def agreement_table(signal: Signal, found: Found, seeds: Sequence[int]) -> str:
+    """The numbers of the right-hand panel and more, as Markdown."""
+    name = SHORT[signal]
+    lines = [
+        f"| seed | change against | iterations | ties left out | {name} > 0 | change > 0 | equal signs "
+        "| by chance | equal signs minus chance | correlation | reliability of the probe |",
         "|---" * 11 + "|",
     ]
     for window, results in found.items():
@@ -104,8 +148,8 @@ def agreement_table(found: Found, seeds: Sequence[int]) -> str:
         )
     lines += [
         "",
-        "By chance: p q + (1 - p)(1 - q) with p the share of ξ > 0 and q that of changes > 0, what the same "
-        "signs would give without a relation. Ties: ξ or the change is exactly zero.",
+        f"By chance: p q + (1 - p)(1 - q) with p the share of {name} > 0 and q that of changes > 0, what the "
+        f"same signs would give without a relation. Ties: {name} or the change is exactly zero.",
     ]
     one_sided = [
         f"seed {seed} (last {window})"
@@ -114,7 +158,10 @@ def agreement_table(found: Found, seeds: Sequence[int]) -> str:
         if each.one_sided
     ]
     if one_sided:
-        lines += ["", f"ξ or the change has one sign only, so signs say nothing: {', '.join(one_sided)}."]
+        lines += [
+            "",
+            f"{name} or the change has one sign only, so signs say nothing: {', '.join(one_sided)}.",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -122,11 +169,11 @@ def _signed(value: Estimate) -> str:
     return f"{value.value:+.2f} [{value.low:+.2f}, {value.high:+.2f}]"
 
 
-def _probe(folder: Path) -> ProbeRows:
+def _probe(folder: Path, signal: Signal) -> ProbeRows:
     path = folder / PROBE_FILE
     if not path.is_file():
         raise ConfigError(f"{path}: missing; an agreement study needs probe.prompts in its overrides")
-    return probe_arrays(read_metrics(path))
+    return probe_arrays(read_metrics(path), signal)
 
 
 def _agreement(folder: Path, progress: Floats, rewards: Floats, window: int) -> Agreement:
