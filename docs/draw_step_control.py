@@ -54,9 +54,7 @@ def main() -> None:
                 left.plot(rates(rule, start, prompts, GAIN, 200), **style, lw=1.2, label=label)
             right.plot(rates(rule, 1.0, prompts, 0.0, 3000), **look(n) | {"marker": ""}, lw=1.2)
         left.axhline(1, color=DARK, lw=0.7)
-        left.set(
-            title="From 100 times too short and too long", yscale="log", xlabel="iteration", ylabel="rate"
-        )
+        left.set(title="From 100 times too short or long", yscale="log", xlabel="iteration", ylabel="rate")
         right.set(title="With nothing left to gain", xscale="log", yscale="log", xlabel="iteration")
         left.legend(loc="upper right")
     save(figure, Path(__file__).with_name("step_control.png"))

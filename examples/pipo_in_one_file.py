@@ -32,11 +32,11 @@ class Numbers:
     """Every number of a run; each is an option of the command line. Defaults are those of ``train.py``."""
 
     seed: int = 1
-    iterations: int = 150
+    iterations: int = 60
     prompts: int = 16  # per iteration
     group: int = 8  # G, responses per prompt
     mini_batch: int = 128  # responses per optimiser step
-    learning_rate: float = 1e-5
+    learning_rate: float = 5e-5
     max_response_tokens: int = 32
     clip_low: float = 0.2
     clip_high: float = 0.2

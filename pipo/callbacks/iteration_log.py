@@ -39,7 +39,7 @@ class IterationLog(pl.Callback):
         if ACCURACY in module.row:
             for key, callback in self.watching.items():
                 self._check_monitor(key, callback, trainer)
-                callback.on_validation_end(trainer, module)
+                callback.on_validation_end(trainer, pl_module)
 
     def _check_monitor(self, key: str, callback: pl.Callback, trainer: pl.Trainer) -> None:
         """A metric that a callback watches has to be there.

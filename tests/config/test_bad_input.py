@@ -184,7 +184,7 @@ from pipo.training import train
         (["+algo.objective._partial_=true"], r"algo\.objective\._target_: .* makes no Objective"),
         (["pipo.mini_batch=1000"], r"pipo\.mini_batch=1000: an iteration has 128 responses"),
         (["probe.prompts=100000"], r"probe\.prompts=100000: arithmetic has 512 held-out problems"),
-        (["algo=ppo", "algo.objective.critic.warmup_iterations=150"], r"only the critic would be trained"),
+        (["algo=ppo", "algo.objective.critic.warmup_iterations=60"], r"only the critic would be trained"),
         (["data_dir=nowhere"], r"data_dir=nowhere: no such folder"),
     ],
 )
@@ -206,7 +206,7 @@ def test_bad_values(compose_config, tmp_path, capsys, overrides, message):
         (["recipe.mini_batch=256"], "recipe.mini_batch=256: an iteration has 128 responses, so it makes one"),
         (["recipe.mini_batch=48"], "the last optimiser step of an iteration is on 32 of its 128 responses"),
         (["iterations=8"], "pipo.window=8: the first comparison is in iteration 9, so iterations=8 train as"),
-        (["algo.optimizer.warmup_iterations=150"], "the learning rate is not reached within iterations=150"),
+        (["algo.optimizer.warmup_iterations=60"], "the learning rate is not reached within iterations=60"),
         (["rollout.top_k=65"], "rollout.top_k=65: the model has 64 tokens, so it is as if it were 0"),
         (
             ["evaluation.problems=513"],

@@ -82,7 +82,9 @@ def test_a_task_and_its_keys_are_typed_for_eval_as_for_train(compose_config):
 
 
 def test_a_model_brings_its_recipe_and_another_can_be_chosen(compose_config):
-    assert compose_config().recipe.learning_rate == 1e-5
+    assert compose_config().recipe.learning_rate == 5e-5
+    climb = compose_config("recipe=tiny_climb").recipe
+    assert (climb.responses, climb.learning_rate) == (128, 1e-5)
     assert compose_config("model=smollm2_135m").recipe.responses == 32
     assert compose_config("recipe=paper").recipe.responses == 1024
     paper = compose_config("recipe=paper")

@@ -62,7 +62,7 @@ def test_every_key_of_the_default_run_has_its_type(compose_config):
     assert isinstance(config.pipo, PipoOptions)
     # conf/pipo/default.yaml, conf/recipe/tiny.yaml, conf/evaluation/default.yaml
     assert (config.pipo.negative_scale, config.pipo.window) == (0.1, 8)
-    assert (config.recipe.mini_batch, config.recipe.learning_rate) == (128, 1e-5)
+    assert (config.recipe.mini_batch, config.recipe.learning_rate) == (128, 5e-5)
     assert config.evaluation.ks == (1, 8)
     assert isinstance(config.algo.objective.build(), GRPO)
     assert isinstance(read(compose_config("pipo=none", "output_dir=x"), TrainConfig).pipo, NoPipo)

@@ -30,7 +30,14 @@ BLOCK, RESAMPLES = 8, 2000
 ProbeRows = tuple[Floats, Floats]
 """A signal [iterations], nan where undefined, and rewards [iterations, prompts] of a run."""
 
+Found = dict[int, list[Agreement]]
+"""Iterations that the change is measured against -> agreement of every run."""
+
 Signal = Literal["progress", "evidence"]
+
+Signals = Mapping[Signal, tuple[list[ProbeRows], Found]]
+"""What every run's probe says about each signal."""
+
 TITLES: Mapping[Signal, str] = {"progress": "Published feedback", "evidence": "Measured improvement"}
 UNITS: Mapping[Signal, str] = {
     "progress": "ξ, in std of the window",
@@ -39,9 +46,6 @@ UNITS: Mapping[Signal, str] = {
 SHORT: Mapping[Signal, str] = {"progress": "ξ", "evidence": "z"}
 #: A realised change is clear of the probe's own noise beyond so many of its standard errors.
 ERRORS = 2.0
-
-Found = dict[int, list[Agreement]]
-"""Iterations that the change is measured against -> agreement of every run."""
 
 
 def measure(
@@ -63,7 +67,7 @@ def measure(
     return runs, found
 
 
-def draw_agreement(signals: Mapping[Signal, tuple[list[ProbeRows], Found]], seeds: Sequence[int]) -> Figure:
+def draw_agreement(signals: Signals, seeds: Sequence[int]) -> Figure:
     """Each signal against the realised change; every run's share of equal signs, and the share by chance."""
     figure = new_figure(3.1)
     with mpl.rc_context(STYLE):
@@ -107,7 +111,7 @@ def draw_agreement(signals: Mapping[Signal, tuple[list[ProbeRows], Found]], seed
     return figure
 
 
-def clear_table(signals: Mapping[Signal, tuple[list[ProbeRows], Found]]) -> str:
+def clear_table(signals: Signals) -> str:
     """How often each signal is right where the probe can tell, over all runs, as Markdown."""
     lines = [
         f"| signal | right, of the changes beyond {ERRORS:g} standard errors of the probe | share |",

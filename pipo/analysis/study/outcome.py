@@ -9,7 +9,14 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from pipo.analysis.plotting.style import save
-from pipo.analysis.study.agreement import SHORT, agreement_table, clear_table, draw_agreement, measure
+from pipo.analysis.study.agreement import (
+    SHORT,
+    Signals,
+    agreement_table,
+    clear_table,
+    draw_agreement,
+    measure,
+)
 from pipo.analysis.study.cost import cost_lines, cost_markdown, draw_cost, measure_cost
 from pipo.analysis.study.figures import draw_curves, draw_pairs, draw_sweep
 from pipo.analysis.study.plan import StudyPlan
@@ -78,8 +85,11 @@ def _content(plan: StudyPlan, arms: Arms, out: Path) -> tuple[list[dict[str, Any
     text = accuracy_markdown(plan, table, differences)
     if plan.figure == "agreement":
         arm = next(iter(arms.values()))
-        measured = {signal: measure(out, arm.name, arm.seeds, signal) for signal in SHORT}
-        signals = {signal: each for signal, each in measured.items() if each is not None}
+        signals: Signals = {
+            signal: each
+            for signal in SHORT
+            if (each := measure(out, arm.name, arm.seeds, signal)) is not None
+        }
         tables = [agreement_table(signal, found, arm.seeds) for signal, (_, found) in signals.items()]
         text = "\n".join([text, clear_table(signals), *tables])
         return table, text, draw_agreement(signals, arm.seeds)
