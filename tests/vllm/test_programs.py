@@ -67,7 +67,7 @@ def nothing_left(group: int) -> bool:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    correction = ["rollout.importance_correction=token"]
+    correction = ["rollout.importance_correction=token", "improvement=device"]
     code, err = run(
         "train.py", *ENGINE, *SMALL, *correction, "iterations=3", f"output_dir={folder}", cwd=folder.parent
     )
@@ -86,6 +86,10 @@ def test_three_iterations_follow_the_trainer(finished):
         assert row["rollout/importance_capped"] == 0
         assert row["policy/grad_norm"] > 0
         assert row["time/sync"] > 0
+    # Both sides of the measurement are the trainer's: at the default rate a response moves by some 0.05 nats.
+    for row in metrics[1:]:
+        assert 0.005 < row["pipo/spread"] < 0.5
+        assert row["pipo/improvement_se"] > 0
     assert metrics[2]["pipo/progress"] is not None
 
 
