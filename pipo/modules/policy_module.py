@@ -22,7 +22,6 @@ from pipo.distributed.seeds import Purpose, derive_seed
 from pipo.errors import ConfigError, Diverged
 from pipo.functional.advantages import moments
 from pipo.functional.importance import ImportanceCorrection, truncated_ratio
-from pipo.functional.improvement import Improvement
 from pipo.functional.value import clipped_value_loss, explained_variance
 from pipo.lm.options import Sharding
 from pipo.lm.policy import Policy
@@ -34,7 +33,7 @@ from pipo.modules.hooks import IterationStats, RolloutCallback, SkippedStep
 from pipo.modules.model_holder import ModelHolder
 from pipo.modules.objectives.base import Loss, MicroBatch, Objective
 from pipo.modules.options import BatchConfig, OptimizerConfig, Place
-from pipo.modules.transition import log_transition, measure_transition
+from pipo.modules.transition import look_back
 from pipo.records.batches import PolicyBatch
 from pipo.records.rollouts import IterationPrompts, Rollouts
 from pipo.rollout.collector import Collector
@@ -126,7 +125,19 @@ class PolicyModule(ModelHolder):
         # The sampler's own are exact but for 1e-6 and stand as they are.
         self._present = None if self.samples_as_it_trains else batch.old_logprobs
         mean_reward = self._mean_reward(rollouts)
-        improvement, undone = self._look_back(rollouts, batch.old_logprobs, mean_reward)
+        improvement, undone = look_back(
+            self,
+            self._annotator,
+            rollouts,
+            batch.old_logprobs,
+            self.metrics,
+            lambda found: [
+                callback.on_look_back(self.trainer, self, found, mean_reward)
+                for callback in self._rollout_callbacks()
+            ],
+        )
+        if undone:
+            self._present = None
         stats = IterationStats(
             iteration=iteration,
             mean_reward=mean_reward,
@@ -148,32 +159,6 @@ class PolicyModule(ModelHolder):
         for schedule in schedules if isinstance(schedules, list) else [schedules]:
             cast(torch.optim.lr_scheduler.LRScheduler, schedule).step()
         self.row = self._summarise(time.perf_counter() - started)
-
-    def _look_back(
-        self, rollouts: Rollouts, old_logprobs: Tensor, mean_reward: float
-    ) -> tuple[Improvement | None, bool]:
-        """Measure what the last iteration did; returns that, and whether a callback wants it undone.
-
-        What is undone leaves the weights as they were before. Adam's moments stay: their gradients were
-        taken at those weights or earlier ones, so that the direction is sound, whatever the length was. This
-        iteration's batch is of the policy that is gone, and nothing is trained on it.
-        """
-        found, undone = None, False
-        if self.before is None:
-            return found, undone
-        with self.metrics.timer("look_back"):
-            if self.before.moved:
-                found = measure_transition(self, self._annotator, rollouts, old_logprobs)
-                if found is not None:
-                    log_transition(self.metrics, found)
-                for callback in self._rollout_callbacks():
-                    undone |= callback.on_look_back(self.trainer, self, found, mean_reward)
-            if undone:
-                self.before.give_back(self.policy)
-                self._present = None
-            else:
-                self.before.take(self.policy)
-        return found, undone
 
     def policy_update(
         self,

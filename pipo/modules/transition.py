@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,48 @@ from pipo.functional.improvement import BOUND, Improvement, improvement, leave_o
 from pipo.modules.annotator import Annotator
 from pipo.modules.model_holder import ModelHolder
 from pipo.records.rollouts import Rollouts, mixed_groups
+
+
+def look_back(
+    models: ModelHolder,
+    annotator: Annotator,
+    rollouts: Rollouts,
+    old_logprobs: Tensor,
+    metrics: IterationMetrics,
+    ask: Callable[[Improvement | None], Sequence[bool]],
+) -> tuple[Improvement | None, bool]:
+    """Measure what the last iteration did, undo it if somebody wants that, and keep the weights of this one.
+
+    What is undone leaves the weights as they were before. Adam's moments stay: their gradients were taken at
+    those weights or earlier ones, so that the direction is sound, whatever the length was.
+
+    Args:
+        models: see :func:`measure_transition`, like the next three.
+        annotator: scores both sides.
+        rollouts: of the weights as they are now.
+        old_logprobs: [N, R], of the present weights.
+        metrics: of the running iteration.
+        ask: what was found, None where the batch cannot tell -> verdicts, True to undo; not asked where the
+            weights have not moved.
+
+    Returns:
+        What was found, and whether the last iteration was undone.
+    """
+    before = models.before
+    if before is None:
+        return None, False
+    found, undone = None, False
+    with metrics.timer("look_back"):
+        if before.moved:
+            found = measure_transition(models, annotator, rollouts, old_logprobs)
+            if found is not None:
+                _log(metrics, found)
+            undone = any(ask(found))
+        if undone:
+            before.give_back(models.policy)
+        else:
+            before.take(models.policy)
+    return found, undone
 
 
 def measure_transition(
@@ -50,7 +94,7 @@ def measure_transition(
     return improvement(sums, size, eligible, drawn)
 
 
-def log_transition(metrics: IterationMetrics, found: Improvement) -> None:
+def _log(metrics: IterationMetrics, found: Improvement) -> None:
     """Write ``pipo/improvement`` with its standard error, ``pipo/evidence`` and how far the policy went."""
     metrics.add("pipo/improvement", found.change)
     metrics.add("pipo/improvement_se", found.error)

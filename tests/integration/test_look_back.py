@@ -11,7 +11,7 @@ import torch
 
 from pipo.callbacks.checkpoint import IterationCheckpoint
 from pipo.callbacks.step_options import Rejection
-from pipo.modules import policy_module
+from pipo.modules import transition
 from pipo.modules.annotation import score_responses
 from pipo.modules.hooks import RolloutCallback
 from pipo.records.rollouts import Rollouts, mixed_groups
@@ -90,7 +90,7 @@ def test_looking_changes_nothing(place):
 
 def test_groups_that_a_filter_dropped_count(monkeypatch):
     """What is measured on a batch is measured on its mixed groups alone, too."""
-    found, real = [], policy_module.measure_transition
+    found, real = [], transition.measure_transition
 
     def twice(models, annotator, rollouts, old_logprobs):
         groups = mixed_groups(rollouts.rewards, rollouts.group_size)
@@ -99,7 +99,7 @@ def test_groups_that_a_filter_dropped_count(monkeypatch):
         found.append((len(groups), part, real(models, annotator, rollouts, old_logprobs)))
         return found[-1][-1]
 
-    monkeypatch.setattr(policy_module, "measure_transition", twice)
+    monkeypatch.setattr(transition, "measure_transition", twice)
     toy.fit(toy.module(look_back="device"), [], 8)
     assert any(2 <= count < 4 for count, *_ in found)
     for count, part, whole in found:
