@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipo.analysis.plotting.style import BLUE, COLOURS, DARK, MARKERS, STYLE, corner_note, new_figure
+from pipo.analysis.plotting.style import BLUE, COLOURS, DARK, MARKERS, STYLE, new_figure
 from pipo.analysis.study.runner import run_folder
 from pipo.errors import ConfigError
 from pipo.evaluation.agreement import (
@@ -81,9 +81,11 @@ def draw_agreement(signals: Signals, seeds: Sequence[int]) -> Figure:
                     axis.plot(values[chosen], 100 * middle[chosen], ".", color=BLUE, alpha=alpha, ms=4, mew=0)
             axis.axhline(0, color=DARK, lw=0.8)
             axis.axvline(0, color=DARK, lw=0.8)
-            axis.set(title=TITLES[signal], xlabel=UNITS[signal])
+            axis.set(
+                title=TITLES[signal],
+                xlabel=f"{UNITS[signal]}\ndark: beyond {ERRORS:g} standard errors of the probe",
+            )
         scatters[0].set_ylabel("change of the probe's reward, points")
-        corner_note(scatters[-1], f"dark: beyond {ERRORS:g} standard errors of the probe")
         shares = [
             (f"{SHORT[signal]}, last {'iteration' if window == 1 else window}", results)
             for signal, (_, found) in signals.items()
