@@ -1,13 +1,14 @@
-"""Overhead of PIPO: the same run with and without the closed loop, in turn, on this machine.
+"""Overhead of PIPO and of measuring: the same run with and without, in turn, on this machine.
 
     python bench/pipo_cost.py [--rounds 5] [--iterations 14] [--fractions 0.5,0.25] [--out pipo_cost.json]
 
-One thread; CPU seconds by phase, for the baseline, PIPO and PIPO at each ``pipo.row_fraction``, over the
-iterations in which PIPO was applied in all of them. Below the table: the iteration as a multiple of the
-baseline's, and the retrospective update's cost per trained row as a multiple of the base update's on the same
-batch. ``overhead`` is what an iteration spends outside sampling and the updates: grading, records, logging,
-callbacks. Each round gives means over its iterations; the range is over rounds. ``--follow`` lets the
-fractions follow the coefficient. Further ``key=value`` arguments go to ``train.py``.
+One thread; CPU seconds by phase, for the baseline, the baseline with its iterations measured, step control,
+PIPO, and PIPO at each ``pipo.row_fraction``, over the iterations in which PIPO was applied in all its runs.
+Below the table: the iteration as a multiple of the baseline's, and the retrospective update's cost per
+trained row as a multiple of the base update's on the same batch. ``overhead`` is what an iteration spends
+outside sampling and the updates: grading, records, logging, callbacks. Each round gives means over its
+iterations; the range is over rounds. ``--follow`` lets the fractions follow the coefficient.
+Further ``key=value`` arguments go to ``train.py``.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from rich.table import Table
 
 from bench import ruler
 
-PHASES = ("generate", "score", "annotate", "retrospective", "update", "sync", "iteration")
+PHASES = ("generate", "score", "annotate", "look_back", "retrospective", "update", "sync", "iteration")
 BASELINE, EXACT = "pipo=none", "pipo=default"
+MEASURED, CONTROLLED = "pipo=none improvement=device", "pipo=step_control"
 STAMPS = "stamps.json"
 
 Row = dict[str, float]
@@ -69,7 +71,7 @@ def summarise(rounds: Sequence[dict[str, list[Row]]]) -> dict[str, dict[str, rul
     arms = list(rounds[0])
     found: dict[str, dict[str, list[float]]] = {arm: {} for arm in arms}
     for each in rounds:
-        looped = [rows for arm, rows in each.items() if arm != BASELINE]
+        looped = [rows for arm, rows in each.items() if any("pipo/applied" in row for row in rows)]
         applied = [
             i for i in range(len(each[BASELINE])) if all(rows[i]["pipo/applied"] == 1 for rows in looped)
         ]
@@ -81,7 +83,7 @@ def summarise(rounds: Sequence[dict[str, list[Row]]]) -> dict[str, dict[str, rul
             figures["overhead"] = statistics.mean(map(overhead, rows))
             base = statistics.mean(each[BASELINE][i]["time/iteration"] for i in applied)
             figures["of the baseline"] = figures["iteration"] / base
-            if arm != BASELINE:
+            if each[arm] in looped:
                 pairs = [(each[arm][i - 1], each[arm][i]) for i in applied]
                 figures["per trained row"] = statistics.mean(starmap(per_trained_row, pairs))
             for name, value in figures.items():
@@ -100,7 +102,7 @@ def main() -> None:
     options, overrides = parser.parse_known_args()
     more = " pipo.rows_follow_coefficient=true" if options.follow else ""
     fractions = [f"pipo.row_fraction={f}{more}" for f in options.fractions.split(",") if f]
-    arms = [BASELINE, EXACT, *fractions]
+    arms = [BASELINE, MEASURED, CONTROLLED, EXACT, *fractions]
     rounds = []
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(options.rounds):

@@ -81,10 +81,7 @@ def draw_agreement(signals: Signals, seeds: Sequence[int]) -> Figure:
                     axis.plot(values[chosen], 100 * middle[chosen], ".", color=BLUE, alpha=alpha, ms=4, mew=0)
             axis.axhline(0, color=DARK, lw=0.8)
             axis.axvline(0, color=DARK, lw=0.8)
-            axis.set(
-                title=TITLES[signal],
-                xlabel=f"{UNITS[signal]}\ndark: beyond {ERRORS:g} standard errors of the probe",
-            )
+            axis.set(title=TITLES[signal], xlabel=UNITS[signal])
         scatters[0].set_ylabel("change of the probe's reward, points")
         shares = [
             (f"{SHORT[signal]}, last {'iteration' if window == 1 else window}", results)
@@ -109,7 +106,13 @@ def draw_agreement(signals: Signals, seeds: Sequence[int]) -> Figure:
             )
         right.set(title="Share of equal signs", xlabel="share (black: by chance)", ylabel="seed", xlim=(0, 1))
         right.set_yticks(range(len(seeds)), [str(seed) for seed in seeds])
-        figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=len(shares))
+        figure.legend(
+            *right.get_legend_handles_labels(),
+            title=f"dark dots: changes beyond {ERRORS:g} standard errors of the probe",
+            title_fontsize=7.5,
+            loc="outside lower center",
+            ncols=len(shares),
+        )
     return figure
 
 

@@ -26,6 +26,8 @@ from pipo.runs.run_log import ACCURACY
 
 _NORMS = ("policy/grad_norm", "pipo/grad_norm")
 _SKIPPED = ("policy/skipped_steps", "pipo/skipped_steps")
+# Ticks that stand level beside each other in a third of a page, and labels beside each other in the legend.
+_LEVEL, _COLUMNS = 4, 4
 
 
 def best_accuracy(arm: ArmResult) -> Floats:
@@ -166,31 +168,31 @@ def draw_stability(plan: StudyPlan, arms: dict[str, ArmResult]) -> Figure:
         ticks = sorted({arm.x for arm in plan.arms.values() if arm.x is not None})
         for axis in panels:
             axis.set(xscale="log", xlabel=plan.axis)
-            axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axis.set_xticks(
+                ticks, [_short(tick) for tick in ticks], rotation=45 if len(ticks) > _LEVEL else 0
+            )
             axis.xaxis.minorticks_off()
         figure.legend(
             *after.get_legend_handles_labels(),
             title="means with 95 % intervals over seeds; dots: seeds",
             title_fontsize=7.5,
             loc="outside lower center",
-            ncols=len(series),
+            ncols=min(len(series), _COLUMNS),
         )
     return figure
+
+
+def _short(value: float) -> str:
+    """A number as people type it: 1e-6 and not 1e-06 or 0.000001."""
+    return f"{value:g}" if value >= 1e-2 else f"{value:.0e}".replace("e-0", "e-")
 
 
 def _points(axis: Axes, x: Floats, seeds: Sequence[Floats], n: int, label: str) -> None:
     """Every seed as a faint dot, the means with their 95 % intervals as a line."""
     for at, values in zip(x, seeds, strict=True):
         axis.plot(np.full(len(values), at), values, ".", color=look(n)["color"], alpha=0.4, ms=3.5)
-    several = np.array([len(values) > 1 for values in seeds])
-    means = [mean(values) for values in seeds if len(values) > 1]
-    axis.errorbar(
-        x[several],
-        [m.value for m in means],
-        yerr=[m.half_width for m in means],
-        **look(n),
-        ms=4,
-        lw=1.3,
-        capsize=2.5,
-        label=label,
-    )
+    there = np.array([len(values) > 0 for values in seeds])
+    means = [values.mean() for values in seeds if len(values)]
+    # One run has no interval.
+    widths = [mean(values).half_width if len(values) > 1 else 0.0 for values in seeds if len(values)]
+    axis.errorbar(x[there], means, yerr=widths, **look(n), ms=4, lw=1.3, capsize=2.5, label=label)
