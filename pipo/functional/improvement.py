@@ -1,4 +1,4 @@
-r"""What the last policy transition did to the mean reward: an unbiased estimate from fresh samples.
+r"""Unbiased estimate, from fresh samples, of what the last policy transition did to the mean reward.
 
 A batch of N prompts with G responses each, drawn from pi_t, says how good pi_t is, and by importance weights
 how good pi_{t-1} would have been on the *same* prompts and the *same* responses. The draw of prompts, which

@@ -139,6 +139,7 @@ def test_a_killed_evaluation_goes_on_and_ends_as_if_nothing_had_been(
         score(compose_eval(f"resume={folder}"), [f"resume={folder}"])
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_readable_folder_and_says_how_to_go_on(tmp_path: Path) -> None:
     folder, code, err = stopped(tmp_path, signal.SIGINT, 4)
     assert code == 128 + signal.SIGINT

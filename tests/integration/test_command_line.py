@@ -111,19 +111,20 @@ def test_the_model_is_an_ordinary_hugging_face_folder(finished):
     assert model.generate(**ids, max_new_tokens=4).shape[1] > ids["input_ids"].shape[1]
 
 
-def test_eval_scores_the_run_as_the_run_did_and_a_checkpoint_like_the_run(finished, tmp_path):
+@pytest.mark.parametrize(
+    "what", ["checkpoints/iteration_000004.ckpt", pytest.param(".", marks=pytest.mark.slow)]
+)
+def test_eval_scores_a_run_and_its_checkpoint_as_the_run_did(finished, tmp_path, what):
     folder, _ = finished
     summary = json.loads((folder / "summary.json").read_text())
-    for name, model in (("run", folder), ("checkpoint", folder / "checkpoints/iteration_000004.ckpt")):
-        out = tmp_path / name
-        arguments = [f"model={model}", "evaluation.problems=8", f"output_dir={out}"]
-        code, text, err = run("eval.py", *arguments, cwd=tmp_path)
-        assert code == 0, err
-        assert "pass@8" in text
-        results = json.loads((out / "results.json").read_text())["results"]
-        assert results["arithmetic"]["pass@1"] == summary["after"]["pass@1"]
-        assert results["arithmetic"]["pass@8_interval"] == summary["after"]["pass@8_interval"]
-        assert len((out / "samples.jsonl").read_text().splitlines()) == 8
+    arguments = [f"model={folder / what}", "evaluation.problems=8", "output_dir=out"]
+    code, text, err = run("eval.py", *arguments, cwd=tmp_path)
+    assert code == 0, err
+    assert "pass@8" in text
+    results = json.loads((tmp_path / "out/results.json").read_text())["results"]
+    assert results["arithmetic"]["pass@1"] == summary["after"]["pass@1"]
+    assert results["arithmetic"]["pass@8_interval"] == summary["after"]["pass@8_interval"]
+    assert len((tmp_path / "out/samples.jsonl").read_text().splitlines()) == 8
 
 
 def test_resume_goes_on_to_a_larger_budget(finished, tmp_path):

@@ -72,7 +72,8 @@ def resume(compose_config, folder: Path, *overrides: str) -> None:
         # Of 3 iterations, rounded down.
         pytest.param([f"{TRAINER}limit_train_batches=0.7"], 2, marks=pytest.mark.slow),
         pytest.param([f"{TRAINER}overfit_batches=1"], 1, marks=pytest.mark.slow),
-        ([f"{TRAINER}max_steps=3"], 2),  # two mini-batches of 4 make two steps per iteration
+        # Two mini-batches of 4 make two steps per iteration.
+        pytest.param([f"{TRAINER}max_steps=3"], 2, marks=pytest.mark.slow),
         ([f"{OWN}_target_={__name__}.StopAfter", f"{OWN}iterations=2"], 2),
         # Two samples of two problems rarely rise, so after the first point there is no better one.
         ([*EARLY, f"{OWN}patience=1", f"{OWN}min_delta=2.0"], 2),

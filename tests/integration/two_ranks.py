@@ -175,7 +175,7 @@ def run(name: str, ranks: int, out: Path) -> Whole:
         )
     if not name.endswith(":resume"):
         return fit(name, ranks, iterations, [])
-    saved = out / f"{ranks}.ckpt"
+    saved = out / f"{name.replace(':', '-')}-{ranks}.ckpt"
     fit(name, ranks, iterations, [SaveAndStop(saved, after=iterations - 1)])
     return fit(name, ranks, iterations, [], saved)
 

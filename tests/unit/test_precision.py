@@ -125,8 +125,8 @@ def first_iteration(monkeypatch, seed=0, tokens=64, **options):
         def on_rollouts_ready(self, trainer, module, rollouts, batch, stats) -> None:
             sampled.append(rollouts.completions.logprobs)
 
-    score = Annotator._score
-    monkeypatch.setattr(Annotator, "_score", lambda *a, **k: scored.append(a[1]) or score(*a, **k))
+    score = Annotator.score
+    monkeypatch.setattr(Annotator, "score", lambda *a, **k: scored.append(a[1]) or score(*a, **k))
     monkeypatch.setattr(toy, "make_policy", lambda: make_policy(seed))
     record = toy.Record()
     toy.fit(toy.module(gspo(), tokens=tokens, **options), [Keep(), record], 1)
