@@ -59,10 +59,11 @@ def draw(groups: Sequence[Group]) -> Figure:
     """The figure with its panels, not yet written."""
     looped = [group for group in groups if group.has(PROGRESS)]
     alone = len(groups) == 1 and len(groups[0].runs) == 1
-    count = max(len(looped), 1)
+    measured = any(group.has(IMPROVEMENT) for group in groups)
+    # Without any feedback a word says so, unless the loop is of another kind.
+    count = len(looped) or (0 if measured else 1)
     strips = [1.25] if count == 1 else [0.75] * count
     time = 1.5 if alone else 0.65 + 0.32 * len(groups)
-    measured = any(group.has(IMPROVEMENT) for group in groups)
     heights = [_ROW, _ROW, _ROW, *strips, *([_ROW] if measured else []), time]
     columns = _legend_columns(max(len(group.label) for group in groups))
     lines = 0 if alone else -(-len(groups) // columns)
@@ -81,7 +82,7 @@ def draw(groups: Sequence[Group]) -> Figure:
             axis = figure.add_subplot(place)
             axis.set(title=title, ylabel=unit)
             draw_metric(axis, groups, metric, from_zero=metric != "train/reward")
-        for column, metric in enumerate((PROGRESS, COEFFICIENT)):
+        for column, metric in enumerate((PROGRESS, COEFFICIENT) if count else ()):
             axes = [figure.add_subplot(grid[3 + row, column]) for row in range(count)]
             draw_signed(axes, looped, metric, last_iteration(groups))
         if measured:
