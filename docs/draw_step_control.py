@@ -34,6 +34,7 @@ def rates(rule: StepRule, start: float, prompts: int, gain: float, iterations: i
             cost=COST * size.factor**2,
             distance=0.0,
             spread=0.0,
+            prompts=prompts,
         )
         size = followed(size, found.evidence_above(rule.price), rule)
     return seen

@@ -15,10 +15,14 @@ UNUSUAL_PROGRESS = 10.0
 
 
 class FeedbackLog:
-    """Writes ``pipo/history_mean``, ``history_std``, ``progress`` and ``coefficient``."""
+    """Writes ``pipo/history_mean``, ``history_std``, ``progress`` and ``coefficient``.
 
-    def __init__(self) -> None:
-        self._warned = False
+    Args:
+        warns: whether to say, once, that the progress is unusually large; it has no say in paired feedback.
+    """
+
+    def __init__(self, *, warns: bool) -> None:
+        self._warned = not warns
 
     def write(self, metrics: IterationMetrics, feedback: Feedback) -> None:
         """Add one iteration's feedback; what is undefined is left out."""

@@ -47,7 +47,7 @@ class PIPOCallback(RolloutCallback):
         self.rows = row_chooser(options, options.mini_batch)
         self.history: deque[float] = deque(maxlen=options.window)
         self.previous: PolicyBatch | None = None
-        self._log = FeedbackLog()
+        self._log = FeedbackLog(warns=options.feedback != "paired")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what ranks cannot share, and a KL penalty without the reference that an objective loads."""

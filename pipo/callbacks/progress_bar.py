@@ -119,8 +119,8 @@ class RunProgress(ProgressBar):
         if "pipo/evidence" in metrics:
             parts.append(f"evidence {metrics['pipo/evidence']:>+5.1f}")
         if "pipo/rate_factor" in metrics:
-            rate = metrics.get("policy/lr")
-            parts.append("undone    " if rate is None else f"lr {rate:.1e}")
+            rate = "undone" if metrics["pipo/undone"] else f"{metrics.get('policy/lr', 0.0):.1e}"
+            parts.append(f"lr {rate:>7}")
         parts.append(f"{metrics['train/tokens_per_second']:>7,.0f} tok/s")
         return parts
 

@@ -7,8 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 import lightning.pytorch as pl
+from scipy.special import ndtr, stdtr
 
 from pipo.callbacks.step_options import Rejection, StepControlOptions
+from pipo.errors import ConfigError
 from pipo.functional.improvement import Improvement
 from pipo.functional.step_control import StepSize, followed, shrunk
 from pipo.modules.hooks import IterationStats, Learner, RolloutCallback, learner
@@ -29,7 +31,11 @@ class StepControl(RolloutCallback):
         self.options = options
         self.size = StepSize()
         self.mean_reward: float | None = None
-        self.undone = False
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse a module that does not measure."""
+        if learner(pl_module).look_back is None:
+            raise ConfigError("step control needs a module that looks back: PolicyModule(look_back='device')")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A resumed run goes on at the rate that it had come to."""
@@ -43,7 +49,6 @@ class StepControl(RolloutCallback):
         if rejection is not None:
             reason = objection(rejection, improvement, mean_reward, self.mean_reward)
         if rejection is not None and reason is not None:
-            self.undone = True
             self.size = shrunk(self.size, rejection.shrink, self.options)
             iteration = trainer.fit_loop.total_batch_idx
             log.warning(
@@ -57,7 +62,7 @@ class StepControl(RolloutCallback):
         elif improvement is not None:
             self.size = followed(self.size, improvement.evidence_above(self.options.price), self.options)
         module.rate_factor = self.size.factor
-        return self.undone
+        return reason is not None
 
     def on_rollouts_ready(
         self,
@@ -69,10 +74,9 @@ class StepControl(RolloutCallback):
     ) -> None:
         """Log where the control stands."""
         module.metrics.add("pipo/rate_factor", self.size.factor)
-        module.metrics.add("pipo/undone", float(self.undone))
-        if not self.undone:
+        module.metrics.add("pipo/undone", float(stats.undone))
+        if not stats.undone:
             self.mean_reward = stats.mean_reward
-        self.undone = False
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers."""
@@ -95,12 +99,12 @@ def objection(
         earlier: mu of the batch before it; None at the beginning.
     """
     if improvement is None:
-        if earlier is None or mean_reward >= earlier:
+        if mean_reward != 0 or not earlier:
             return None
-        fell = f"the mean reward fell from {earlier:.3f} to {mean_reward:.3f}"
-        return f"because no two responses differ in their reward any more and {fell}"
+        return f"because no response has any reward any more (the mean was {earlier:.3f})"
     if not improvement.spread <= rejection.most_spread:  # also what is no number
         return f"because it was too long to be judged (spread {improvement.spread:.2f} nats)"
-    if improvement.evidence < -rejection.most_harm:
+    # The error is an estimate itself: from few prompts, large values of z are no rare chance.
+    if stdtr(improvement.prompts - 1, improvement.evidence) < ndtr(-rejection.most_harm):
         return f"because it did harm ({improvement.change:+.4f}, {improvement.evidence:+.1f} standard errors)"
     return None

@@ -29,6 +29,9 @@ def check_relations(config: TrainConfig, *, objective: Objective, vocabulary: in
     if warmup >= config.iterations:
         key = f"algo.objective.critic.warmup_iterations={warmup}"
         raise ConfigError(f"{key}: in {iterations} only the critic would be trained, never the policy")
+    acts = config.pipo.step_control is not None or getattr(config.pipo, "feedback", None) == "paired"
+    if acts and config.algo.prompts < 2:
+        raise ConfigError("algo.prompts=1: what an iteration did is measured over prompts, two at least")
     notes = {}
     if isinstance(config.pipo, PipoOptions):
         size, window = config.pipo.mini_batch, config.pipo.window

@@ -170,9 +170,9 @@ class _Scored(Options):
 
 
 def _loop_or_none(node: Any) -> str:
-    """Which of the two a ``pipo`` node is: every name but these has a retrospective update."""
-    name = node.get("name") if isinstance(node, dict) else getattr(node, "name", None)
-    return "none" if name in ("none", "step_control") else "pipo"
+    """Which of the two a ``pipo`` node is: one with a window has a retrospective update."""
+    keys = node if isinstance(node, dict) else vars(node)
+    return "pipo" if "window" in keys or "lambda" in keys else "none"
 
 
 class TrainConfig(_Scored):

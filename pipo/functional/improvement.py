@@ -48,6 +48,9 @@ class Improvement:
     """Standard deviation of delta over their responses, in nats. From about 1 on, few responses carry all of
     the weight, and neither ``change`` nor ``error`` can be trusted."""
 
+    prompts: int
+    """Prompts that were scored."""
+
     @property
     def evidence(self) -> float:
         """Standard errors by which the policy got better; 0 where there is no error, as nothing moved."""
@@ -122,12 +125,13 @@ def improvement(sums: Tensor, group_size: int, eligible: int, drawn: int) -> Imp
     if prompts < 2:
         return None
     p, mean, responses = eligible / drawn, total / prompts, prompts * group_size
-    variance = max(0.0, (squares - prompts * mean**2) / (prompts - 1))
+    variance = max((squares - prompts * mean**2) / (prompts - 1), 0.0)  # this way round nan stays nan
     centre = delta / responses
     return Improvement(
         change=p * mean,
         error=math.sqrt(p**2 * variance / prompts + mean**2 * p * (1 - p) / drawn),
         cost=p * cost / prompts,
         distance=k3 / responses,
-        spread=math.sqrt(max(0.0, delta_squares / responses - centre**2)),
+        spread=math.sqrt(max(delta_squares / responses - centre**2, 0.0)),
+        prompts=int(prompts),
     )

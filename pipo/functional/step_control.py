@@ -9,10 +9,11 @@ it does: with momentum a direction is taken some ten times before its error is s
     log factor += gain * clip(z, +- most)      bounded in every iteration, and in all
     gain = max(least, first / (1 + turns))     turns: how often z has changed its sign
 
-Batches of any size have the same point of rest, because E[z] = 0 does not depend on the error; it says how
-surely one goes there. Where nothing is left to gain, z is about -eta: the rate falls like one over the time,
-as stochastic approximation wants it, and not like an exponential. The falling gain is Kesten's (1958): large
-steps until the point of rest is first crossed, small ones around it.
+Batches of any size have nearly the same point of rest, because where change and price balance on average
+does not depend on the error, which says how surely one goes there. Where nothing is left to gain, z is about
+-eta: the rate falls like one over the time, as stochastic approximation wants it, and not like an
+exponential. The falling gain is Kesten's (1958): large steps until the point of rest is first crossed, small
+ones around it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from pipo.records.options import NotNegative, Options, Positive, Share
+from pipo.records.options import Cap, NotNegative, Options, Positive, Share
 
 
 class StepRule(Options):
@@ -36,7 +37,7 @@ class StepRule(Options):
     """The evidence counts up to so many standard errors either way."""
     least_factor: Share
     """The rate never falls below this times the recipe's."""
-    most_factor: Positive
+    most_factor: Cap
     """The rate never rises above this times the recipe's."""
 
 

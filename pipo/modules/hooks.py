@@ -15,7 +15,7 @@ from pipo.distributed.metrics import IterationMetrics
 from pipo.functional.improvement import Improvement
 from pipo.lm.policy import Policy
 from pipo.modules.objectives.base import Objective
-from pipo.modules.options import BatchConfig
+from pipo.modules.options import BatchConfig, Place
 from pipo.records.batches import PolicyBatch
 from pipo.records.rollouts import Rollouts
 from pipo.rollout.collector import Collector
@@ -40,6 +40,9 @@ class Learner(Protocol):
 
     skipped_in_a_row: int
     """Optimiser steps that were skipped since the last that was made. Set only when resuming."""
+
+    look_back: Place | None
+    """Where the weights before the last iteration are kept; None where it is not measured."""
 
     rate_factor: float
     """Factor on the learning rate of every update of the policy. May be moved, on all ranks alike."""
@@ -105,6 +108,8 @@ class IterationStats:
     """mu_t, mean verifier reward over all sampled responses of all ranks."""
     improvement: Improvement | None
     """What the last iteration did; None where that is not measured, or nothing moved."""
+    undone: bool
+    """Whether the last iteration was undone, so that this one's batch is of weights that are gone."""
     policy_learns: bool
     """Whether the policy is trained; not while only a critic is, nor where the last iteration was undone."""
 

@@ -142,6 +142,7 @@ class PolicyModule(ModelHolder):
             iteration=iteration,
             mean_reward=mean_reward,
             improvement=improvement,
+            undone=undone,
             policy_learns=not undone and (critic is None or iteration >= critic.warmup_iterations),
         )
         for callback in self._rollout_callbacks():

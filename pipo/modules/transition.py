@@ -24,8 +24,9 @@ def look_back(
 ) -> tuple[Improvement | None, bool]:
     """Measure what the last iteration did, undo it if somebody wants that, and keep the weights of this one.
 
-    What is undone leaves the weights as they were before. Adam's moments stay: their gradients were taken at
-    those weights or earlier ones, so that the direction is sound, whatever the length was.
+    What is undone leaves the weights as they were before. Adam's moments stay: with one optimiser step per
+    iteration their gradients were taken at those weights or earlier ones, and with several, the later ones at
+    weights on the way; the direction is what it was, and the step is shorter.
 
     Args:
         models: see :func:`measure_transition`, like the next three.
@@ -86,8 +87,11 @@ def measure_transition(
         groups = sampled.view(len(rollouts.prompts), -1).any(dim=1).nonzero()[:, 0]
         eligible = drawn
     rows = (groups[:, None] * size + torch.arange(size)).view(-1)
+    # Where the trainer scores both sides they are to be grouped alike, for other groups round otherwise; the
+    # sampler's own log-probabilities, in float32, are as exact in any grouping.
+    chosen = rows if models.samples_as_it_trains else None
     with before.in_place_of(models.policy):
-        earlier = annotator.score(models.policy, rollouts, rows=rows)
+        earlier = annotator.score(models.policy, rollouts, rows=chosen)
     delta = ((old_logprobs - earlier) * sampled)[rows].double().sum(dim=1)
     advantages = leave_one_out(rollouts.rewards[rows], size, total, int(count))
     sums = models.sum_over_ranks(transition_sums(advantages, delta, size, BOUND))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
@@ -17,6 +18,7 @@ from pipo.modules.hooks import RolloutCallback
 from pipo.records.rollouts import Rollouts, mixed_groups
 from pipo.rollout.collector import _select
 from pipo.runs.checkpoints import finished_checkpoints
+from pipo.training import train
 from tests import toy
 from tests.integration.test_ppo import ppo
 
@@ -86,6 +88,26 @@ def test_looking_changes_nothing(place):
     toy.fit(module, [looking, toy.pipo(window=2)], 5)
     for one, other in zip(plain.weights, looking.weights, strict=True):
         assert same(one, {k: v for k, v in other.items() if not k.startswith("before.")})
+
+
+def test_in_bfloat16_both_sides_are_grouped_alike(compose_config, tmp_path):
+    """Weights that a rate of 1e-30 leaves as they are have not moved; other groups would round otherwise."""
+    sizes = (
+        "recipe.responses=64",
+        "strategy.tokens_per_micro_batch=512",
+        "evaluation.problems=4",
+        "iterations=2",
+    )
+    small = (
+        "strategy.compute_dtype=bfloat16",
+        "recipe.learning_rate=1e-30",
+        "improvement=device",
+        "pipo=none",
+    )
+    train(compose_config(*sizes, *small, f"output_dir={tmp_path}"), [])
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert 0 < rows[1]["rollout/zero_variance_groups"] < 1
+    assert rows[1]["pipo/spread"] == 0
 
 
 def test_groups_that_a_filter_dropped_count(monkeypatch):

@@ -136,6 +136,12 @@ def test_by_hand():
     assert found.evidence_above(2.0) == pytest.approx((d / 2 - (k3[0] + k3[1]) / 2) / (d / 2), rel=1e-6)
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_not_taken_for_no_change(bad):
+    rewards, delta = torch.tensor([1.0, 0.0, 1.0, 0.0]), torch.tensor([bad, 0.1, 0.2, 0.0]).double()
+    assert math.isnan(estimate(rewards, delta, 2).spread)
+
+
 def test_where_nothing_can_be_told():
     rewards, delta = torch.tensor([1.0, 1.0, 0.0, 0.0]), torch.tensor([0.5, -0.5, 0.1, 0.2]).double()
     equal = estimate(rewards, delta, 2)

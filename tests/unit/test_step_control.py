@@ -17,6 +17,10 @@ RULE = StepRule(
 )
 
 
+def measured(change: float, error: float, eta: float) -> Improvement:
+    return Improvement(change=change, error=error, cost=0.0025 * eta**2, distance=0.0, spread=0.0, prompts=16)
+
+
 def test_by_hand():
     size = followed(StepSize(), 5.0, RULE)
     assert size == StepSize(log_factor=0.35 * 2, turns=0, sign=1)
@@ -58,7 +62,9 @@ def test_the_point_of_rest_is_the_same_for_every_batch_size(prompts, start):
         eta = size.factor
         error = 0.1 * eta / math.sqrt(prompts)
         change = noise.gauss(0.02 * eta, error)
-        found = Improvement(change=change, error=error, cost=0.0025 * eta**2, distance=0.0, spread=0.0)
+        found = Improvement(
+            change=change, error=error, cost=0.0025 * eta**2, distance=0.0, spread=0.0, prompts=16
+        )
         size = followed(size, found.evidence_above(RULE.price), RULE)
         seen.append(size.log_factor)
     assert sum(seen[1000:]) / 3000 == pytest.approx(0, abs=0.12)
@@ -70,7 +76,9 @@ def test_where_nothing_is_left_to_gain_the_rate_falls_like_one_over_the_time():
     factors = []
     for _ in range(4000):
         eta = size.factor
-        found = Improvement(change=0.0, error=0.025 * eta, cost=0.0025 * eta**2, distance=0.0, spread=0.0)
+        found = Improvement(
+            change=0.0, error=0.025 * eta, cost=0.0025 * eta**2, distance=0.0, spread=0.0, prompts=16
+        )
         size = followed(size, found.evidence_above(RULE.price), RULE)
         factors.append(size.factor)
     assert factors[999] == pytest.approx(1 / 81, rel=0.05)
@@ -81,14 +89,17 @@ def test_objections():
     limits = Rejection(most_spread=0.7, most_harm=3.0, shrink=0.5)
 
     def found(**changes: float) -> Improvement:
-        fine = {"change": 0.1, "error": 0.05, "cost": 0.0, "distance": 0.0, "spread": 0.1}
+        fine = {"change": 0.1, "error": 0.05, "cost": 0.0, "distance": 0.0, "spread": 0.1, "prompts": 1000}
         return Improvement(**{**fine, **changes})
 
     assert objection(limits, found(), 0.2, 0.4) is None
-    assert objection(limits, found(change=-0.149), 0.2, 0.4) is None
+    # Student's t with 999 degrees of freedom leaves .00135 below -3.01; with 3 below -9.2.
+    assert objection(limits, found(change=-0.150), 0.2, 0.4) is None
     assert "-0.1510, -3.0 standard errors" in str(objection(limits, found(change=-0.151), 0.5, 0.4))
+    assert objection(limits, found(change=-0.45, prompts=4), 0.2, 0.4) is None
+    assert "did harm" in str(objection(limits, found(change=-0.47, prompts=4), 0.2, 0.4))
     assert "spread 0.71 nats" in str(objection(limits, found(spread=0.71), 0.5, 0.4))
     assert objection(limits, found(spread=math.nan), 0.5, 0.4) is not None
-    assert "fell from 0.400 to 0.300" in str(objection(limits, None, 0.3, 0.4))
-    assert objection(limits, None, 1.0, 0.4) is None
+    assert "the mean was 0.400" in str(objection(limits, None, 0.0, 0.4))
+    assert objection(limits, None, 0.3, 0.4) is None  # of other prompts, so that it says nothing
     assert objection(limits, None, 0.0, None) is None

@@ -58,7 +58,7 @@ class LookBack:
     """What the measurement of the last iteration said, in numbers."""
 
     measured: int
-    """Iterations whose last transition was measured."""
+    """Iterations that were measured and not undone."""
     positive: float
     """Share of them whose evidence is above zero."""
     mean_evidence: float
@@ -118,15 +118,22 @@ def find_loop(files: RunFiles) -> Loop | None:
 def find_look_back(files: RunFiles) -> LookBack | None:
     """None for a run that did not measure, or without metrics."""
     run = files.run
-    if run is None or not len(evidence := run.series("pipo/evidence")[1]):
+    if run is None or not len(run.series("pipo/evidence")[1]):
         return None
-    undone, factor = run.series("pipo/undone")[1], run.series("pipo/rate_factor")[1]
+    undone, factor = run.values("pipo/undone", missing=0.0) == 1, run.series("pipo/rate_factor")[1]
+    # What was undone did nothing.
+    evidence, change, error = (
+        values[np.isfinite(values) & ~undone]
+        for values in map(run.values, ("pipo/evidence", "pipo/improvement", "pipo/improvement_se"))
+    )
+    if not len(evidence):
+        return None
     return LookBack(
         measured=len(evidence),
         positive=float((evidence > 0).mean()),
         mean_evidence=float(evidence.mean()),
-        total=float(run.series("pipo/improvement")[1].sum()),
-        total_error=float(np.sqrt((run.series("pipo/improvement_se")[1] ** 2).sum())),
+        total=float(change.sum()),
+        total_error=float(np.sqrt((error**2).sum())),
         undone=int(undone.sum()),
         rate_factor=float(factor[-1]) if len(factor) else None,
     )
