@@ -275,6 +275,7 @@ def test_a_folder_that_is_trained_in_is_left_alone(tmp_path, finished):
     assert len(rows(whole)) == 4
 
 
+@pytest.mark.slow
 def test_resume_forgets_what_came_after_its_checkpoint(tmp_path, finished):
     whole, _ = finished
     folder = tmp_path / "run"
@@ -299,6 +300,7 @@ def test_without_a_logger_nothing_is_logged_and_the_summary_is_there(tmp_path):
     assert not names & {"metrics.jsonl", "metrics.csv", "curves.png"}
 
 
+@pytest.mark.slow
 def test_eval_scores_an_ordinary_hugging_face_folder(tmp_path):
     model = ROOT / "pipo/lm/assets/tiny"
     code, _, err = run("eval.py", f"model={model}", "evaluation.problems=8", "output_dir=out", cwd=tmp_path)

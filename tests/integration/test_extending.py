@@ -130,6 +130,7 @@ def test_a_task_that_grades_by_another_method_is_refused_by_its_name(mine, tmp_p
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_verdicts_that_are_not_one_for_each_response_end_the_run_with_the_class(mine, tmp_path):
     page = (mine / "my/near_sums.py").read_text()
     (tmp_path / "my/conf/task").mkdir(parents=True)

@@ -93,6 +93,7 @@ def test_a_run_that_a_limit_ends_says_so_and_goes_on(compose_config, tmp_path, c
     assert made > done
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_a_limit_as_if_there_had_been_none(compose_config, tmp_path):
     def timeless(folder: Path) -> list[dict[str, float]]:
         read = read_metrics(folder / "metrics.jsonl")
