@@ -67,7 +67,8 @@ def nothing_left(group: int) -> bool:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    correction = ["rollout.importance_correction=token", "improvement=device"]
+    # With seed 1 the first two mean rewards happen to be equal, and there is no feedback.
+    correction = ["rollout.importance_correction=token", "improvement=device", "seed=2"]
     code, err = run(
         "train.py", *ENGINE, *SMALL, *correction, "iterations=3", f"output_dir={folder}", cwd=folder.parent
     )
