@@ -65,7 +65,7 @@ class ModelHolder(pl.LightningModule):
         self.compute_dtype, self.sharding = compute_dtype, sharding
         self._load_policy, self._make_engine = load_policy, make_engine
         self.objective, self.optimizer_config = objective, optimizer
-        self.look_back = look_back
+        self.look_back: Place | None = look_back
         self._configured = False
 
     def configure_model(self) -> None:
