@@ -68,6 +68,22 @@ def probe_arrays(
     return np.array(values, dtype=np.float64), np.array([row["rewards"] for row in rows])
 
 
+def clear_changes(rewards: ArrayLike, errors: float) -> tuple[Floats, NDArray[np.bool_]]:
+    """Realised change over the last iteration, and where it exceeds so many standard errors over prompts.
+
+    Args:
+        rewards: [iterations, prompts], see :func:`realised_change`.
+        errors: standard errors.
+
+    Returns:
+        [iterations] each; the first change is nan, and not clear.
+    """
+    change = realised_change(rewards)
+    noise = change.std(axis=1, ddof=1) / np.sqrt(change.shape[1])
+    middle = change.mean(axis=1)
+    return middle, np.abs(middle) > errors * noise
+
+
 def where_it_can_tell(signal: ArrayLike, rewards: ArrayLike, errors: float) -> tuple[int, int]:
     """Iterations whose realised change is clear of the probe's own noise, and in how many the sign is right.
 
@@ -79,10 +95,10 @@ def where_it_can_tell(signal: ArrayLike, rewards: ArrayLike, errors: float) -> t
     Returns:
         Iterations with the right sign, and all that are clear.
     """
-    said, change = np.asarray(signal, dtype=np.float64), realised_change(rewards)
-    noise = change.std(axis=1, ddof=1) / np.sqrt(change.shape[1])
-    clear = np.isfinite(said) & (np.abs(change.mean(axis=1)) > errors * noise)
-    right = np.sign(said[clear]) == np.sign(change.mean(axis=1)[clear])
+    said = np.asarray(signal, dtype=np.float64)
+    change, clear = clear_changes(rewards, errors)
+    clear &= np.isfinite(said)
+    right = np.sign(said[clear]) == np.sign(change[clear])
     return int(right.sum()), int(clear.sum())
 
 

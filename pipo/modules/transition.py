@@ -11,7 +11,7 @@ from pipo.distributed.metrics import IterationMetrics
 from pipo.functional.improvement import BOUND, Improvement, improvement, leave_one_out, transition_sums
 from pipo.modules.annotator import Annotator
 from pipo.modules.model_holder import ModelHolder
-from pipo.records.rollouts import Rollouts, mixed_groups
+from pipo.records.rollouts import Rollouts, mixed_groups, rows_of
 
 
 def look_back(
@@ -86,7 +86,7 @@ def measure_transition(
         # A rank that a filter left without groups has one stand-in, whose responses have no token.
         groups = sampled.view(len(rollouts.prompts), -1).any(dim=1).nonzero()[:, 0]
         eligible = drawn
-    rows = (groups[:, None] * size + torch.arange(size)).view(-1)
+    rows = rows_of(groups, size)
     # Where the trainer scores both sides they are to be grouped alike, for other groups round otherwise; the
     # sampler's own log-probabilities, in float32, are as exact in any grouping.
     chosen = rows if models.samples_as_it_trains else None

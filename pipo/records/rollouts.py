@@ -186,6 +186,11 @@ def mixed_groups(rewards: Tensor, group_size: int) -> Tensor:
     return (groups != groups[:, :1]).any(dim=1).nonzero()[:, 0]
 
 
+def rows_of(groups: Tensor, group_size: int) -> Tensor:
+    """Indices of the responses of these groups, group after group."""
+    return (groups[:, None] * group_size + torch.arange(group_size)).view(-1)
+
+
 def pad_rows(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Right-pad ragged token ids.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipo.distributed.metrics import IterationMetrics
 from pipo.distributed.seeds import numbered_seed
-from pipo.records.rollouts import Completions, IterationPrompts, PromptBatch, Rollouts, mixed_groups
+from pipo.records.rollouts import Completions, IterationPrompts, PromptBatch, Rollouts, mixed_groups, rows_of
 from pipo.rollout.engine import RolloutEngine
 from pipo.rollout.options import SamplingParams
 from pipo.rollout.reward_terms import GradedResponses, RewardTerm, reward_terms
@@ -171,7 +171,7 @@ class Collector:
 def _select(rollouts: Rollouts, groups: Tensor) -> Rollouts:
     """Some groups of the rollouts; the reward sums still cover all that were sampled."""
     size = rollouts.group_size
-    rows = (groups[:, None] * size + torch.arange(size)).view(-1)
+    rows = rows_of(groups, size)
     chosen, picked = groups.tolist(), rows.tolist()
     return replace(
         rollouts,

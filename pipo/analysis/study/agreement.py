@@ -16,8 +16,8 @@ from pipo.errors import ConfigError
 from pipo.evaluation.agreement import (
     Agreement,
     agreement,
+    clear_changes,
     probe_arrays,
-    realised_change,
     where_it_can_tell,
 )
 from pipo.evaluation.over_seeds import CONFIDENCE, mean
@@ -74,11 +74,9 @@ def draw_agreement(signals: Signals, seeds: Sequence[int]) -> Figure:
         *scatters, right = figure.subplots(1, len(signals) + 1)
         for axis, (signal, (runs, _)) in zip(scatters, signals.items(), strict=True):
             for values, rewards in runs:
-                change = realised_change(rewards)
-                middle = change.mean(axis=1)
-                clear = np.abs(middle) > ERRORS * change.std(axis=1, ddof=1) / np.sqrt(change.shape[1])
+                change, clear = clear_changes(rewards, ERRORS)
                 for chosen, alpha in ((clear, 0.8), (~clear, 0.2)):
-                    axis.plot(values[chosen], 100 * middle[chosen], ".", color=BLUE, alpha=alpha, ms=4, mew=0)
+                    axis.plot(values[chosen], 100 * change[chosen], ".", color=BLUE, alpha=alpha, ms=4, mew=0)
             axis.axhline(0, color=DARK, lw=0.8)
             axis.axvline(0, color=DARK, lw=0.8)
             axis.set(title=TITLES[signal], xlabel=UNITS[signal])
