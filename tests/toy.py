@@ -110,7 +110,7 @@ def pipo(**changes: Any) -> PIPOCallback:
 def step_control(**changes: Any) -> StepControl:
     """Step control, without rejection unless asked for."""
     options: dict[str, Any] = {
-        "price": 8.0,
+        "slope_left": 0.9,
         "first_gain": 0.35,
         "least_gain": 0.1,
         "most_evidence": 2.0,

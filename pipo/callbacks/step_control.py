@@ -60,7 +60,9 @@ class StepControl(RolloutCallback):
                 self.size.factor,
             )
         elif improvement is not None:
-            self.size = followed(self.size, improvement.evidence_above(self.options.price), self.options)
+            evidence = improvement.evidence_of_slope(self.options.slope_left)
+            self.size = followed(self.size, evidence, self.options)
+            module.metrics.add("pipo/step_evidence", evidence)
         module.rate_factor = self.size.factor
         return reason is not None
 

@@ -14,8 +14,18 @@ is nearly all of the noise in a difference of two batch means, cancels. For resp
 Unbiased, because under pi_t: E[w r] = J(pi_{t-1}), E[1 - w] = 0, and b_i does not depend on y_i. The bound on
 delta, which long responses need, moves the estimate by what lies beyond it and by nothing else.
 
-A prompt whose responses all got the same reward has d_x = 0 exactly. So it need not be scored, and a filter
-that drops it does no harm as long as it is counted.
+The same samples say how the reward changes along the way, pi_s proportional to pi_{t-1}^(1-s) pi_t^s, where
+dJ/ds = Cov(r, delta) under pi_s:
+
+    slope_after  = mean_x mean_i (r_i - b_i) delta_i         at s = 1, unbiased
+    slope_before = mean_x mean_i (r_i - b_i) delta_i w_i     at s = 0, but for change * KL(pi_{t-1} || pi_t)
+
+A step that is much too short has the same slope at both ends, one that went to the best point on its way has
+none left. Rewards that are partly chance make both slopes smaller, and noisier, in the same proportion. With
+G = 1 the baseline comes from other prompts, and each slope is off by the covariance over prompts of J and KL.
+
+A prompt whose responses all got the same reward has d_x = 0 exactly, and no slopes. So it need not be
+scored, and a filter that drops it does no harm as long as it is counted.
 """
 
 from __future__ import annotations
@@ -39,11 +49,18 @@ class Improvement:
     """Estimate of J(pi_t) - J(pi_{t-1}), in units of the reward."""
     error: float
     """Its standard error."""
-    cost: float
-    """Mean over prompts of the rewards' spread, sqrt(mean_i (r_i - b_i)^2), times the distance
-    KL(pi_t || pi_{t-1}) in nats, by the k3 estimator; in units of the reward."""
+    slope_before: float
+    """dJ/ds at pi_{t-1}, in units of the reward per step."""
+    slope_after: float
+    """dJ/ds at pi_t."""
+    variance_before: float
+    """Of ``slope_before``: its standard error, squared."""
+    variance_after: float
+    """Of ``slope_after``."""
+    covariance: float
+    """Of the two, which share their samples."""
     distance: float
-    """That distance on the prompts that were scored."""
+    """KL(pi_t || pi_{t-1}) in nats, by the k3 estimator, on the prompts that were scored."""
     spread: float
     """Standard deviation of delta over their responses, in nats. From about 1 on, few responses carry all of
     the weight, and neither ``change`` nor ``error`` can be trusted."""
@@ -54,11 +71,13 @@ class Improvement:
     @property
     def evidence(self) -> float:
         """Standard errors by which the policy got better; 0 where there is no error, as nothing moved."""
-        return self.evidence_above(0.0)
+        return 0.0 if self.error == 0 else self.change / self.error
 
-    def evidence_above(self, price: float) -> float:
-        """Standard errors by which the change is worth more than ``price`` times its cost."""
-        return 0.0 if self.error == 0 else (self.change - price * self.cost) / self.error
+    def evidence_of_slope(self, share: float) -> float:
+        """Standard errors by which the slope after the step is more than ``share`` of that before it."""
+        variance = self.variance_after + share**2 * self.variance_before - 2 * share * self.covariance
+        left = self.slope_after - share * self.slope_before
+        return 0.0 if variance <= 0 else left / math.sqrt(variance)
 
 
 def leave_one_out(rewards: Tensor, group_size: int, total: float, count: int) -> Tensor:
@@ -91,18 +110,16 @@ def transition_sums(advantages: Tensor, delta: Tensor, group_size: int, bound: f
         bound: |delta| is cut to this in the weights.
 
     Returns:
-        float64 [7]: prompts; sums over them of d_x, its square and the cost; sums over responses of k3, delta
-        and delta^2.
+        float64 [11]: prompts; sums over them of d_x, the slope before and the slope after, of their squares
+        and of the product of the slopes; sums over responses of k3, delta and delta^2.
     """
     cut = delta.clamp(-bound, bound)
     gained = -torch.expm1(-cut)  # 1 - w
-    k3 = cut - gained
-    grouped = [each.view(-1, group_size) for each in (advantages, gained, k3)]
-    d = (grouped[0] * grouped[1]).mean(dim=1)
-    cost = grouped[0].square().mean(dim=1).sqrt() * grouped[2].mean(dim=1)
-    count = torch.tensor(float(len(d)), dtype=torch.float64)
-    sums = (d.sum(), d.square().sum(), cost.sum(), k3.sum(), delta.sum(), delta.square().sum())
-    return torch.stack([count, *sums])
+    of_responses = torch.stack([gained, cut * (1 - gained), cut]) * advantages
+    d, before, after = by_prompt = of_responses.view(3, -1, group_size).mean(dim=2)
+    count = torch.tensor([float(len(d))], dtype=torch.float64)
+    rest = torch.stack([(before * after).sum(), (cut - gained).sum(), delta.sum(), delta.square().sum()])
+    return torch.cat([count, by_prompt.sum(dim=1), by_prompt.square().sum(dim=1), rest])
 
 
 def improvement(sums: Tensor, group_size: int, eligible: int, drawn: int) -> Improvement | None:
@@ -110,7 +127,7 @@ def improvement(sums: Tensor, group_size: int, eligible: int, drawn: int) -> Imp
 
     With p the share of groups that are worth scoring, change = p * mean(d_x of those scored), and by the
     delta method error^2 = p^2 var(d_x) / scored + mean(d_x)^2 p (1 - p) / drawn, which is the plain standard
-    error over all prompts where all that are eligible were scored.
+    error over all prompts where all that are eligible were scored. The slopes likewise.
 
     Args:
         sums: of :func:`transition_sums`.
@@ -121,16 +138,26 @@ def improvement(sums: Tensor, group_size: int, eligible: int, drawn: int) -> Imp
     Returns:
         The estimate; None where fewer than two prompts were scored, whose spread says nothing.
     """
-    prompts, total, squares, cost, k3, delta, delta_squares = sums.tolist()
+    prompts, d, before, after, d_d, before_before, after_after, before_after, k3, delta, delta_squares = (
+        sums.tolist()
+    )
     if prompts < 2:
         return None
-    p, mean, responses = eligible / drawn, total / prompts, prompts * group_size
-    variance = max((squares - prompts * mean**2) / (prompts - 1), 0.0)  # this way round nan stays nan
+    p, responses = eligible / drawn, prompts * group_size
+
+    def covariance(product: float, one: float, other: float) -> float:
+        of_one_prompt = (product - one * other / prompts) / (prompts - 1)
+        return p**2 * of_one_prompt / prompts + one * other / prompts**2 * p * (1 - p) / drawn
+
     centre = delta / responses
     return Improvement(
-        change=p * mean,
-        error=math.sqrt(p**2 * variance / prompts + mean**2 * p * (1 - p) / drawn),
-        cost=p * cost / prompts,
+        change=p * d / prompts,
+        error=math.sqrt(max(covariance(d_d, d, d), 0.0)),  # this way round nan stays nan
+        slope_before=p * before / prompts,
+        slope_after=p * after / prompts,
+        variance_before=covariance(before_before, before, before),
+        variance_after=covariance(after_after, after, after),
+        covariance=covariance(before_after, before, after),
         distance=k3 / responses,
         spread=math.sqrt(max(delta_squares / responses - centre**2, 0.0)),
         prompts=int(prompts),

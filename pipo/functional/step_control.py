@@ -1,34 +1,36 @@
 r"""Step control: the factor on the learning rate follows the evidence of what the steps do.
 
-A step of length eta gains about a eta and costs about c eta^2, so gain over cost does not depend on the
-number of prompts, and says how eta stands to the best one. The cost that a single step shows understates what
-it does: with momentum a direction is taken some ten times before its error is seen. What stands for it is
-``cost``: the rewards' spread times KL(pi_t || pi_{t-1}), never negative, precisely known, growing like eta^2.
+Along a step of length eta the slope of the reward falls from a eta to a eta - c eta^2. A step that is alone
+could go on until nothing is left of it. With Adam's momentum beta_1 a direction is taken 1 / (1 - beta_1)
+times in all, so that one step of these should use up 1 - beta_1 of the slope, and leave beta_1 of it:
 
-    z = (change - price * cost) / error        is the transition worth more than its price?
-    log factor += gain * clip(z, +- most)      bounded in every iteration, and in all
-    gain = max(least, first / (1 + turns))     turns: how often z has changed its sign
+    z = (slope_after - slope_left * slope_before) / its standard error      slope_left = beta_1 = 0.9
+    log factor += gain * clip(z, +- most)                                   bounded in every iteration and in all
+    gain = max(least, first / (1 + turns))                                  turns: how often z changed its sign
 
-Batches of any size have nearly the same point of rest, because where change and price balance on average
-does not depend on the error, which says how surely one goes there. Where nothing is left to gain, z is about
--eta: the rate falls like one over the time, as stochastic approximation wants it, and not like an
-exponential. The falling gain is Kesten's (1958): large steps until the point of rest is first crossed, small
-ones around it.
+The two sides are compared with each other, so that neither the scale of the reward nor what is chance in it
+moves the point of rest; nor does the number of prompts, which is in the error alone, and says how surely one
+goes there. Where nothing is left to gain, z is about -eta: the rate falls like one over the time, as
+stochastic approximation wants it, and not like an exponential. The falling gain is Kesten's (1958): large
+steps until the point of rest is first crossed, small ones around it.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Annotated
 
-from pipo.records.options import Cap, NotNegative, Options, Positive, Share
+from pydantic import Field
+
+from pipo.records.options import Cap, Options, Positive, Share
 
 
 class StepRule(Options):
     """How the rate follows the evidence."""
 
-    price: NotNegative
-    """What a transition has to bring, in units of its cost. Higher: shorter steps."""
+    slope_left: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the slope of the reward that a step should leave at its end. Higher: shorter steps."""
     first_gain: Positive
     """Of the logarithm of the rate per standard error, until the evidence first changes its sign."""
     least_gain: Positive
@@ -63,7 +65,7 @@ def followed(size: StepSize, evidence: float, rule: StepRule) -> StepSize:
 
     Args:
         size: the present one.
-        evidence: z above, in standard errors.
+        evidence: z above, in standard errors; nan moves nothing.
         rule: the numbers.
     """
     if math.isnan(evidence):

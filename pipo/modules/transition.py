@@ -105,4 +105,5 @@ def _log(metrics: IterationMetrics, found: Improvement) -> None:
     metrics.add("pipo/evidence", found.evidence)
     metrics.add("pipo/distance", found.distance)
     metrics.add("pipo/spread", found.spread)
-    metrics.add("pipo/cost", found.cost)
+    metrics.add("pipo/slope_before", found.slope_before)
+    metrics.add("pipo/slope_after", found.slope_after)

@@ -103,8 +103,49 @@ def test_the_standard_error_is_that_of_the_mean_over_prompts():
     assert squared_error == pytest.approx(second - first**2, abs=1e-12)
 
 
+@pytest.mark.parametrize("group_size", [2, 3])
+def test_the_slopes_are_covariances_at_both_ends(group_size):
+    """Cov(r, delta) under pi_t, and under pi_{t-1} but for (J_t - J_{t-1}) KL, which the docstring names."""
+    delta = (PRESENT / EARLIER).log()
+    found = [
+        (probability, estimate(REWARDS.gather(1, i).view(-1), delta.gather(1, i).view(-1), group_size))
+        for probability, i in batches(PRESENT, group_size)
+    ]
+
+    def at(policy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        reward, mean = (policy * REWARDS).sum(dim=1), (policy * delta).sum(dim=1)
+        return (policy * REWARDS * delta).sum(dim=1) - reward * mean, reward, mean
+
+    (after, j_after, _), (before, j_before, minus_kl) = at(PRESENT), at(EARLIER)
+    assert sum(p * one.slope_after for p, one in found) == pytest.approx(after.mean().item(), abs=1e-12)
+    before -= (j_after - j_before) * minus_kl
+    assert sum(p * one.slope_before for p, one in found) == pytest.approx(before.mean().item(), abs=1e-12)
+    assert (after - before).abs().max() > 0.01
+
+
+def test_the_slopes_have_the_covariance_of_two_means_over_prompts():
+    """As for the standard error: E of the estimates is what the slopes do over all batches."""
+    one, delta = PRESENT[:1].expand(2, -1), (PRESENT / EARLIER).log()[:1].expand(2, -1)
+    rewards = REWARDS[:1].expand(2, -1)
+    found = [
+        (probability, estimate(rewards.gather(1, i).view(-1), delta.gather(1, i).view(-1), 2))
+        for probability, i in batches(one, 2)
+    ]
+
+    def mean(of) -> float:
+        return sum(probability * of(each) for probability, each in found)
+
+    before, after = mean(lambda e: e.slope_before), mean(lambda e: e.slope_after)
+    for name, product in {
+        "variance_before": lambda e: (e.slope_before - before) ** 2,
+        "variance_after": lambda e: (e.slope_after - after) ** 2,
+        "covariance": lambda e: (e.slope_before - before) * (e.slope_after - after),
+    }.items():
+        assert mean(lambda e, name=name: getattr(e, name)) == pytest.approx(mean(product), abs=1e-12)
+
+
 def test_prompts_of_equal_rewards_need_no_score():
-    """They have d_x = 0 and no cost: leaving them out, but counting them, is the same estimate."""
+    """They have d_x = 0 and no slopes: leaving them out, but counting them, is the same estimate."""
     generator = torch.Generator().manual_seed(3)
     rewards = (torch.rand(60, generator=generator) < 0.25).double()
     delta = 0.3 * torch.randn(60, generator=generator, dtype=torch.float64)
@@ -115,10 +156,12 @@ def test_prompts_of_equal_rewards_need_no_score():
     assert part is not None
     assert 5 < len(groups) < 15
     assert part.change == pytest.approx(whole.change, rel=1e-12)
-    assert part.cost == pytest.approx(whole.cost, rel=1e-12)
+    assert part.slope_before == pytest.approx(whole.slope_before, rel=1e-12)
+    assert part.slope_after == pytest.approx(whole.slope_after, rel=1e-12)
     # The two divide by n - 1 of different n, 20 and the scored ones.
     assert part.error == pytest.approx(whole.error, rel=0.02)
     assert part.evidence == pytest.approx(whole.evidence, rel=0.02)
+    assert part.evidence_of_slope(0.9) == pytest.approx(whole.evidence_of_slope(0.9), rel=0.02)
 
 
 def test_by_hand():
@@ -131,9 +174,14 @@ def test_by_hand():
     assert found.evidence == pytest.approx(1, rel=1e-7)
     k3 = [math.exp(-x) - 1 + x for x in (0.2, -0.1, 0.3, 0.0)]
     assert found.distance == pytest.approx(sum(k3) / 4, rel=1e-6)
-    assert found.cost == pytest.approx((k3[0] + k3[1]) / 4, rel=1e-6)  # reward spread 1 and 0
+    before, after = (0.2 * math.exp(-0.2) + 0.1 * math.exp(0.1)) / 2, 0.15  # of the first prompt
+    assert found.slope_before == pytest.approx(before / 2, rel=1e-7)
+    assert found.slope_after == pytest.approx(after / 2, rel=1e-7)
+    # The other prompt has none, so that again the standard error is the mean.
+    for share in (0.0, 0.5, 0.9):
+        assert found.evidence_of_slope(share) == pytest.approx(1, rel=1e-6)
+    assert found.evidence_of_slope(1.2) == pytest.approx(-1, rel=1e-6)
     assert found.spread == pytest.approx(math.sqrt(0.14 / 4 - 0.01), rel=1e-6)
-    assert found.evidence_above(2.0) == pytest.approx((d / 2 - (k3[0] + k3[1]) / 2) / (d / 2), rel=1e-6)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -145,7 +193,7 @@ def test_what_is_no_number_is_not_taken_for_no_change(bad):
 def test_where_nothing_can_be_told():
     rewards, delta = torch.tensor([1.0, 1.0, 0.0, 0.0]), torch.tensor([0.5, -0.5, 0.1, 0.2]).double()
     equal = estimate(rewards, delta, 2)
-    assert (equal.change, equal.error, equal.evidence) == (0, 0, 0)
+    assert (equal.change, equal.error, equal.evidence, equal.evidence_of_slope(0.9)) == (0, 0, 0, 0)
     assert equal.spread > 0.3  # how far it went is still known
-    assert improvement(torch.zeros(7, dtype=torch.float64), 2, 0, 5) is None
+    assert improvement(torch.zeros(11, dtype=torch.float64), 2, 0, 5) is None
     assert leave_one_out(torch.tensor([1.0]), 1, 1.0, 1).tolist() == [0]
