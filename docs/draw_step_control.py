@@ -73,7 +73,7 @@ def main() -> None:
             ylabel="rate",
         )
         right.set(title="With nothing left to gain", xscale="log", yscale="log", xlabel="iteration")
-        left.legend(loc="upper right")
+        left.legend(loc="lower right")
     save(figure, Path(__file__).with_name("step_control.png"))
 
 

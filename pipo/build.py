@@ -189,10 +189,11 @@ def build_data(config: TrainConfig, setup: TaskSetup) -> PromptDataModule:
         prompts_per_iteration=prompts,
         iterations=config.iterations,
         seed=config.seed,
+        shuffle=config.shuffle,
     )
     if dataset.left_out:
         _LOG.info(
-            "%s: an epoch is %d iterations of %d prompts; %d of the %d shuffled problems are left out of it",
+            "%s: an epoch is %d iterations of %d prompts; %d of the %d problems are left out of it",
             setup.task.name,
             len(problems.examples) // prompts,
             prompts,

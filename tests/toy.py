@@ -209,7 +209,9 @@ def data(iterations: int) -> PromptDataModule:
     examples = ToyTask().examples("train")
     prompts = [(2 + i, 3 + i % 5, *([9] * (i % 3))) for i in range(len(examples))]
     return PromptDataModule(
-        IterationDataset(examples, prompts, prompts_per_iteration=4, iterations=iterations, seed=7)
+        IterationDataset(
+            examples, prompts, prompts_per_iteration=4, iterations=iterations, seed=7, shuffle=True
+        )
     )
 
 

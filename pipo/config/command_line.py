@@ -286,6 +286,13 @@ def _meant(text: str, name: str) -> str:
         return ""
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         plain = OmegaConf.to_container(compose(name), resolve=False)
+    above = missing[1].rpartition(".")[0]
+    if above and OmegaConf.select(OmegaConf.create(plain), above, default="") is None:
+        group = above.replace(".", "/")
+        if choices := sorted(path.stem for path in (CONF / group).glob("*.yaml")):
+            return (
+                f"; {above} is null, so take one first: {' or '.join(f'+{group}={each}' for each in choices)}"
+            )
     near = near_miss(missing[1], {str(key): value for key, value in plain.items()})  # type: ignore[union-attr]
     if near == missing[1]:
         return f"; what is not there yet is added with +{near}"

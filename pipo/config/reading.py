@@ -171,7 +171,7 @@ def _fields(kind: Any, node: Any) -> tuple[dict[str, Any] | None, Any, set[str]]
             named = [
                 m for m in models if node.get("name") in typing.get_args(m.model_fields["name"].annotation)
             ]
-            models = named or models
+            models = named or [max(models, key=lambda model: _likeness(model, node))]
         return _fields(models[0], node) if models else (None, None, set())
     if typing.get_origin(kind) is dict:
         return None, typing.get_args(kind)[1], set()
@@ -180,6 +180,12 @@ def _fields(kind: Any, node: Any) -> tuple[dict[str, Any] | None, Any, set[str]]
     fields = {field.alias or name: field.annotation for name, field in kind.model_fields.items()}
     needed = {field.alias or name for name, field in kind.model_fields.items() if field.is_required()}
     return fields, (Any if kind.model_config.get("extra") == "allow" else None), needed
+
+
+def _likeness(model: type[Options], node: Mapping[str, Any]) -> tuple[int, int]:
+    """How well a node's keys fit options: more that are known, then fewer that are missing."""
+    fields = {field.alias or name: field.is_required() for name, field in model.model_fields.items()}
+    return len(fields.keys() & node), -sum(fields[name] for name in fields.keys() - node)
 
 
 def _bare(kind: Any) -> Any:

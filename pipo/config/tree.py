@@ -178,6 +178,8 @@ def _loop_or_none(node: Any) -> str:
 class TrainConfig(_Scored):
     """Everything that ``train.py`` reads."""
 
+    shuffle: bool
+    """Whether the training problems are shuffled anew in every epoch, or come in the task's order."""
     seed: CountOrNone
     """Every random number of the run derives from it."""
     iterations: Count

@@ -4,9 +4,9 @@ Along a step of length eta the slope of the reward falls from a eta to a eta - c
 could go on until nothing is left of it. With Adam's momentum beta_1 a direction is taken 1 / (1 - beta_1)
 times in all, so that one step of these should use up 1 - beta_1 of the slope, and leave beta_1 of it:
 
-    z = (slope_after - slope_left * slope_before) / its standard error      slope_left = beta_1 = 0.9
-    log factor += gain * clip(z, +- most)                                   bounded in every iteration and in all
-    gain = max(least, first / (1 + turns))                                  turns: how often z changed its sign
+    z = (slope_after - slope_left * slope_before) / its standard error    slope_left = beta_1 = 0.9
+    log factor += gain * clip(z, +- most)                                 bounded each time and in all
+    gain = max(least, first / (1 + turns))                                turns: how often z changed its sign
 
 The two sides are compared with each other, so that neither the scale of the reward nor what is chance in it
 moves the point of rest; nor does the number of prompts, which is in the error alone, and says how surely one

@@ -25,8 +25,9 @@ from pipo.records.rollouts import IterationPrompts, PromptBatch, TokenIds
 class IterationDataset(Dataset[IterationPrompts]):
     """Item i holds the prompts of iteration i on this rank.
 
-    Prompts are shuffled anew every epoch over the problems; no prompt repeats within an epoch, and the
-    remainder that does not fill an iteration is left out of that epoch (``drop_last``; :attr:`left_out`).
+    Prompts are shuffled anew every epoch over the problems, or stay in the task's order; no prompt repeats
+    within an epoch, and the remainder that does not fill an iteration is left out of that epoch
+    (``drop_last``; :attr:`left_out`).
     Refill rounds draw from all problems at random and do not use up the epoch.
 
     The prompts of an iteration are dealt to the ranks in turn, so that the first mini-batch of all ranks
@@ -38,6 +39,7 @@ class IterationDataset(Dataset[IterationPrompts]):
         prompts_per_iteration: over all ranks.
         iterations: length of the run.
         seed: the run's seed.
+        shuffle: False keeps the order of the task in every epoch.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class IterationDataset(Dataset[IterationPrompts]):
         prompts_per_iteration: int,
         iterations: int,
         seed: int,
+        shuffle: bool,
     ) -> None:
         if len(examples) < prompts_per_iteration:
             raise TaskError(
@@ -56,6 +59,7 @@ class IterationDataset(Dataset[IterationPrompts]):
             )
         self.examples, self.prompt_ids = examples, prompt_ids
         self.prompts_per_iteration, self.iterations, self.seed = prompts_per_iteration, iterations, seed
+        self.shuffle = shuffle
         self.rank, self.world_size = 0, 1
 
     def share_between(self, rank: int, world_size: int) -> None:
@@ -71,7 +75,7 @@ class IterationDataset(Dataset[IterationPrompts]):
 
     @property
     def left_out(self) -> int:
-        """Problems that every epoch leaves out, others each time, because they do not fill an iteration."""
+        """Problems that every epoch leaves out: they do not fill an iteration. Shuffled, others each time."""
         return len(self.examples) % self.prompts_per_iteration
 
     @cached_property
@@ -92,6 +96,8 @@ class IterationDataset(Dataset[IterationPrompts]):
     def _first(self, iteration: int) -> PromptBatch:
         per_epoch = len(self.examples) // self.prompts_per_iteration
         epoch, position = divmod(iteration, per_epoch)
+        if not self.shuffle:
+            return self._share(list(range(len(self.examples))), position)
         generator = torch.Generator().manual_seed(derive_seed(self.seed, Purpose.SHUFFLE, epoch))
         order = torch.randperm(len(self.examples), generator=generator).tolist()
         return self._share(order, position)

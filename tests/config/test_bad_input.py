@@ -36,6 +36,15 @@ from pipo.training import train
         (["pipo.row_fraction=0.5", "pipo.kl_coef=0.1"], r"pipo\.kl_coef=0\.1 needs pipo\.row_fraction=1 and"),
         (["pipo.rows_follow_coefficient=true", "pipo.kl_coef=0.1"], r"pipo\.kl_coef=0\.1 needs pipo\.row_fr"),
         (["~pipo.window"], r"pipo\.window: missing; it is needed, so it cannot be taken out"),
+        (
+            ["pipo=step_control", "pipo.name=mine"],
+            r"pipo\.name: expected 'none' or 'step_control', got 'mine'",
+        ),
+        (
+            ["pipo=step_control", "pipo.step_control.slope_left=1"],
+            r"slope_left: expected a number below 1, got 1",
+        ),
+        (["shuffle=maybe"], r"shuffle: expected bool, got 'maybe'"),
         (["pipo.mini_batch=0"], r"pipo\.mini_batch: expected a number >= 1, got 0"),
         (["algo.group_size=1"], r"algo\.group_size=1.*at least 2"),
         (["algo.group_size=7"], r"recipe\.responses=128 cannot be split.*algo\.group_size=7"),

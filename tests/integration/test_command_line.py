@@ -340,6 +340,9 @@ def test_an_unknown_option_lists_the_known_ones(tmp_path):
     code, _, err = run("train.py", "pipo.nope=1", cwd=tmp_path)
     assert code == 2
     assert err == "error: Could not override 'pipo.nope': Key 'nope' is not in struct\n"
+    code, _, err = run("train.py", "pipo=none", "pipo.step_control.slope_left=0.8", cwd=tmp_path)
+    assert code == 2
+    assert "; pipo.step_control is null, so take one first: +pipo/step_control=default\n" in err
     assert not list(tmp_path.iterdir())
     code, _, err = run("train.py", "-m", "seed=1,2", "+pipo.lamda=0.7", cwd=tmp_path)
     assert (code, err) == (2, "error: pipo.lamda: unknown key; did you mean pipo.lambda?\n")

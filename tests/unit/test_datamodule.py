@@ -13,7 +13,7 @@ PROMPTS = [(i,) for i in range(10)]
 
 
 def dataset(**changes) -> IterationDataset:
-    options = {"prompts_per_iteration": 3, "iterations": 9, "seed": 5}
+    options = {"prompts_per_iteration": 3, "iterations": 9, "seed": 5, "shuffle": True}
     return IterationDataset(EXAMPLES, PROMPTS, **{**options, **changes})
 
 
@@ -28,6 +28,16 @@ def test_no_prompt_repeats_within_an_epoch_and_epochs_differ():
     for epoch in epochs:
         assert len(set(epoch)) == 9
     assert epochs[0] != epochs[1]
+
+
+def test_without_shuffling_every_epoch_is_in_the_tasks_order():
+    data = dataset(shuffle=False)
+    assert [uids(data, i) for i in range(4)] == [
+        ["0", "1", "2"],
+        ["3", "4", "5"],
+        ["6", "7", "8"],
+        ["0", "1", "2"],
+    ]
 
 
 def test_prompts_belong_to_their_examples():
@@ -97,7 +107,9 @@ def test_the_loader_goes_on_where_it_was():
 
 def test_the_loader_does_not_go_on_with_other_prompts():
     state = IterationLoader(dataset()).state_dict()
-    other = IterationDataset(EXAMPLES, [*PROMPTS[:-1], (9, 9)], prompts_per_iteration=3, iterations=9, seed=5)
+    other = IterationDataset(
+        EXAMPLES, [*PROMPTS[:-1], (9, 9)], prompts_per_iteration=3, iterations=9, seed=5, shuffle=True
+    )
     for loader, before in ((IterationLoader(other), state), (IterationLoader(dataset()), {"handed_out": 2})):
         with pytest.raises(
             ConfigError, match=r"^resume: the training problems were [\w ]+ when the run began"

@@ -86,7 +86,7 @@ def test_the_point_of_rest_is_nearly_the_same_for_every_batch_size(prompts, most
 
 
 def test_where_nothing_is_left_to_gain_the_rate_falls_like_one_over_the_time():
-    """z = -.002 eta^2 / (.01 eta / 4) = -.8 eta for small eta: 1 / eta grows by .1 * .8 per iteration."""
+    """Z = -.002 eta^2 / (.01 eta / 4) = -.8 eta for small eta: 1 / eta grows by .1 * .8 per iteration."""
     size = StepSize(turns=1000)
     factors = []
     for _ in range(4000):
