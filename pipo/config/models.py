@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def find_model(config: ModelConfig) -> ModelSpec:
     Raises:
         ConfigError: there is none there.
     """
-    name = config.path.build(str) if isinstance(config.path, Open) else config.path
+    name = _made(config.path) if isinstance(config.path, Open) else config.path
     path = Path(name).expanduser()
     if path.suffix == ".ckpt":
         path = path.resolve()
@@ -48,3 +49,11 @@ def find_model(config: ModelConfig) -> ModelSpec:
         dtype=config.dtype,
         gradient_checkpointing=config.gradient_checkpointing,
     )
+
+
+def _made(path: Open) -> str:
+    """What a class or function of the configuration makes, which may be a text or a path."""
+    made = path.build()
+    if not isinstance(made, str | os.PathLike):
+        raise ConfigError(f"{path.key}._target_: {path.target} makes no path but {made!r:.60}")
+    return os.fspath(made)

@@ -220,3 +220,13 @@ def test_another_kind_of_object_is_refused():
 def test_a_class_of_somebody_else_that_takes_no_such_thing_is_one_line():
     with pytest.raises(ConfigError, match=r"^my\.thing: zipfile\.ZipFile cannot be made \(.*nowhere.*\)$"):
         node({"_target_": "zipfile.ZipFile", "file": "/nowhere/at.zip"}).build()
+
+
+def test_a_model_that_is_made_may_be_a_path(compose_config, tmp_path, monkeypatch):
+    """The function behind model=smollm2_135m returns the folder that it finds in the cache."""
+    folder = tmp_path / "smollm2-135m-instruct-float32"
+    folder.mkdir()
+    monkeypatch.setenv("PIPO_CACHE", str(tmp_path))
+    assert find_model(read(compose_config("model=smollm2_135m"), TrainConfig).model).path == str(folder)
+    with pytest.raises(ConfigError, match=r"^model\.path\._target_: builtins\.dict makes no path but \{'name': 'tiny'\}$"):
+        find_model(read(compose_config("+model.path={_target_: builtins.dict}"), TrainConfig).model)
