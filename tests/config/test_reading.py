@@ -228,5 +228,7 @@ def test_a_model_that_is_made_may_be_a_path(compose_config, tmp_path, monkeypatc
     folder.mkdir()
     monkeypatch.setenv("PIPO_CACHE", str(tmp_path))
     assert find_model(read(compose_config("model=smollm2_135m"), TrainConfig).model).path == str(folder)
-    with pytest.raises(ConfigError, match=r"^model\.path\._target_: builtins\.dict makes no path but \{'name': 'tiny'\}$"):
+    with pytest.raises(
+        ConfigError, match=r"^model\.path\._target_: builtins\.dict makes no path but \{'name': 'tiny'\}$"
+    ):
         find_model(read(compose_config("+model.path={_target_: builtins.dict}"), TrainConfig).model)
