@@ -130,6 +130,14 @@ def stability_markdown(
     return "\n".join([plan.question, "", *rows, *difference_rows(plan, differences), "", how, ""])
 
 
+def _within(axis: Axes, low: float, high: float) -> tuple[float, float]:
+    """What an axis shows, cut to what its values can be, with the margin that a marker at the end takes."""
+    below, above = axis.get_ylim()
+    below, above = max(below, low), min(above, high)
+    margin = 0.04 * (above - below)
+    return below - margin, above + margin
+
+
 def _percent(line: dict[str, Any], name: str) -> str:
     """A field of a line with its half-width, if it has one; empty when no run reached its end."""
     value, width = line[name], line.get(f"{name}_half_width")
@@ -159,8 +167,9 @@ def draw_stability(plan: StudyPlan, arms: dict[str, ArmResult]) -> Figure:
                     top = norm.get_xaxis_transform()
                     norm.plot([at], [0.95], "x", color=look(n)["color"], ms=5, transform=top)
             norm.plot(x, [values.mean() for values in norms], **look(n), ms=4, lw=1.3)
-        after.set(title="After training", ylabel="pass@1, %")
-        lost.set(title="Lost since the best point", ylabel="points of pass@1")
+        # An interval of two runs that differ reaches far beyond what accuracy can be.
+        after.set(title="After training", ylabel="pass@1, %", ylim=_within(after, 0, 100))
+        lost.set(title="Lost since the best point", ylabel="points of pass@1", ylim=_within(lost, 0, 100))
         norm.set(title="Largest gradient norm", ylabel="before clipping (x: not finite)", yscale="log")
         norm.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         norm.yaxis.set_major_formatter("{x:g}")
