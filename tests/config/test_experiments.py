@@ -168,6 +168,7 @@ def test_the_program_accepts_a_row(row, monkeypatch):
         prompts_per_iteration=config.algo.prompts,
         iterations=config.iterations,
         seed=config.seed,
+        shuffle=config.shuffle,
     )
     data.share_between(7, 8)
     assert len(data[config.iterations - 1].first) == config.algo.prompts // 8

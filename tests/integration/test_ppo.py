@@ -284,6 +284,7 @@ def test_one_response_per_prompt(monkeypatch):
                 prompts_per_iteration=24,
                 iterations=iterations,
                 seed=7,
+                shuffle=True,
             )
         )
         return made

@@ -56,6 +56,7 @@ def run():
                 prompts_per_iteration=2,
                 iterations=iterations,
                 seed=7,
+                shuffle=True,
             )
         )
 

@@ -68,7 +68,7 @@ def test_every_study_composes(name, compose_config):
     plan = load_plan(name)
     for arm in plan.arms.values():
         cfg = compose_config(*plan.common, *arm.overrides, "output_dir=x")
-        assert cfg.iterations >= 30
+        assert cfg.iterations >= 20
 
 
 @pytest.mark.parametrize(
