@@ -98,6 +98,7 @@ STAND_INS = {"policy/trained_rows", "pipo/trained_rows"}
 OF_DIFFERENCES = {
     "pipo/evidence",
     "pipo/step_evidence",
+    "pipo/spread",
     "pipo/rate_factor",
     "pipo/coefficient",
     "pipo/grad_norm",
