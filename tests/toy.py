@@ -220,9 +220,10 @@ def fit(
     callbacks: list[pl.Callback],
     iterations: int,
     checkpoint: Path | None = None,
+    accelerator: str = "cpu",
 ) -> pl.Trainer:
     trainer = pl.Trainer(
-        accelerator="cpu",
+        accelerator=accelerator,
         devices=1,
         max_epochs=1,
         logger=False,

@@ -52,14 +52,18 @@ def score_responses(
     out = torch.zeros_like(completions.logprobs)
     groups = row_groups(prompts, group_size, lengths, rows, token_budget)
     idle = passes(len(groups)) - len(groups)  # asked first: forward passes may be collective themselves
+    flats: list[Tensor] = []
     for group in groups:
         packed = pack(prompts, group_size, completions.response_ids, lengths, completions.sampled, group)
-        flat = model(packed.to(device), *extra)
-        select = torch.tensor(group)
-        out[select] = unflatten(flat.cpu(), completions.sampled[select])
+        flats.append(model(packed.to(device), *extra))
     for _ in range(idle):
         own = rollouts.prompts.prompt_ids, rollouts.group_size
         model(pack(*own, completions.response_ids, lengths, completions.sampled, [0]).to(device), *extra)
+    # Read together, so that the device is waited for once and not after every pass.
+    together = torch.cat(flats).cpu().split([len(flat) for flat in flats]) if flats else ()
+    for group, flat in zip(groups, together, strict=True):
+        select = torch.tensor(group)
+        out[select] = unflatten(flat, completions.sampled[select])
     return out
 
 

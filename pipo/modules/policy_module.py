@@ -31,7 +31,7 @@ from pipo.modules.annotator import Annotator, Privileged
 from pipo.modules.batching import idle_micro_batch, micro_batches, mini_batches
 from pipo.modules.hooks import IterationStats, RolloutCallback, SkippedStep
 from pipo.modules.model_holder import ModelHolder
-from pipo.modules.objectives.base import Loss, MicroBatch, Objective
+from pipo.modules.objectives.base import Loss, MicroBatch, Objective, on_cpu
 from pipo.modules.options import BatchConfig, OptimizerConfig, Place
 from pipo.modules.transition import look_back
 from pipo.records.batches import PolicyBatch
@@ -261,7 +261,7 @@ class PolicyModule(ModelHolder):
         for model in self.models():
             reshard(model)
         norm = clip_gradients(parameters, self.optimizer_config.max_grad_norm)
-        norm = norm.detach().cpu().double()
+        losses, norm = on_cpu(losses, norm.to(self.device))
         # Shares of micro-batches and ranks add up. A norm that one rank alone finds bad is bad for all.
         loss, bad = self.sum_over_ranks(
             torch.stack([sum((each.value for each in losses), start=_ZERO), (~norm.isfinite()).double()])
@@ -315,11 +315,10 @@ class PolicyModule(ModelHolder):
         return Loss(value=self.objective.aggregate(per_token, micro.sampled, total), metrics={})
 
     def _backward(self, loss: Loss) -> Loss:
-        """Backward pass of one micro-batch; returns its share of the loss and its metrics on the CPU."""
+        """Backward pass of one micro-batch; returns its share of the loss and its metrics, without graph."""
         # Strategies average gradients over ranks; the shares are meant to be summed.
         self.manual_backward(loss.value * world()[1])
-        metrics = {name: (value.double().cpu(), count.cpu()) for name, (value, count) in loss.metrics.items()}
-        return Loss(value=loss.value.detach().double().cpu(), metrics=metrics)
+        return loss.detached()
 
     def _refuse(self, batch: PolicyBatch, rows: Tensor, prefix: str, loss: float, norm: float) -> None:
         """Count a step that is not made, tell the callbacks, and give up after too many in a row."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipo.lm.cache import PreallocatedCache
 from pipo.lm.policy import Policy
+from pipo.records.movable import sent
 from pipo.records.options import Count, Options, Share
 from pipo.records.rollouts import Completions, TokenIds, pad_rows
 from pipo.rollout.options import SamplingParams
@@ -79,12 +80,12 @@ class LocalEngine:
         """Read the prompts once; returns the cache, the next token's logits and the prompt lengths."""
         device = self.policy.device
         ids, mask = pad_rows(prompts)
-        lengths = mask.sum(dim=1).to(device)
+        lengths = sent(mask.sum(dim=1), device)
         layers = self.policy.model.config.get_text_config().num_hidden_layers
         cache = PreallocatedCache(layers, ids.shape[1] + capacity)
         positions = torch.arange(ids.shape[1], device=device)[None].expand(len(prompts), -1)
         # Padding stands on the right, so causal attention alone keeps it away from real tokens.
-        logits = self.policy.next_token_logits(ids.to(device), positions, cache, None, last=lengths - 1)
+        logits = self.policy.next_token_logits(sent(ids, device), positions, cache, None, last=lengths - 1)
         return cache, logits, lengths
 
     def _wave(
@@ -123,7 +124,7 @@ class LocalEngine:
         source = alive // group_size
         cache.select(source)
         logits, lengths = logits[source], lengths[source]
-        ragged = bool((lengths != width).any())
+        ragged = any(len(ids) != width for ids in prompts)
         visible = torch.ones(rows, 1, 1, width + limit, dtype=torch.bool, device=device)
         visible[:, 0, 0, :width] = torch.arange(width, device=device) < lengths[:, None]
         stops = torch.tensor(sorted(sampling.stop_token_ids), device=device)
@@ -134,16 +135,17 @@ class LocalEngine:
         finished = torch.zeros(rows, dtype=torch.bool, device=device)
         for step in range(limit):
             # One number for every row of the wave, so that dropping rows does not change the others' draws.
-            uniform = torch.rand(rows, dtype=torch.float64, generator=generator).to(device)[alive]
+            uniform = sent(torch.rand(rows, dtype=torch.float64, generator=generator), device)[alive]
             tokens, chosen = sample_tokens(
                 logits, uniform, sampling.temperature, sampling.top_p, sampling.top_k
             )
-            running = ~finished[alive]
-            at = alive[running]
-            ids[at, step], logprobs[at, step] = tokens[running], chosen[running]
-            count[at] = step + 1
-            finished[at] = torch.isin(tokens[running], stops)
-            live = (~finished[alive]).nonzero()[:, 0]
+            ended = finished[alive]
+            ids[alive, step] = tokens.masked_fill(ended, 0)
+            logprobs[alive, step] = chosen.masked_fill(ended, 0.0)
+            count[alive] += ~ended
+            ended |= torch.isin(tokens, stops)
+            finished[alive] = ended
+            live = (~ended).nonzero()[:, 0]  # all of a step that the device is waited for
             if len(live) == 0 or step + 1 == limit:
                 break
             if len(live) <= self.config.compact_below * len(alive):

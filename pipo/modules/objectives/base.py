@@ -7,7 +7,7 @@ same objective, never another loss. A new algorithm is one class and one file in
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Self
 
@@ -59,6 +59,34 @@ class Loss:
     """Scalar with gradient: this micro-batch's share of the optimiser step's loss."""
     metrics: Mapping[str, tuple[Tensor, Tensor]]
     """Name -> (sum, count), added up over micro-batches and ranks before dividing."""
+
+    def detached(self) -> Loss:
+        """The same numbers in double precision, without the graph that they came from."""
+        metrics = {name: (_number(total), _number(count)) for name, (total, count) in self.metrics.items()}
+        return Loss(value=_number(self.value), metrics=metrics)
+
+
+def _number(value: Tensor) -> Tensor:
+    return value.detach().double()
+
+
+def on_cpu(losses: Sequence[Loss], norm: Tensor) -> tuple[list[Loss], Tensor]:
+    """The numbers of an optimiser step on the CPU, which waits for the device once and not for each.
+
+    Args:
+        losses: of the micro-batches, detached.
+        norm: of their gradient, where the losses are.
+    """
+    numbers = [_number(norm)]
+    for loss in losses:
+        numbers += [loss.value, *(each for pair in loss.metrics.values() for each in pair)]
+    read = iter(torch.stack([each.to(norm.device) for each in numbers]).cpu())
+    first = next(read)
+    moved = [
+        Loss(value=next(read), metrics={name: (next(read), next(read)) for name in loss.metrics})
+        for loss in losses
+    ]
+    return moved, first
 
 
 class CriticConfig(Options):
