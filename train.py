@@ -11,12 +11,7 @@ Examples::
 
 from __future__ import annotations
 
-import os
 import sys
-
-# Waiting threads that spin cost other processes many times what they save; must be set before torch starts.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import hydra
 from hydra.core.hydra_config import HydraConfig

@@ -200,3 +200,6 @@ def relative_difference(got: Tensor, expected: Tensor) -> float:
 
 
 AttentionInterface.register(ATTENTION_NAME, attention)
+# On recent GPUs torch would take cuDNN's attention first, which makes a plan for every shape that it has not
+# met. Here shapes differ from pass to pass, and plans would take longer than attention does.
+torch.backends.cuda.enable_cudnn_sdp(False)

@@ -31,7 +31,7 @@ class _BlockwiseDivergence(torch.autograd.Function):
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         out = torch.empty(hidden.shape[0], dtype=dtype, device=hidden.device)
         head = weight.to(hidden.dtype)
-        for block in row_blocks(hidden.shape[0], 2 * head.shape[0]):
+        for block in row_blocks(hidden.shape[0], 2 * head.shape[0], hidden.device):
             student = head_logits(hidden[block], head, temperature)
             teacher = head_logits(teacher_hidden[block], teacher_weight, temperature)
             out[block] = distillation_divergence(student, teacher, form)
@@ -48,7 +48,7 @@ class _BlockwiseDivergence(torch.autograd.Function):
         hidden, weight, head, teacher_hidden, teacher_weight = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         grad_head = HeadGradient()
-        for block in row_blocks(hidden.shape[0], 2 * head.shape[0]):
+        for block in row_blocks(hidden.shape[0], 2 * head.shape[0], hidden.device):
             rows = hidden[block]
             teacher = head_logits(teacher_hidden[block], teacher_weight, ctx.temperature)
             student = head_logits(rows, head, ctx.temperature).requires_grad_()

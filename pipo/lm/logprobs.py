@@ -17,11 +17,21 @@ from torch.autograd.function import once_differentiable
 
 # Elements of a matrix of logits held at a time (128 MiB in float32); at least one row.
 BLOCK_LOGITS = 32 * 1024 * 1024
+# The same on a GPU (2 GiB). Every block reads and writes the whole gradient of the head once.
+GPU_BLOCK_LOGITS = 512 * 1024 * 1024
+# On a GPU a block has a multiple of so many rows: its matrix products go by tiles of this size.
+GPU_TILE = 128
 
 
-def row_blocks(rows: int, vocabulary: int) -> list[slice]:
-    """Slices of rows whose logits fit into a block."""
-    size = max(1, BLOCK_LOGITS // vocabulary)
+def block_logits(device: torch.device) -> int:
+    """Elements of a block on a device."""
+    return GPU_BLOCK_LOGITS if device.type == "cuda" else BLOCK_LOGITS
+
+
+def row_blocks(rows: int, vocabulary: int, device: torch.device) -> list[slice]:
+    """Slices of rows whose logits fit into a block on a device."""
+    tile = GPU_TILE if device.type == "cuda" else 1
+    size = max(tile, block_logits(device) // vocabulary // tile * tile)
     return [slice(start, start + size) for start in range(0, rows, size)]
 
 
@@ -56,7 +66,7 @@ class HeadGradient:
             self._total.addmm_(slope.t(), hidden)
             return
         # In slices, because no product of bfloat16 adds to float32, and a whole one is as large as the head.
-        for part in row_blocks(slope.shape[1], hidden.shape[1]):
+        for part in row_blocks(slope.shape[1], hidden.shape[1], slope.device):
             self._total[part] += slope[:, part].t() @ hidden
 
     def take(self, weight: Tensor) -> Tensor:
@@ -73,7 +83,7 @@ class _BlockwiseLogprobs(torch.autograd.Function):
         peak, total = torch.empty_like(out), torch.empty_like(out)
         head = weight.to(hidden.dtype)
         powers = None
-        for block in row_blocks(hidden.shape[0], head.shape[0]):
+        for block in row_blocks(hidden.shape[0], head.shape[0], hidden.device):
             del powers  # before the next block is computed
             logits = head_logits(hidden[block], head, temperature)
             chosen = logits.gather(1, tokens[block, None])[:, 0]
@@ -103,7 +113,7 @@ class _BlockwiseLogprobs(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_head = HeadGradient()
         # From the last block on, which is at hand.
-        for block in reversed(row_blocks(hidden.shape[0], head.shape[0])):
+        for block in reversed(row_blocks(hidden.shape[0], head.shape[0], hidden.device)):
             if powers is None:
                 powers = _powers_(head_logits(hidden[block], head, ctx.temperature), peak[block])
             # Before the cast: .999 is 1 in bfloat16, and its distance from 1 is the gradient.
@@ -131,7 +141,7 @@ def token_logprobs(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: 
         [M]; float32, or float64 for float64 hidden states.
     """
     # Autograd keeps the logits and their log-softmax instead of computing them again: faster, two matrices.
-    if 2 * hidden.shape[0] * weight.shape[0] <= BLOCK_LOGITS:
+    if 2 * hidden.shape[0] * weight.shape[0] <= block_logits(hidden.device):
         logits = head_logits(hidden, weight.to(hidden.dtype), temperature)
         return -F.cross_entropy(logits, tokens, reduction="none")
     return _BlockwiseLogprobs.apply(hidden, weight, tokens, temperature)  # type: ignore[no-any-return]

@@ -59,6 +59,8 @@ class Policy(nn.Module):
     Attributes:
         compute_dtype: dtype of matrix products, for sampling, scoring and updates alike; None for that of
             the weights.
+        computes_on: device to which the weights come when they are used, if they live on another; None for
+            the one they are on.
 
     Raises:
         ModelError: when the model does something to its attention or logits that this class would undo.
@@ -68,6 +70,7 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model
         self.compute_dtype: torch.dtype | None = None
+        self.computes_on: torch.device | None = None
         config = model.config.get_text_config()
         head = model.get_output_embeddings()
         name = named(model)
@@ -95,8 +98,8 @@ class Policy(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.head.weight.device
+        """Where it computes."""
+        return self.computes_on or self.head.weight.device
 
     def precision(self) -> contextlib.AbstractContextManager[Any]:
         """Compute in ``compute_dtype``; never held over an optimiser step, as it keeps casts of weights."""

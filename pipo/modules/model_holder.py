@@ -108,7 +108,10 @@ class ModelHolder(pl.LightningModule):
         policy = self._load_policy()
         if self.device_mesh is None:
             policy.compute_dtype = self.compute_dtype
-        return policy  # the layers of a sharded model get their weights in the dtype in which they compute
+        else:
+            # Shards may live on the CPU. Their layers get them in the dtype in which they compute.
+            policy.computes_on = self.device
+        return policy
 
     def _placed(self, model: Model) -> Model:
         """The model where this process computes, or cut over the processes by a strategy that does so."""

@@ -6,7 +6,8 @@ A case is
 
 - ``rules:``, what the simulated device refuses and counts;
 - ``toy:<objective>[:<further>]``, a few iterations of the toy, the last one with PIPO's update; further is
-  ``bfloat16``, ``look_back=device``, ``look_back=cpu`` or ``step_control``;
+  ``bfloat16``, ``blocks`` for a head that is applied block by block, ``look_back=device``, ``look_back=cpu``
+  or ``step_control``;
 - ``run:<override>,<override>...``, a run as ``train.py`` makes it, which is then resumed, and its model
   scored as ``eval.py`` does it.
 
@@ -20,9 +21,10 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -89,6 +91,7 @@ def toy_case(out: Path, objective: str, *further: str) -> dict[str, Any]:
     import torch
 
     from pipo.callbacks.teacher import TeacherAverage
+    from pipo.lm import logprobs
     from tests import toy
     from tests.integration.two_ranks import OBJECTIVES
 
@@ -109,7 +112,9 @@ def toy_case(out: Path, objective: str, *further: str) -> dict[str, Any]:
     callbacks = [toy.pipo(), *([TeacherAverage(weight=0.05)] if averaged else []), record]
     if control:
         callbacks.append(toy.step_control())
-    toy.fit(module, callbacks, TOY_ITERATIONS, accelerator="cuda")
+    small = mock.patch.object(logprobs, "GPU_BLOCK_LOGITS", 1)
+    with small if "blocks" in further else nullcontext():
+        toy.fit(module, callbacks, TOY_ITERATIONS, accelerator="cuda")
     assert module.policy.device.type == "cpu", "the trainer has not given the device back"
     weights = {name: value.cpu() for name, value in record.weights[-1].items()}
     torch.save(weights, out.with_suffix(".pt"))

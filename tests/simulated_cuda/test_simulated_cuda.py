@@ -36,7 +36,7 @@ ALGORITHMS = sorted(path.stem for path in (ROOT / "conf/algo").glob("*.yaml"))
 QUICK = ("rules:", "toy:ppo", "run:algo=grpo")
 SLOW = (
     *(f"toy:{name}" for name in OBJECTIVES if name != "ppo"),
-    "toy:grpo:bfloat16",
+    "toy:grpo:bfloat16:blocks",
     "toy:grpo:look_back=device",
     "toy:grpo:look_back=cpu",
     "toy:ppo:step_control",
