@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict
 
 from pipo.records.options import Count, Options
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Hardware(Options):
@@ -70,3 +73,10 @@ def gpus() -> int:
     import torch  # takes seconds, and a configuration that is only read needs none of it
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def gpu_memory(device: torch.device) -> int | None:
+    """Bytes of memory of a GPU; None for a CPU."""
+    import torch
+
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None

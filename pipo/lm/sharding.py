@@ -31,6 +31,26 @@ from pipo.lm.critic import Critic
 from pipo.lm.options import Sharding
 from pipo.lm.policy import Policy
 
+# Share of a GPU's memory that one whole gradient may take before it is exchanged with every micro-batch.
+ROOM_FOR_A_GRADIENT = 1 / 16
+
+
+def exchanges_each_pass(options: Sharding, parameters: int, memory: int | None) -> bool:
+    """Whether gradients are exchanged with every micro-batch, rather than once per optimiser step.
+
+    Left open, it is once per step wherever a whole gradient is a small thing: on a CPU, and on a GPU that it
+    takes at most a sixteenth of.
+
+    Args:
+        options: see :class:`Sharding`.
+        parameters: of the whole model.
+        memory: bytes of the GPU; None on a CPU.
+    """
+    if options.gradient_exchange is not None:
+        return options.gradient_exchange == "micro_batch"
+    gradient = parameters * getattr(torch, options.reduce_dtype).itemsize
+    return memory is not None and gradient > ROOM_FOR_A_GRADIENT * memory
+
 
 def shard(
     model: Policy | Critic, mesh: DeviceMesh, options: Sharding, compute_dtype: torch.dtype | None

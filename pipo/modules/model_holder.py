@@ -13,11 +13,12 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from pipo.distributed.collectives import Number, all_reduce_max, all_reduce_sum
+from pipo.distributed.hardware import gpu_memory
 from pipo.lm.critic import Critic
 from pipo.lm.options import Sharding
 from pipo.lm.policy import Policy
 from pipo.lm.reference import frozen
-from pipo.lm.sharding import gathered, is_sharded, shard
+from pipo.lm.sharding import exchanges_each_pass, gathered, is_sharded, shard
 from pipo.lm.weights_copy import WeightsCopy
 from pipo.modules.objectives.base import Objective
 from pipo.modules.options import OptimizerConfig, Place
@@ -49,6 +50,8 @@ class ModelHolder(pl.LightningModule):
     """Rollout engine, which samples from the policy."""
     before: WeightsCopy | None
     """Weights that the previous batch was sampled from; None where nothing looks back."""
+    exchanges_each_pass: bool
+    """Whether shards of gradients travel with every micro-batch, and not only with the last of a step."""
 
     def __init__(
         self,
@@ -84,6 +87,9 @@ class ModelHolder(pl.LightningModule):
     def _make_models(self) -> None:
         """Fill the attributes of this class."""
         self.policy = self._placed(self._load())
+        self.exchanges_each_pass = self.sharding is not None and exchanges_each_pass(
+            self.sharding, sum(each.numel() for each in self.policy.parameters()), gpu_memory(self.device)
+        )
         self.engine = self._make_engine(self.policy)
         self.before = None
         if self.look_back is not None:

@@ -349,9 +349,9 @@ class PolicyModule(ModelHolder):
         return [callback for callback in callbacks if isinstance(callback, RolloutCallback)]
 
     def _gradient_sync(self, *, last: bool) -> AbstractContextManager[None]:
-        """Gradients are exchanged between ranks only with the last micro-batch."""
+        """Gradients are exchanged between ranks with the last micro-batch, those of shards maybe with all."""
         for model in self.models():
-            sync_gradients(model, wanted=last)
+            sync_gradients(model, wanted=last or self.exchanges_each_pass)
         strategy = self.trainer.strategy
         if last or not isinstance(strategy, DDPStrategy):
             return nullcontext()

@@ -27,6 +27,7 @@ FAST = [
     "fsdp:grpo:default:export",
     *[f"ddp:{name}:default" for name in ("ppo", "grpo", "dapo", "sdpo_official")],
     "fsdp:grpo:default:local",
+    "fsdp:grpo:default:exchange",
     "fsdp:ppo:default:resume",
     "fsdp:grpo:controlled:resume",
     "ddp:dapo:controlled",
@@ -170,6 +171,12 @@ def test_ranks_that_draw_their_own_rows_stay_alike(fast, name):
         assert metrics["pipo/applied"] == 1
         assert 0 < metrics["pipo/trained_rows"] <= 0.25
         assert metrics["pipo/grad_norm"] > 0
+
+
+def test_gradients_travel_with_every_micro_batch(fast):
+    """After each backward pass every parameter has its shard of the gradient, and nobody the whole."""
+    for metrics in both(fast, "fsdp:grpo:default:exchange")[0][1]:
+        assert metrics["exchanged"] == 1
 
 
 def test_some_rank_had_nothing_to_learn_from(fast):

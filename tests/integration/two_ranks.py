@@ -5,9 +5,9 @@ python two_ranks.py OUT CASE...
 A case is strategy:objective:pipo[:further], for example fsdp:grpo:default. PIPO is ``none``, ``default`` or
 ``controlled``: paired feedback, with a rate that follows the evidence and iterations that are undone. Further
 is ``local`` to sample from the weights themselves, ``export`` to save the model at the end, ``resume`` to
-save in the middle and go on from there in a new trainer, ``bfloat16`` to compute in that, or ``fraction`` for
-retrospective updates on a few rows. The program is started twice, with LOCAL_RANK 0 and 1; importing takes
-longer than a case, so one start runs many.
+save in the middle and go on from there in a new trainer, ``bfloat16`` to compute in that, ``fraction`` for
+retrospective updates on a few rows, or ``exchange`` to exchange gradients with every micro-batch. The program
+is started twice, with LOCAL_RANK 0 and 1; importing takes longer than a case, so one start runs many.
 """
 
 from __future__ import annotations
@@ -145,6 +145,17 @@ class UnevenSampling(pl.Callback):
         self.on_train_start(trainer, pl_module)
 
 
+class Exchanged(pl.Callback):
+    """Share of the parameters that have their gradient, or their shard of it, after a backward pass.
+
+    Until gradients are exchanged it is another tensor that holds them, as large as the whole parameter.
+    """
+
+    def on_after_backward(self, trainer, pl_module) -> None:
+        grads = [each.grad is not None for each in pl_module.policy.parameters()]
+        pl_module.metrics.add("exchanged", sum(grads), len(grads))
+
+
 class Whole(pl.Callback):
     """Every model, put together from its shards, and the metrics after each iteration."""
 
@@ -205,7 +216,13 @@ def fit(
         tokens=40,
         rounds=int(dapo),
         learning_rate=RATE,
-        sharding=Sharding(reduce_dtype="float32", cpu_offload=False) if strategy == "fsdp" else None,
+        sharding=Sharding(
+            reduce_dtype="float32",
+            gradient_exchange="micro_batch" if "exchange" in further else "step",
+            cpu_offload=False,
+        )
+        if strategy == "fsdp"
+        else None,
         compute_dtype=torch.bfloat16 if "bfloat16" in further else None,
         look_back="cpu"
         if pipo == "controlled" and strategy == "ddp"
@@ -220,6 +237,7 @@ def fit(
     whole = Whole()
     more = [*more, UnevenSampling()] if local else more
     callbacks: list[pl.Callback] = [TeacherAverage(weight=0.05)] if algorithm == "sdpo_official" else []
+    callbacks += [Exchanged()] if "exchange" in further else []
     row_fraction = 0.2 if "fraction" in further else 1.0
     callbacks += [toy.pipo(window=2, row_fraction=row_fraction)] if pipo == "default" else []
     if pipo == "controlled":

@@ -14,12 +14,15 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from pipo.lm.logprobs import row_blocks
 from pipo.lm.options import Sharding
+from pipo.lm.sharding import exchanges_each_pass
 from pipo.rollout.vllm_process import _local_rank
 from tests import toy
 from tests.conftest import ROOT
 
 GPU = torch.device("cuda", 3)
-OPEN = Sharding(reduce_dtype="float32", cpu_offload=False)
+OPEN = Sharding(reduce_dtype="float32", gradient_exchange=None, cpu_offload=False)
+# Parameters of Qwen3 models, and bytes of an H100's memory.
+SMALL, LARGE, H100 = 596_049_920, 4_022_468_096, 80 * 2**30
 
 
 def test_attention_makes_no_plans_for_shapes():
@@ -40,9 +43,31 @@ def test_blocks_of_the_head_are_large_and_aligned_on_a_gpu():
     assert row_blocks(440, 151_936, torch.device("cpu")) == [slice(0, 220), slice(220, 440)]
 
 
+@pytest.mark.parametrize(
+    ("choice", "parameters", "memory", "expected"),
+    [
+        (None, LARGE, H100, True),  # 15 GiB of gradient, more than a sixteenth of 80
+        (None, SMALL, H100, False),  # 2.2 GiB
+        (None, LARGE, None, False),  # a CPU
+        ("step", LARGE, H100, False),
+        ("micro_batch", SMALL, None, True),
+    ],
+)
+def test_gradients_are_exchanged_as_told_or_as_fits(choice, parameters, memory, expected):
+    options = OPEN.model_copy(update={"gradient_exchange": choice})
+    assert exchanges_each_pass(options, parameters, memory) == expected
+
+
+def test_half_as_precise_gradients_need_half_the_room():
+    options = OPEN.model_copy(update={"reduce_dtype": "bfloat16"})
+    assert exchanges_each_pass(OPEN, LARGE // 2, H100)  # 7.5 GiB of the 5 that may be taken
+    assert not exchanges_each_pass(options, LARGE // 2, H100)  # 3.7 GiB
+
+
 def test_offloaded_weights_still_tell_the_engine_which_gpu(monkeypatch):
     """Under srun there is no LOCAL_RANK, and weights on the CPU name no GPU: all would take the first."""
     monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr("pipo.modules.model_holder.gpu_memory", lambda device: H100)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         module = toy.module(sharding=OPEN)
