@@ -1,7 +1,8 @@
-"""All-reduce (sum, max) and all-gather over ranks; with one process nothing is sent."""
+"""All-reduce (sum, max), all-gather and all-to-all over ranks; with one process nothing is sent."""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -63,6 +64,25 @@ def gather(value: Value) -> list[Value]:
     parts: list[Any] = [None] * ranks if rank == 0 else []
     dist.gather_object(value, parts if rank == 0 else None, dst=0)
     return parts
+
+
+def exchange(parts: Sequence[Value], device: torch.device | None = None) -> list[Value]:
+    """What every rank has for this one, in their order.
+
+    Args:
+        parts: one for each rank; picklable objects of this program's own.
+        device: see :func:`all_reduce_sum`.
+    """
+    if world()[1] == 1:
+        return list(parts)
+    sent = [torch.frombuffer(bytearray(pickle.dumps(part)), dtype=torch.uint8) for part in parts]
+    sizes = torch.tensor([len(each) for each in sent], device=device)
+    own_sizes = torch.empty_like(sizes)
+    dist.all_to_all_single(own_sizes, sizes)
+    lengths: list[int] = own_sizes.tolist()
+    received = torch.empty(sum(lengths), dtype=torch.uint8, device=device)
+    dist.all_to_all_single(received, torch.cat(sent).to(device), lengths, [len(each) for each in sent])
+    return [pickle.loads(each.numpy().tobytes()) for each in received.cpu().split(lengths)]
 
 
 def own_part(parts: Sequence[Value]) -> Value:

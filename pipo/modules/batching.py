@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pipo.functional.token_balance import RowCost, token_shares
 from pipo.lm.packing import pack
 from pipo.modules.objectives.base import MicroBatch
 from pipo.records.batches import PolicyBatch
@@ -59,32 +60,11 @@ def row_groups(
         >>> row_groups([(7,) * 4] * 3, 2, lengths, torch.arange(6), token_budget=10)
         [[0, 1], [4, 5], [3], [2]]
     """
-    sized = [
-        _Row(
-            place=i,
-            prompt=i // group_size,
-            prompt_tokens=len(prompt_ids[i // group_size]),
-            response_tokens=int(lengths[i]),
-            teacher_tokens=0 if teacher is None else len(teacher[i]) + int(lengths[i]),
-        )
-        for i in rows.tolist()
-    ]
-    longest: dict[int, int] = {}
-    for row in sized:
-        longest[row.prompt] = max(longest.get(row.prompt, 0), row.response_tokens)
-    # Prompts whose responses are of similar length stand together, as attention pads them.
-    sized.sort(key=lambda row: (longest[row.prompt], row.prompt, row.response_tokens, row.place))
-    groups = _filled(sized, token_budget)
-    if len(groups) > 1:
-        # As few again, but none of them small: a pass has a cost of its own.
-        share = -(-sum(_tokens(group) for group in groups) // len(groups))
-        even = _filled(sized, min(token_budget, share + max(row.whole for row in sized)))
-        groups = even if len(even) == len(groups) else groups
-    return [sorted(row.place for row in group) for group in groups]
+    return grouped(sized_rows(prompt_ids, group_size, lengths, rows, teacher), token_budget)
 
 
-class _Row(NamedTuple):
-    """A row to place: where it and its prompt are, and how many tokens it brings."""
+class SizedRow(NamedTuple):
+    """A row of a batch, and how many tokens it brings to a forward pass."""
 
     place: int
     """Number of the row in the batch."""
@@ -102,10 +82,51 @@ class _Row(NamedTuple):
         """Tokens of prompt and response."""
         return self.prompt_tokens + self.response_tokens
 
+    @property
+    def cost(self) -> RowCost:
+        """What training on it costs. The teacher has no backward pass, which is two thirds of the work."""
+        return RowCost(self.prompt, self.prompt_tokens, self.response_tokens + self.teacher_tokens // 3)
 
-def _filled(rows: Sequence[_Row], token_budget: int) -> list[list[_Row]]:
+
+def sized_rows(
+    prompt_ids: Sequence[TokenIds],
+    group_size: int,
+    lengths: Tensor,
+    rows: Tensor,
+    teacher: Sequence[TokenIds] | None,
+) -> list[SizedRow]:
+    """Sizes of the given rows; the arguments are those of :func:`row_groups`."""
+    return [
+        SizedRow(
+            place=i,
+            prompt=i // group_size,
+            prompt_tokens=len(prompt_ids[i // group_size]),
+            response_tokens=int(lengths[i]),
+            teacher_tokens=0 if teacher is None else len(teacher[i]) + int(lengths[i]),
+        )
+        for i in rows.tolist()
+    ]
+
+
+def grouped(rows: Sequence[SizedRow], token_budget: int) -> list[list[int]]:
+    """Places of the rows of each group; see :func:`row_groups`."""
+    longest: dict[int, int] = {}
+    for row in rows:
+        longest[row.prompt] = max(longest.get(row.prompt, 0), row.response_tokens)
+    # Prompts whose responses are of similar length stand together, as attention pads them.
+    ordered = sorted(rows, key=lambda row: (longest[row.prompt], row.prompt, row.response_tokens, row.place))
+    groups = _filled(ordered, token_budget)
+    if len(groups) > 1:
+        # As few again, but none of them small: a pass has a cost of its own.
+        share = -(-sum(_tokens(group) for group in groups) // len(groups))
+        even = _filled(ordered, min(token_budget, share + max(row.whole for row in rows)))
+        groups = even if len(even) == len(groups) else groups
+    return [sorted(row.place for row in group) for group in groups]
+
+
+def _filled(rows: Sequence[SizedRow], token_budget: int) -> list[list[SizedRow]]:
     """The rows in their order, in groups that are filled one after another."""
-    groups: list[list[_Row]] = []
+    groups: list[list[SizedRow]] = []
     tokens = attended = taught = 0
     for row in rows:
         # Rows of a prompt stand side by side.
@@ -122,10 +143,46 @@ def _filled(rows: Sequence[_Row], token_budget: int) -> list[list[_Row]]:
     return groups
 
 
-def _tokens(group: Sequence[_Row]) -> int:
+def _tokens(group: Sequence[SizedRow]) -> int:
     """Tokens of a group, a prompt counted once."""
     prompts = {row.prompt: row.prompt_tokens for row in group}
     return sum(prompts.values()) + sum(row.response_tokens for row in group)
+
+
+def even_groups(
+    rows: Sequence[SizedRow], groups: list[list[int]], token_budget: int, passes: int
+) -> list[list[int]]:
+    """The rows in so many groups of equal cost, for processes that wait for each other after every pass.
+
+    Rows of different length stand together then, which takes attention more calls, but no more padding.
+
+    Args:
+        rows: the rows.
+        groups: places of the rows in each of at most so many groups, which stay if equal ones are too large.
+        token_budget: see :func:`row_groups`.
+        passes: how many forward passes the process makes.
+
+    Returns:
+        Places of the rows of each group, those with most tokens first; at most ``passes`` groups.
+    """
+    shares = token_shares([row.cost for row in rows], passes)
+    even = [[rows[i] for i in share] for share in shares if share]
+    if not all(len(group) == 1 or _fits(group, token_budget) for group in even):
+        placed = {row.place: row for row in rows}
+        even = [[placed[place] for place in group] for group in groups]
+    return [[row.place for row in group] for group in sorted(even, key=_tokens, reverse=True)]
+
+
+def _fits(group: Sequence[SizedRow], token_budget: int) -> bool:
+    """Whether a group stays within the budget."""
+    taught, attended = sum(row.teacher_tokens for row in group), sum(row.whole for row in group)
+    return max(_tokens(group), taught) <= token_budget and attended <= ATTENTION_SHARE * token_budget
+
+
+def batch_rows(batch: PolicyBatch, rows: Tensor) -> list[SizedRow]:
+    """Sizes of some rows of a batch."""
+    lengths = batch.response_mask.sum(dim=1)
+    return sized_rows(batch.prompt_ids, batch.group_size, lengths, rows, _teacher_prompts(batch))
 
 
 def micro_batches(batch: PolicyBatch, rows: Tensor, token_budget: int) -> list[MicroBatch]:
@@ -136,8 +193,12 @@ def micro_batches(batch: PolicyBatch, rows: Tensor, token_budget: int) -> list[M
         rows: int64, rows to train on.
         token_budget: see :func:`row_groups`.
     """
+    return group_micro_batches(batch, grouped(batch_rows(batch, rows), token_budget))
+
+
+def group_micro_batches(batch: PolicyBatch, groups: Sequence[Sequence[int]]) -> list[MicroBatch]:
+    """Groups of rows of a batch, given by their places, as micro-batches."""
     lengths, teacher = batch.response_mask.sum(dim=1), _teacher_prompts(batch)
-    groups = row_groups(batch.prompt_ids, batch.group_size, lengths, rows, token_budget, teacher)
     return [_micro_batch(batch, group, lengths, teacher) for group in groups]
 
 
@@ -165,7 +226,7 @@ def _teacher_prompts(batch: PolicyBatch) -> list[TokenIds] | None:
 
 
 def _micro_batch(
-    batch: PolicyBatch, rows: list[int], lengths: Tensor, teacher: list[TokenIds] | None
+    batch: PolicyBatch, rows: Sequence[int], lengths: Tensor, teacher: list[TokenIds] | None
 ) -> MicroBatch:
     select = torch.tensor(rows)
     width = int(lengths[select].max())

@@ -28,7 +28,8 @@ from pipo.lm.policy import Policy
 from pipo.lm.sharding import clip_gradients, reshard, sync_gradients
 from pipo.modules.annotation import unflatten
 from pipo.modules.annotator import Annotator, Privileged
-from pipo.modules.batching import idle_micro_batch, micro_batches, mini_batches
+from pipo.modules.balance import balanced_micro_batches
+from pipo.modules.batching import idle_micro_batch, mini_batches
 from pipo.modules.hooks import IterationStats, RolloutCallback, SkippedStep
 from pipo.modules.model_holder import ModelHolder
 from pipo.modules.objectives.base import Loss, MicroBatch, Objective, on_cpu
@@ -248,7 +249,9 @@ class PolicyModule(ModelHolder):
         # Nothing to learn from on any rank leaves a zero loss over whatever denominator.
         total = max(1.0, self.sum_over_ranks(own).item())
         work = rows[contributing]
-        micros = micro_batches(batch, work, self.batching.tokens_per_micro_batch)
+        micros = balanced_micro_batches(
+            batch, work, self.batching.tokens_per_micro_batch, self.device, self.max_over_ranks
+        )
         # Collectives inside backward need the same number of passes on every rank, and at least one
         # leaves zeros rather than no gradients, so that AdamW sees every parameter.
         passes = max(1, self.max_over_ranks(len(micros)))

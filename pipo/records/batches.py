@@ -5,10 +5,12 @@ The axes B, G, N and R are those of :mod:`pipo.records.rollouts`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pipo.records.movable import Movable
@@ -147,6 +149,41 @@ class PolicyBatch:
             importance=None,
         )
 
+    def rows(self, index: Tensor) -> PolicyBatch:
+        """Some of the responses in the given order, each with a prompt of its own."""
+        chosen: list[int] = index.tolist()
+        targets, teacher = self.value_targets, self.teacher_prompt_ids
+        return replace(
+            self,
+            **{name: values[index] for name, values in _tensors(self).items()},
+            prompt_ids=tuple(self.prompt_ids[i // self.group_size] for i in chosen),
+            group_size=1,
+            teacher_prompt_ids=None if teacher is None else tuple(teacher[i] for i in chosen),
+            value_targets=None if targets is None else targets.rows(index, self.response_ids.shape[1]),
+        )
+
+    @staticmethod
+    def join(parts: Sequence[PolicyBatch]) -> PolicyBatch:
+        """The responses of several parts of one update, padded to the longest."""
+        first, width = parts[0], max(part.response_ids.shape[1] for part in parts)
+
+        def joined(records: Sequence[PolicyBatch] | Sequence[ValueTargets]) -> dict[str, Tensor]:
+            tables = [_tensors(record) for record in records]
+            return {
+                name: torch.cat([F.pad(table[name], (0, width - table[name].shape[1])) for table in tables])
+                for name in tables[0]
+            }
+
+        targets = [part.value_targets for part in parts if part.value_targets is not None]
+        teacher = [part.teacher_prompt_ids for part in parts if part.teacher_prompt_ids is not None]
+        return replace(
+            first,
+            **joined(parts),
+            prompt_ids=tuple(ids for part in parts for ids in part.prompt_ids),
+            teacher_prompt_ids=tuple(ids for each in teacher for ids in each) if teacher else None,
+            value_targets=ValueTargets(**joined(targets)) if targets else None,
+        )
+
     def to_plain(self) -> dict[str, Any]:
         """Tensors, numbers and lists only, so that a file of it loads without running code."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -166,6 +203,12 @@ class PolicyBatch:
         if (targets := plain["value_targets"]) is not None:
             values["value_targets"] = ValueTargets(**targets)
         return PolicyBatch(**values)
+
+
+def _tensors(record: PolicyBatch | ValueTargets) -> dict[str, Tensor]:
+    """The fields that are tensors."""
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
 def _to_plain(value: Any) -> Any:

@@ -186,6 +186,23 @@ def test_some_rank_had_nothing_to_learn_from(fast):
         assert min(rows) < 1  # the filter leaves no row that teaches nothing, but for those that stand in
 
 
+@pytest.mark.parametrize("name", ["ddp:grpo:default", "ddp:dapo:default", "ddp:sdpo_official:default"])
+def test_rows_go_to_the_rank_that_has_less_to_do(fast, name):
+    """In some step all rows were sampled on one rank; of more than one row, both train on a part."""
+    steps = [torch.load(fast / f"{name.replace(':', '-')}-{rank}-tokens.pt") for rank in range(2)]
+    alone = 0
+    for one, other in zip(*steps, strict=True):
+        if 0 in (one["at_home"], other["at_home"]):
+            alone += 1
+            assert one["read"] > 0
+            assert other["read"] > 0
+    assert alone
+    slowest = {
+        key: sum(max(one[key], other[key]) for one, other in zip(*steps, strict=True)) for key in steps[0][0]
+    }
+    assert slowest["read"] < slowest["at_home"]
+
+
 def test_a_run_resumed_from_shards_ends_as_the_uninterrupted_one(fast):
     (whole, _), _ = both(fast, "fsdp:ppo:default")
     (resumed, _), _ = both(fast, "fsdp:ppo:default:resume")

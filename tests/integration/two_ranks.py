@@ -34,6 +34,8 @@ from pipo.lm.options import Sharding
 from pipo.lm.policy import load_tokenizer
 from pipo.lm.sharding import full_tensors
 from pipo.lm.spec import embedded_model
+from pipo.modules import policy_module
+from pipo.modules.batching import micro_batches
 from pipo.modules.objectives.base import Objective
 from pipo.modules.objectives.cispo import CISPO
 from pipo.modules.objectives.dr_grpo import DrGRPO
@@ -191,6 +193,21 @@ def run(name: str, ranks: int, out: Path) -> Whole:
     return fit(name, ranks, iterations, [], saved)
 
 
+class RowsAtWork:
+    """The tokens that this rank reads in every optimiser step, and those of the rows that it sampled."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, int]] = []
+        self.balanced = policy_module.balanced_micro_batches
+
+    def __call__(self, batch, rows, *others):
+        micros = self.balanced(batch, rows, *others)
+        read = sum(len(micro.rows.input_ids) for micro in micros)
+        home = micro_batches(batch, rows, 10**9)
+        self.steps.append({"read": read, "at_home": sum(len(micro.rows.input_ids) for micro in home)})
+        return micros
+
+
 class SaveAndStop(pl.Callback):
     def __init__(self, path: Path, after: int) -> None:
         self.path, self.after = path, after
@@ -266,9 +283,12 @@ def fit(
 def main(out: Path, names: list[str]) -> None:
     """Run the cases and save what this rank ended with."""
     for name in names:
+        policy_module.balanced_micro_batches = work = RowsAtWork()
         whole = run(name, 2, out)
+        policy_module.balanced_micro_batches = work.balanced
         rank = torch.distributed.get_rank()
         torch.save((whole.weights, whole.metrics), out / f"{name.replace(':', '-')}-{rank}.pt")
+        torch.save(work.steps, out / f"{name.replace(':', '-')}-{rank}-tokens.pt")
 
 
 if __name__ == "__main__":
