@@ -18,7 +18,7 @@ class Measurement(Options):
     ks: Several[Count]
     """The k of pass@k, rising, starting with 1 and at most ``samples``."""
     prompts_per_batch: Count
-    """Problems generated and graded at a time; also the unit dealt to ranks."""
+    """Problems generated and graded at a time; several ranks take smaller batches, so that all have some."""
     confidence: Annotated[float, Field(gt=0, lt=1)]
     """Confidence level of the intervals."""
     resamples: Count

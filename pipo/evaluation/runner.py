@@ -5,6 +5,7 @@ The same function measures held-out accuracy during training and benchmarks in `
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -50,8 +51,9 @@ def evaluate(
 ) -> EvaluationResult:
     """Evaluate this rank's share of the problems and summarise those of all ranks.
 
-    Whole batches are dealt to the ranks in turn, each with a seed of its own, so the same responses are
-    drawn whatever the number of ranks. Every rank must call this, and every rank gets the same numbers.
+    Batches are dealt to the ranks in turn, each with a seed of its own; with several ranks they are made
+    smaller, so that none waits for others (:func:`batch_size`). Every rank must call this, and every rank
+    gets the same numbers.
 
     Args:
         engine: samples the responses.
@@ -88,10 +90,11 @@ def evaluate(
     )
     known = {problem.index: problem for problem in done}
     problems: list[ProblemResult] = []
-    starts = range(0, len(examples), plan.prompts_per_batch)
+    size = batch_size(len(examples), plan.prompts_per_batch, world_size)
+    starts = range(0, len(examples), size)
     own = list(enumerate(starts))[rank::world_size]
     for number, start in own:
-        batch = range(start, min(start + plan.prompts_per_batch, len(examples)))
+        batch = range(start, min(start + size, len(examples)))
         if start in known:
             problems += [known[i] for i in batch]
             continue
@@ -121,6 +124,26 @@ def evaluate(
             f" {world_size} processes to gather from"
         )
     return _summarise(table, examples, plan, tuple(problems))
+
+
+def batch_size(problems: int, most: int, ranks: int) -> int:
+    """Problems of a batch, such that all ranks have equally many batches of nearly equal size.
+
+    Args:
+        problems: in all.
+        most: largest batch (``evaluation.prompts_per_batch``), which a single process takes as it is.
+        ranks: processes that share the problems.
+
+    Example:
+        At most 64 at a time, 256 problems are four batches: half of eight ranks would have nothing to do.
+
+        >>> batch_size(256, 64, 1), batch_size(256, 64, 8), batch_size(520, 64, 8)
+        (64, 32, 33)
+    """
+    if ranks == 1:
+        return most
+    rounds = math.ceil(problems / (ranks * most))
+    return math.ceil(problems / (ranks * rounds))
 
 
 def gather_problems(problems: Sequence[ProblemResult]) -> tuple[ProblemResult, ...]:

@@ -22,9 +22,9 @@ SMALL = [
     "pipo.window=2",
     "curve.every=2",
     "curve.samples=1",
-    # Three batches of problems for two ranks: one of them has nothing to do in the second round.
-    "evaluation.problems=24",
-    "evaluation.prompts_per_batch=8",
+    # Five batches of problems for two ranks: one of them has nothing to do in the third round.
+    "evaluation.problems=9",
+    "evaluation.prompts_per_batch=2",
     "strategy.trainer.accelerator=cpu",
     "strategy.trainer.devices=2",
 ]

@@ -18,7 +18,7 @@ from torch.multiprocessing.spawn import spawn
 from pipo.evaluation.metric import PassAtK
 from pipo.evaluation.options import EvaluationPlan
 from pipo.evaluation.results import EvaluationResult
-from pipo.evaluation.runner import evaluate, gather_problems
+from pipo.evaluation.runner import batch_size, evaluate, gather_problems
 from pipo.records.problems import Example, Prompt, Reward, Split
 from pipo.records.rollouts import Completions, TokenIds, pad_rows
 from pipo.rollout.options import SamplingParams
@@ -246,6 +246,20 @@ def test_evaluate_refuses_missing_prompts_and_missing_shares() -> None:
         run(rank=0, world_size=2)
 
 
+@pytest.mark.parametrize(
+    ("problems", "most", "ranks"), [(256, 64, 8), (3, 64, 8), (520, 64, 8), (500, 64, 7), (1, 1, 2)]
+)
+def test_no_rank_idles_while_another_scores_several_problems(problems: int, most: int, ranks: int) -> None:
+    """Whole batches of at most 64 would leave half of eight ranks without any of 256 problems."""
+    size = batch_size(problems, most, ranks)
+    starts = list(range(0, problems, size))
+    shares = [sum(min(size, problems - start) for start in starts[rank::ranks]) for rank in range(ranks)]
+    rounds = -(-len(starts) // ranks)
+    assert size <= most
+    assert sum(shares) == problems
+    assert max(shares) <= -(-problems // ranks) + rounds - 1  # no more than even shares, up to rounding
+
+
 def test_metric_sorts_and_drops_repeated_problems() -> None:
     metric = PassAtK((1,), ("reward",))
     for index in ([5, 2], [2, 0]):
@@ -257,7 +271,7 @@ def test_metric_sorts_and_drops_repeated_problems() -> None:
     assert table["reward"].tolist() == [0.0, 2.0, 5.0]
 
 
-# With the second plan there is one batch for two ranks: one rank has nothing to do and must still gather.
+# In one process the second plan is one batch. Two ranks make two of it, as they do of the first.
 SHARED_PLANS = (PLAN, PLAN.model_copy(update={"prompts_per_batch": 3}))
 
 
@@ -286,7 +300,7 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)]
     for plan, *found in zip(SHARED_PLANS, *ranks, strict=True):
         alone = ScriptedEngine()
-        expected = run(plan, alone)
+        expected = run(plan.model_copy(update={"prompts_per_batch": 2}), alone)
         assert [result for _, result in found] == [expected, expected]
         # The same prompts under the same seeds, dealt to the ranks in turn.
         assert [call for calls, _ in found for call in calls if call[0]] == alone.calls
