@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# sbatch launch/slurm.sh /shared/runs/first model=./my-model ...    the first argument is the run folder
+# sbatch launch/slurm.sh /shared/runs/first model=./my-model strategy=fsdp ...    the first argument is the run folder
 #
-# STRATEGY: fsdp (the default), fsdp_bf16 or ddp. SLURM hands the variable on to the job.
+# An experiment= brings its strategy and its precision; other runs say strategy=fsdp or strategy=ddp.
 # One task per GPU; Lightning reads ranks and addresses from SLURM. When the folder holds a run already, as it
 # does when SLURM starts the job again, the run goes on from its newest checkpoint.
 #SBATCH --job-name=pipo
@@ -21,7 +21,7 @@ if [[ -f $FOLDER/config.yaml ]]; then
   ARGUMENTS=("resume=$FOLDER")
 else
   ARGUMENTS=(
-    "output_dir=$FOLDER" strategy="${STRATEGY:-fsdp}"
+    "output_dir=$FOLDER"
     strategy.trainer.num_nodes="$SLURM_JOB_NUM_NODES" strategy.trainer.devices=8 "$@"
   )
 fi

@@ -34,11 +34,12 @@ from pipo.callbacks.samples import SampleLog
 from pipo.callbacks.step_control import StepControl
 from pipo.callbacks.teacher import TeacherAverage
 from pipo.config.trainer_options import trainer_options
-from pipo.config.tree import EvalConfig, TaskConfig, TrainConfig
+from pipo.config.tree import EvalConfig, StrategyConfig, TaskConfig, TrainConfig
 from pipo.distributed.processes import is_first
 from pipo.distributed.strategies import build_strategy
 from pipo.errors import ConfigError
 from pipo.functional.importance import ImportanceCorrection
+from pipo.lm.model_files import parameter_count
 from pipo.lm.policy import stop_token_ids
 from pipo.lm.spec import ModelSpec
 from pipo.modules.objectives.base import Distillation, Objective
@@ -57,6 +58,8 @@ from pipo.tasks.base import Task
 from pipo.tasks.prompts import encode_prompt, reply_encoder, response_decoder
 
 _LOG = logging.getLogger(__name__)
+MOST_IN_FLOAT32 = 500_000_000
+"""Parameters up to which a GPU may compute in float32 without being told to."""
 
 
 def build_task_setup(
@@ -94,6 +97,22 @@ def build_task_setup(
     )
 
 
+def check_products(strategy: StrategyConfig, path: str) -> None:
+    """Refuse to compute in float32 on a GPU, with a model that is no toy, where nobody has asked for that.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if strategy.compute_dtype is None and strategy.trainer.device == "cuda":
+        parameters = parameter_count(path)
+        if parameters > MOST_IN_FLOAT32:
+            raise ConfigError(
+                f"strategy.compute_dtype=null: products of {parameters / 1e9:.1f} billion parameters would "
+                "be in float32, which takes a GPU many times as long as bfloat16; choose precision@strategy="
+                "bfloat16, or strategy.compute_dtype=float32 if that is meant"
+            )
+
+
 def build_module(config: TrainConfig, setup: TaskSetup) -> PolicyModule:
     """The LightningModule; the model itself is loaded later, by the trainer's strategy."""
     if setup.model.dtype != "float32":
@@ -103,6 +122,7 @@ def build_module(config: TrainConfig, setup: TaskSetup) -> PolicyModule:
             "updates are rounded away; use model.dtype=float32, with strategy.compute_dtype=bfloat16 for "
             "products in bfloat16"
         )
+    check_products(config.strategy, setup.model.path)
     if not setup.sampling.temperature > 0:
         raise ConfigError("rollout.temperature must be above 0 to train: greedy responses are all alike")
     algo, strategy = config.algo, config.strategy

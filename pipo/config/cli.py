@@ -78,7 +78,10 @@ def register_resolvers() -> None:
         # Of none, the first name goes on, so that whoever reads it says that there is no such file.
         return str(next((file for file in found if file.is_file()), found[0]))
 
-    plain = (data_file, divide, iterations, run_folder, wandb_offline, job_name)
+    def either(first: str | None, second: str) -> str:
+        return second if first is None else first
+
+    plain = (data_file, divide, either, iterations, run_folder, wandb_offline, job_name)
     in_wandb = (sweep_group, run_label, job_type, tags)
     for function in (*plain, *in_wandb):
         OmegaConf.register_new_resolver(f"pipo.{function.__name__}", function, replace=True)

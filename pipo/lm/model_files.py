@@ -13,7 +13,13 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from pipo.errors import ModelError, reason
 
@@ -77,6 +83,14 @@ def read_config(path: str) -> PreTrainedConfig:
         raise ModelError(f"model.path={path}: no such folder")
     with foreign(f"model.path={path}: neither a local folder nor to be had from the hub"):
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
+
+
+def parameter_count(path: str) -> int:
+    """Parameters of a model, counted without reading its weights."""
+    config = read_config(path)
+    with foreign(f"model.path={path}: the model cannot be made"), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _check_kind(path: str, folder: Path) -> None:

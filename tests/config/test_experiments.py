@@ -36,7 +36,14 @@ ROWS = {
 # Without pipo=, which the rows of a pair differ in.
 PAIRS = {f"{table} algo={algo}": algo for table, algo, _ in ROWS.values()}
 SWEEPS = {"pipo.lambda": [0, 0.05, 0.1, 0.2, 0.5, 1], "pipo.window": [2, 4, 8, 16, 32]}
-LAPTOP = ("model=tiny", "rollout=local", "strategy=single", "recipe=tiny", "task=arithmetic")
+LAPTOP = (
+    "model=tiny",
+    "rollout=local",
+    "strategy=single",
+    "recipe=tiny",
+    "precision@strategy=float32",
+    "task=arithmetic",
+)
 # Training problems as published; of the science domains 450 + 1,890 + 840 + 720 can be trained on.
 PROBLEMS = {"math": 7500, "code": 25443, "tool_use": 3920, "science": 3900}
 
@@ -93,7 +100,7 @@ def test_an_experiment_only_selects(table):
     cfg = composed(*table.split())
     choices = cfg.hydra.runtime.choices
     groups = ("algo", "pipo", "model", "recipe", "task", "rollout", "strategy", "evaluation", "logger")
-    parts = [f"{group}={choices[group]}" for group in groups]
+    parts = [f"{group}={choices[group]}" for group in (*groups, "precision@strategy")]
     numbers = [f"seed={cfg.seed}", f"iterations={cfg.iterations}", *table.split()[1:]]
     assert resolved(*table.split()) == resolved(*parts, *numbers)
     assert [choices[group] for group in ("recipe", "rollout", "strategy", "algo", "pipo")] == [
@@ -103,6 +110,33 @@ def test_an_experiment_only_selects(table):
         "grpo",
         "default",
     ]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_another_strategy_or_engine_leaves_a_row_its_precision(table):
+    """What a launch script or a hand types must not make 1,536 tokens in float32 of 18,432 in bfloat16."""
+    other = ("model=huggingface", "model.path=x")
+    for words in (("strategy=fsdp",), ("strategy=ddp", "rollout=vllm"), other):
+        cfg = composed(*table.split(), *words)
+        assert (cfg.strategy.compute_dtype, cfg.strategy.tokens_per_micro_batch) == ("bfloat16", 18432)
+        assert cfg.rollout.engine.config.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("model", sorted({model for _, model, _ in TABLES.values()}))
+def test_the_papers_models_bring_their_precision(model):
+    cfg = composed(f"model={model}", "strategy=fsdp", "rollout=vllm")
+    assert (cfg.strategy.compute_dtype, cfg.strategy.tokens_per_micro_batch) == ("bfloat16", 18432)
+    assert cfg.rollout.engine.config.dtype == "bfloat16"
+
+
+def test_small_models_compute_in_float32_unless_told_otherwise():
+    cfg = composed("rollout=vllm", "strategy=fsdp")
+    assert (cfg.strategy.compute_dtype, cfg.strategy.tokens_per_micro_batch) == (None, 1536)
+    assert cfg.rollout.engine.config.dtype == "float32"
+    cfg = composed("rollout=vllm", "strategy=fsdp_bf16")
+    assert (cfg.strategy.compute_dtype, cfg.strategy.tokens_per_micro_batch) == ("bfloat16", 18432)
+    assert cfg.rollout.engine.config.dtype == "bfloat16"
+    assert composed("model=qwen3_8b", "precision@strategy=float32").strategy.compute_dtype is None
 
 
 @pytest.mark.parametrize("pair", PAIRS)

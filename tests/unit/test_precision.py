@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
+from pipo.build import check_products
+from pipo.config.tree import StrategyConfig
+from pipo.errors import ConfigError
 from pipo.functional.divergence import DistillationForm
 from pipo.lm.critic import Critic
+from pipo.lm.model_files import parameter_count
 from pipo.lm.policy import Policy
 from pipo.modules.annotator import Annotator
 from pipo.modules.hooks import RolloutCallback
@@ -182,3 +187,34 @@ def test_once_the_policy_has_moved_its_ratio_is_measured():
     assert metrics["first/kl_old"] == 0
     assert metrics["policy/kl_old"] > 1e-4
     assert metrics["policy/clip_fraction"] > 0
+
+
+def test_a_gpu_computes_in_float32_only_with_small_models_or_when_told(tmp_path):
+    """Embedding and head have 200 million parameters each, or share them; the layers have 128 million."""
+
+    def strategy(compute_dtype: str | None, accelerator: str) -> StrategyConfig:
+        hardware = {"accelerator": accelerator, "devices": 1, "num_nodes": 1, "strategy": "single"}
+        return StrategyConfig.model_validate(
+            {
+                "trainer": hardware,
+                "compute_dtype": compute_dtype,
+                "sharding": None,
+                "tokens_per_micro_batch": 8,
+            }
+        )
+
+    layers = {"hidden_size": 1000, "intermediate_size": 4000, "num_hidden_layers": 8}
+    heads = {"num_attention_heads": 10, "num_key_value_heads": 10, "vocab_size": 200_000}
+    for name, tied in (("small", True), ("large", False)):
+        LlamaConfig(**layers, **heads, tie_word_embeddings=tied).save_pretrained(tmp_path / name)
+    small, large = str(tmp_path / "small"), str(tmp_path / "large")
+    # Of a layer: 4 x 1,000^2 in attention, 3 x 1,000 x 4,000 beside it, two norms; one more norm at the end.
+    rest = 8 * (4 * 10**6 + 12 * 10**6 + 2000) + 1000
+    assert (parameter_count(small), parameter_count(large)) == (200 * 10**6 + rest, 400 * 10**6 + rest)
+    check_products(strategy(None, "cuda"), small)
+    check_products(strategy(None, "cpu"), large)
+    for dtype in ("bfloat16", "float32"):
+        check_products(strategy(dtype, "cuda"), large)
+    said = r"^strategy\.compute_dtype=null: products of 0\.5 billion .*precision@strategy=bfloat16"
+    with pytest.raises(ConfigError, match=said):
+        check_products(strategy(None, "cuda"), large)
