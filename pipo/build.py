@@ -357,6 +357,7 @@ def build_trainer(
         hardware,
         has_critic=objective.critic is not None,
         cpu_offload=sharding is not None and sharding.cpu_offload,
+        timeout_s=config.strategy.timeout_s,
     )
     try:
         return pl.Trainer(

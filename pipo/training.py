@@ -27,7 +27,7 @@ from pipo.config.saved import save_config, saved_config
 from pipo.config.single_benchmarks import single_benchmarks
 from pipo.config.trainer_options import shortened
 from pipo.config.tree import TrainConfig
-from pipo.distributed.processes import is_first, telling_folder
+from pipo.distributed.processes import is_first, share_node, telling_folder
 from pipo.errors import ConfigError, Diverged, RunFailed, RunStopped
 from pipo.evaluation.summary_tables import before_after_table
 from pipo.graders.worker_pool import WorkerStartError
@@ -131,6 +131,7 @@ def _run(config: TrainConfig, record: dict[str, Any], checkpoint: Path | None) -
         checkpoint: to go on from; None for a new run.
     """
     folder = Path(config.output_dir)
+    share_node(config.strategy.trainer.per_node)
     model = find_model(config.model)
     setup = build.build_task_setup(config, "task", config.task, model, load_tokenizer(model.path))
     start = 0 if checkpoint is None else iterations_of(checkpoint)

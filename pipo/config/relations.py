@@ -29,6 +29,11 @@ def check_relations(config: TrainConfig, *, objective: Objective, vocabulary: in
     if warmup >= config.iterations:
         key = f"algo.objective.critic.warmup_iterations={warmup}"
         raise ConfigError(f"{key}: in {iterations} only the critic would be trained, never the policy")
+    grader = config.task.source.node.get("grader")
+    seconds = grader.get("batch_s") if isinstance(grader, dict) else None
+    if seconds is not None and seconds >= config.strategy.timeout_s:
+        key = f"task.source.grader.batch_s={seconds:g}"
+        raise ConfigError(f"{key}: others give up after strategy.timeout_s={config.strategy.timeout_s:g}")
     acts = config.pipo.step_control is not None or getattr(config.pipo, "feedback", None) == "paired"
     if acts and config.algo.prompts < 2:
         raise ConfigError("algo.prompts=1: what an iteration did is measured over prompts, two at least")

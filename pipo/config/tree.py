@@ -106,6 +106,8 @@ class StrategyConfig(Options):
     """Dtype of matrix products; None for that of the weights."""
     sharding: Sharding | None
     """FSDP2 sharding of the weights; None for whole weights."""
+    timeout_s: Positive
+    """Seconds that processes wait for each other before the run ends."""
     tokens_per_micro_batch: Count
     """Tokens of one forward and backward pass on one device, a prompt counted once for all its responses."""
 

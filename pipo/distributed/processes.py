@@ -24,6 +24,7 @@ OF_THIS_PROCESS = {
     "MASTER_PORT",
     RUN_FOLDER,
 }
+_ON_NODE = 1
 
 
 def is_first() -> bool:
@@ -58,6 +59,28 @@ def telling_folder(folder: str) -> Iterator[None]:
 def given_folder() -> str | None:
     """The run folder of the program that started this one as a further process of its own."""
     return os.environ.get(RUN_FOLDER) if "LOCAL_RANK" in os.environ else None
+
+
+def share_node(processes: int) -> None:
+    """Say how many processes of this run are on this node."""
+    global _ON_NODE
+    _ON_NODE = processes
+
+
+def own_cores() -> int:
+    """Processor cores that this process may keep busy: its part of those of the node.
+
+    SLURM may have given each task cores of its own, which are not divided again.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return allowed if "SLURM_CPUS_PER_TASK" in os.environ else max(1, allowed // _ON_NODE)
+
+
+def others_wait() -> bool:
+    """Whether there are further processes, which sooner or later wait for this one."""
+    dist = sys.modules.get("torch.distributed")
+    group = dist is not None and dist.is_available() and dist.is_initialized()
+    return dist is not None and group and dist.get_world_size() > 1
 
 
 def started_together() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ from pipo.distributed.hardware import Hardware
 from pipo.errors import ConfigError
 
 
-def build_strategy(hardware: Hardware, *, has_critic: bool, cpu_offload: bool) -> Strategy:
+def build_strategy(hardware: Hardware, *, has_critic: bool, cpu_offload: bool, timeout_s: float) -> Strategy:
     """Lightning's strategy.
 
     Args:
         hardware: the processes.
+        timeout_s: seconds that processes wait for each other before the run ends.
         has_critic: whether a second model is trained beside the policy.
         cpu_offload: whether sharded weights live on the CPU.
     """
@@ -24,11 +26,11 @@ def build_strategy(hardware: Hardware, *, has_critic: bool, cpu_offload: bool) -
             return SingleDeviceStrategy("cuda:0" if hardware.device == "cuda" else "cpu")
         case "ddp":
             # Policy and critic have a backward pass each, which leaves the other's parameters unused.
-            return DDPStrategy(find_unused_parameters=has_critic)
+            return DDPStrategy(find_unused_parameters=has_critic, timeout=timedelta(seconds=timeout_s))
         case "fsdp":
             if cpu_offload and hardware.device == "cpu":
                 raise ConfigError("strategy.sharding.cpu_offload: the weights are on the CPU already")
-            return ShardedStrategy(hardware.processes, cpu_offload=cpu_offload)
+            return ShardedStrategy(hardware.processes, cpu_offload=cpu_offload, timeout_s=timeout_s)
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -37,14 +39,16 @@ class ShardedStrategy(ModelParallelStrategy):
     Args:
         processes: over all nodes; left to itself, Lightning would shard over nodes only.
         cpu_offload: whether the shards live on the CPU.
+        timeout_s: see :func:`build_strategy`.
     """
 
-    def __init__(self, processes: int, *, cpu_offload: bool) -> None:
+    def __init__(self, processes: int, *, cpu_offload: bool, timeout_s: float) -> None:
         super().__init__(
             data_parallel_size=processes,
             tensor_parallel_size=1,
             # Norms of offloaded gradients are summed over processes on the CPU.
             process_group_backend="cpu:gloo,cuda:nccl" if cpu_offload else None,
+            timeout=timedelta(seconds=timeout_s),
         )
         self.cpu_offload = cpu_offload
         #: What went wrong when the first process wrote what is not sharded, kept until all can hear of it.

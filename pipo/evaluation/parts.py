@@ -23,7 +23,7 @@ from pipo.rollout.task_setup import Problems, TaskSetup
 _WITHOUT_INFLUENCE = ("output_dir", "resume", "preview", "logger")
 _LEFT_OUT_SHOWN = 10
 # How many processes grade, and how long they may wait for the machine.
-_WITHOUT_VERDICT = ("workers", "grader_workers", "grader_wall_s")
+_WITHOUT_VERDICT = ("workers", "batch_s", "grader_workers", "grader_wall_s")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from typing import Any, Literal
 from pipo_sandbox import Launcher, Limits, SandboxError, weakness
 
 import pipo
+from pipo.distributed.processes import others_wait, own_cores
 from pipo.errors import TaskError
 from pipo.graders.code_rules import Rules, Run
 from pipo.graders.code_runs import UnusableTest, run_job
@@ -35,6 +36,9 @@ from pipo.records.problems import Reward
 _LOG = logging.getLogger(__name__)
 # Installed among the packages that programs may import, this one stays hidden from them.
 _OURS = Path(pipo.__file__).parent
+# Two sandboxes a program, and a slot is one byte on the wire.
+_MOST_WORKERS = 100
+_LATE = "the programs of the batch were not graded in time"
 
 
 class CodeGrader:
@@ -42,10 +46,12 @@ class CodeGrader:
 
     Args:
         reward: ``fraction`` is the share of tests passed; ``all_pass`` is 1 for all of them, else 0.
-        workers: programs that run at one time.
+        workers: programs that run at one time; None for this process's share of the node's cores.
         timeout_s: seconds that a program may take for one test: processor time, and time that it sleeps. The
             start of the program counts as one test.
         total_s: the same for all tests of one program; those not reached count as failed.
+        batch_s: seconds by the clock for all programs of a call, while other processes wait for this one.
+            What is not graded then is counted apart, as the machine's fault.
         wall_factor: how many times ``timeout_s`` a test may take by the clock. Beyond that the machine is
             too busy to judge the program, which is tried once more and then counted apart.
         max_timeouts: tests of one program that may run out of time before the rest count as failed.
@@ -62,7 +68,7 @@ class CodeGrader:
         self,
         *,
         reward: Literal["fraction", "all_pass"],
-        workers: int,
+        workers: int | None,
         timeout_s: float,
         total_s: float,
         max_timeouts: int,
@@ -70,14 +76,15 @@ class CodeGrader:
         memory_mb: int,
         output_kb: int,
         float_tolerance: float,
+        batch_s: float = 3600.0,
         wall_factor: float = 10.0,
     ) -> None:
         if reward not in ("fraction", "all_pass"):
             raise TaskError(f"grader reward must be 'fraction' or 'all_pass', got {reward!r}")
-        # Two sandboxes a program, and a slot is one byte on the wire.
-        _check_range("workers", workers, 1, 100)
+        _check_range("workers", 1 if workers is None else workers, 1, _MOST_WORKERS)
         _check_range("timeout_s", timeout_s, 0.01, 3600)
         _check_range("total_s", total_s, timeout_s, 86400)
+        _check_range("batch_s", batch_s, 0.01, 86400)
         _check_range("wall_factor", wall_factor, 2, 1000)
         _check_range("max_timeouts", max_timeouts, 1, 1_000_000)
         _check_range("cpu_s", cpu_s, 1, 3600)
@@ -85,7 +92,8 @@ class CodeGrader:
         _check_range("output_kb", output_kb, 1, 1 << 20)
         _check_range("float_tolerance", float_tolerance, 0, 0.01)
         self._options = {name: value for name, value in locals().items() if name != "self"}
-        self._workers = workers
+        self._workers = min(_MOST_WORKERS, own_cores()) if workers is None else workers
+        self._batch_s = batch_s
         self._limits = Limits(cpu_s=cpu_s, memory_mb=memory_mb, output_kb=output_kb)
         self._rules = Rules(
             stop_at_failure=reward == "all_pass",
@@ -104,10 +112,15 @@ class CodeGrader:
         """The verdict on one program."""
         return self.grade_batch([job])[0]
 
-    def grade_batch(self, jobs: Sequence[ProgramJob]) -> list[Reward]:
+    def grade_batch(self, jobs: Sequence[ProgramJob], *, within_s: float | None = None) -> list[Reward]:
         """One verdict per program, in order. No failure of a program raises, or shows as an error.
 
-        What the machine could not do, tried twice, is marked ``infrastructure``.
+        What the machine could not do, tried twice, is marked ``infrastructure``. So is what it has not done
+        in ``batch_s``, where others would give the run up before it has.
+
+        Args:
+            jobs: the programs.
+            within_s: seconds for all of them; None for ``batch_s`` where other processes wait, else no limit.
 
         Raises:
             SandboxError: no sandbox can be started on this system at all.
@@ -115,13 +128,30 @@ class CodeGrader:
         with self._lock:
             launcher = self._running_launcher()
             pool = ThreadPoolExecutor(self._workers, thread_name_prefix="code-grader")
+            late = threading.Event()
+            seconds = self._batch_s if within_s is None and others_wait() else within_s
+            watch = None if seconds is None else threading.Timer(seconds, _stop, (launcher, late))
+            if watch is not None:
+                watch.start()
             try:
-                return list(pool.map(lambda job: self._grade(launcher, job), jobs))
+                graded = list(pool.map(lambda job: self._grade(launcher, job, late), jobs))
+                if late.is_set():
+                    _LOG.warning(
+                        "%d of %d programs were not graded within %g s (batch_s) and count as errors of "
+                        "the machine",
+                        sum(verdict.infrastructure for verdict in graded),
+                        len(graded),
+                        seconds,
+                    )
+                return graded
             except BaseException:
                 # Ctrl-C: without their sandboxes the threads end by themselves.
                 self.close()
                 raise
             finally:
+                if watch is not None:
+                    watch.cancel()
+                    watch.join()  # a launcher that is being closed still looks alive to the next call
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def close(self) -> None:
@@ -145,15 +175,20 @@ class CodeGrader:
                 _LOG.warning(warning)
         return self._launcher
 
-    def _grade(self, launcher: Launcher, job: ProgramJob) -> Reward:
+    def _grade(self, launcher: Launcher, job: ProgramJob, late: threading.Event) -> Reward:
         if job.program is None:
             return Reward(score=0.0)
+        if late.is_set():
+            return Reward(score=0.0, answer=job.program, error=_LATE, infrastructure=True)
         try:
             run = self._run(launcher, job.program, job.tests)
         except UnusableTest as error:
             return Reward(score=0.0, answer=job.program, error=str(error))
         except SandboxError as error:
-            return Reward(score=0.0, answer=job.program, error=str(error), infrastructure=True)
+            said = _LATE if late.is_set() else str(error)
+            return Reward(score=0.0, answer=job.program, error=said, infrastructure=True)
+        if late.is_set():  # what is ended from outside may look like a program that fails
+            return Reward(score=0.0, answer=job.program, error=_LATE, infrastructure=True)
         passed, total = run.passed, run.total
         score = float(passed == total) if self._rules.stop_at_failure else passed / total
         return Reward(score=score, answer=job.program, feedback=run.feedback)
@@ -170,6 +205,12 @@ class CodeGrader:
 
     def __setstate__(self, options: dict[str, Any]) -> None:
         self.__init__(**options)
+
+
+def _stop(launcher: Launcher, late: threading.Event) -> None:
+    """Time is over: without their sandboxes the threads end by themselves."""
+    late.set()
+    launcher.close()
 
 
 def _close(launcher: Launcher, owner: int) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipo.distributed.processes import own_cores
 from pipo.errors import TaskError
 from pipo.graders.answer_lists import listings_differ, same_text
 from pipo.graders.answer_text import (
@@ -99,7 +100,8 @@ class MathGrader:
     the worker cannot finish scores 0 too, and ``Reward.error`` says why; the others go on.
 
     Args:
-        workers: processes at most; they start with the first answer that needs one.
+        workers: processes at most, None for this process's share of the node's cores; they start with the
+            first answer that needs one.
         cpu_s: seconds of processor time for one answer.
         wall_s: seconds of wall-clock time, far above those: an answer that takes longer, tried once more,
             was let down by the machine (``Reward.infrastructure``).
@@ -110,15 +112,18 @@ class MathGrader:
         TaskError: an option is out of range.
     """
 
-    def __init__(self, *, workers: int, cpu_s: float, wall_s: float, program: Path = MATH_WORKER) -> None:
-        if workers < 1:
+    def __init__(
+        self, *, workers: int | None, cpu_s: float, wall_s: float, program: Path = MATH_WORKER
+    ) -> None:
+        if workers is not None and workers < 1:
             raise TaskError(f"grader workers must be at least 1, got {workers}")
         try:
             limits = Limits(cpu_s=cpu_s, wall_s=wall_s)
         except ValueError as error:
             raise TaskError(f"grader {error}") from error
         self._options = {"workers": workers, "cpu_s": cpu_s, "wall_s": wall_s, "program": program}
-        self._pool = WorkerPool(program=program, workers=workers, limits=limits)
+        most = own_cores() if workers is None else workers
+        self._pool = WorkerPool(program=program, workers=most, limits=limits)
 
     def grade(self, response: str, reference: str, question: str | None = None) -> Reward:
         """The verdict on one response; see ``grade_batch``."""

@@ -13,14 +13,14 @@ class BoxedTask(Task[Example]):
     """Grades the last box with the mathematics grader; subclasses bring problems and prompts.
 
     Args:
-        grader_workers: processes for answers that are not plain numbers.
+        grader_workers: processes for answers that are not plain numbers; None for the share of the cores.
         grader_cpu_s: seconds of processor time that one such answer may take.
         grader_wall_s: seconds of wall-clock time, far above those, after which the machine is at fault.
     """
 
     votes = True
 
-    def __init__(self, *, grader_workers: int, grader_cpu_s: float, grader_wall_s: float) -> None:
+    def __init__(self, *, grader_workers: int | None, grader_cpu_s: float, grader_wall_s: float) -> None:
         self._grader = MathGrader(workers=grader_workers, cpu_s=grader_cpu_s, wall_s=grader_wall_s)
 
     def grade(self, examples: Sequence[Example], responses: Sequence[str]) -> list[Reward]:

@@ -33,7 +33,7 @@ class BoxedSumsTask(BoxedTask):
         working: whether a worked reply states the sum before it boxes it.
         test_share: share of the pairs held out for the split ``test``.
         seed: which pairs are worked and which are held out.
-        grader_workers: processes for answers that are not plain numbers.
+        grader_workers: processes for answers that are not plain numbers; None for the share of the cores.
         grader_cpu_s: seconds of processor time that one such answer may take.
         grader_wall_s: seconds of wall-clock time, far above those, after which the machine is at fault.
 
@@ -53,7 +53,7 @@ class BoxedSumsTask(BoxedTask):
         working: bool,
         test_share: float,
         seed: int,
-        grader_workers: int,
+        grader_workers: int | None,
         grader_cpu_s: float,
         grader_wall_s: float,
     ) -> None:

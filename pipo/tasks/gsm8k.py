@@ -19,7 +19,7 @@ class Gsm8kTask(RowTask[Example], BoxedTask):
         test: the held-out rows.
         template: the prompt, see ``pipo.tasks.template``.
         fewshot: number of the template's worked problems before each question.
-        grader_workers: processes for answers that are not plain numbers.
+        grader_workers: processes for answers that are not plain numbers; None for the share of the cores.
         grader_cpu_s: seconds of processor time that one such answer may take.
         grader_wall_s: seconds of wall-clock time, far above those, after which the machine is at fault.
 
@@ -37,7 +37,7 @@ class Gsm8kTask(RowTask[Example], BoxedTask):
         test: Source | None,
         template: str,
         fewshot: int,
-        grader_workers: int,
+        grader_workers: int | None,
         grader_cpu_s: float,
         grader_wall_s: float,
     ) -> None:

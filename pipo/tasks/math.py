@@ -52,7 +52,7 @@ class MathTask(RowTask[Example], BoxedTask):
         test: the held-out rows.
         test_fields: what their columns are called.
         template: the prompt, see ``pipo.tasks.template``.
-        grader_workers: processes for answers that take algebra.
+        grader_workers: processes for answers that take algebra; None for the share of the cores.
         grader_cpu_s: seconds of processor time that one such answer may take.
         grader_wall_s: seconds of wall-clock time, far above those, after which the machine is at fault.
 
@@ -72,7 +72,7 @@ class MathTask(RowTask[Example], BoxedTask):
         test: Source,
         test_fields: MathFields,
         template: str,
-        grader_workers: int,
+        grader_workers: int | None,
         grader_cpu_s: float,
         grader_wall_s: float,
     ) -> None:

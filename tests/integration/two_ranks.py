@@ -267,7 +267,9 @@ def fit(
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=ranks,
-        strategy=build_strategy(hardware, has_critic=objective.critic is not None, cpu_offload=False),
+        strategy=build_strategy(
+            hardware, has_critic=objective.critic is not None, cpu_offload=False, timeout_s=200
+        ),
         max_epochs=1,
         logger=False,
         callbacks=[*callbacks, *more, whole],

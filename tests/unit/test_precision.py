@@ -199,6 +199,7 @@ def test_a_gpu_computes_in_float32_only_with_small_models_or_when_told(tmp_path)
                 "trainer": hardware,
                 "compute_dtype": compute_dtype,
                 "sharding": None,
+                "timeout_s": 7200,
                 "tokens_per_micro_batch": 8,
             }
         )

@@ -1,5 +1,6 @@
 """Which process is the first: by its environment, and by the process group as soon as there is one."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from pipo.distributed.processes import is_first
+from pipo.distributed.processes import is_first, others_wait, own_cores, share_node
 
 VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 
@@ -62,3 +63,25 @@ def test_asking_does_not_import_torch() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert done.stdout.split() == ["True", "False"]
+
+
+def test_processes_on_a_node_share_its_cores_and_one_is_the_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(96)), raising=False)
+    try:
+        for processes, cores in ((1, 96), (8, 12), (100, 1)):
+            share_node(processes)
+            assert own_cores() == cores
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", "96")  # each task has cores of its own
+        assert own_cores() == 96
+    finally:
+        share_node(1)
+
+
+def test_nobody_waits_for_a_process_that_is_alone(tmp_path: Path) -> None:
+    assert not others_wait()
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        assert not others_wait()
+    finally:
+        dist.destroy_process_group()
