@@ -16,6 +16,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
 
+from pipo.callbacks.disk_room import needed_bytes, room_problem
 from pipo.callbacks.ending import is_last
 from pipo.distributed.collectives import all_gather, world
 from pipo.distributed.processes import is_first
@@ -23,7 +24,7 @@ from pipo.distributed.strategies import ShardedStrategy
 from pipo.errors import RunFailed
 from pipo.modules.hooks import learner
 from pipo.runs import checkpoints
-from pipo.runs.checkpoints import Manifest
+from pipo.runs.checkpoints import FileMark, HashedFile, Manifest
 from pipo.runs.places import resuming
 from pipo.runs.run_log import ACCURACY
 
@@ -39,6 +40,8 @@ class StreamedCheckpointIO(TorchCheckpointIO):
     def __init__(self) -> None:
         super().__init__()
         self.problem: OSError | None = None
+        #: What the newest file is.
+        self.mark: FileMark | None = None
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
@@ -49,7 +52,9 @@ class StreamedCheckpointIO(TorchCheckpointIO):
                 parents=True, exist_ok=True
             )  # Lightning's own ModelCheckpoint relies on it
             with Path(path).open("wb") as file:
-                torch.save(checkpoint, file)
+                hashed = HashedFile(file)
+                torch.save(checkpoint, hashed)
+                self.mark = hashed.mark
         except OSError as error:
             self.problem = error
         except RuntimeError as error:
@@ -90,10 +95,16 @@ class IterationCheckpoint(Checkpoint):
         trainer.strategy.checkpoint_io = self._io
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Finish what a killed save or deletion had begun."""
-        if is_first() and self.folder.is_dir():
-            checkpoints.sweep(self.folder)
-            checkpoints.prune(self.folder, self.keep, self.best)
+        """Finish what a killed save or deletion had begun, and see whether there is room for the run."""
+        problem = None
+        needed = needed_bytes(pl_module, copies=self.keep + self.best + 1)
+        if is_first():
+            if self.folder.is_dir():
+                checkpoints.sweep(self.folder)
+                checkpoints.prune(self.folder, self.keep, self.best)
+            problem = room_problem(self.folder, needed)
+        if (said := all_gather(problem)[0]) is not None:
+            raise RunFailed(said, agreed=True)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -134,7 +145,9 @@ class IterationCheckpoint(Checkpoint):
                 raise problem
 
         def mark() -> None:
-            marks.update(checkpoints.mark_files(partial, checkpoints.state_files(partial)[rank::ranks]))
+            written = {} if self._io.mark is None else {checkpoints.STATE: self._io.mark}
+            names = checkpoints.state_files(partial)[rank::ranks]
+            marks.update(checkpoints.mark_files(partial, names, written))
 
         def finish() -> None:
             files = {name: m for part in everything for name, m in part.items()}

@@ -17,10 +17,10 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pipo.errors import ConfigError
 from pipo.runs.files import replace_text, sync
@@ -83,11 +83,36 @@ def state_files(checkpoint: Path) -> list[str]:
     return sorted(name for name in found if name != MANIFEST)
 
 
-def mark_files(checkpoint: Path, names: Sequence[str]) -> dict[str, FileMark]:
-    """Bring files to the disk and note what they are."""
+class HashedFile:
+    """A new binary file that is hashed as it is written, so that nobody has to read it again for that."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._digest, self._bytes = file, hashlib.sha256(), 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Append."""
+        self._digest.update(data)
+        self._bytes += memoryview(data).nbytes
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        """Hand everything to the system."""
+        self._file.flush()
+
+    @property
+    def mark(self) -> FileMark:
+        """What was written so far."""
+        return FileMark(bytes=self._bytes, sha256=self._digest.hexdigest())
+
+
+def mark_files(
+    checkpoint: Path, names: Sequence[str], written: Mapping[str, FileMark] | None = None
+) -> dict[str, FileMark]:
+    """Bring files to the disk and note what they are; ``written`` says what is known of some of them."""
     for name in names:
         sync(checkpoint / name)
-    return {name: _mark(checkpoint / name) for name in names}
+    known = written or {}
+    return {name: known[name] if name in known else _mark(checkpoint / name) for name in names}
 
 
 def commit(partial: Path, checkpoint: Path, manifest: Manifest) -> None:

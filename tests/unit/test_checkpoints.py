@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import random
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
-from pipo.errors import ConfigError
+from pipo.callbacks.checkpoint import IterationCheckpoint
+from pipo.callbacks.disk_room import NeededBytes, needed_bytes, room_problem
+from pipo.errors import ConfigError, RunFailed
 from pipo.runs import checkpoints
 from pipo.runs.checkpoints import DamagedCheckpoint, Manifest
 from pipo.runs.run_folder import newest_checkpoint
+from tests import toy
 
 
 def write(folder: Path, iterations: int, accuracy: float | None = None, sharded: bool = False) -> Path:
@@ -151,3 +157,46 @@ def test_an_accuracy_that_was_tampered_with_does_not_make_a_best(tmp_path):
     (other / checkpoints.MANIFEST).write_text(json.dumps({**content, "accuracy": 0.9}))
     checkpoints.prune(tmp_path, keep=2, keep_best=True)
     assert (tmp_path / checkpoints.BEST).resolve() == best
+
+
+def test_a_file_is_hashed_as_it_is_written(tmp_path, monkeypatch):
+    """What ``torch.save`` hands over is all that is in the file, and it is not read again for its hash."""
+    state = {"weights": torch.arange(100_000.0), "count": 3, "view": torch.arange(10)[::2]}
+    with (tmp_path / "state").open("wb") as file:
+        hashed = checkpoints.HashedFile(file)
+        torch.save(state, hashed)
+    content = (tmp_path / "state").read_bytes()
+    assert hashed.mark == checkpoints.FileMark(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(hashlib, "file_digest", None)
+    assert checkpoints.mark_files(tmp_path, ["state"], {"state": hashed.mark}) == {"state": hashed.mark}
+
+
+def test_the_room_that_a_run_needs_is_what_it_takes(tmp_path):
+    """What the files hold besides tensors does not grow with the model: some 50 kB, here beside 205."""
+    saving = IterationCheckpoint(folder=str(tmp_path / "checkpoints"), every=1, keep=2, best=False)
+    model = toy.module()
+    toy.fit(model, [saving], 2)
+    needed = needed_bytes(model, copies=3)
+    sizes = [
+        sum(mark.bytes for mark in checkpoints.verify(path).files.values())
+        for path in checkpoints.finished_checkpoints(saving.folder)
+    ]
+    assert len(sizes) == 2
+    assert all(needed.checkpoint <= size <= 1.5 * needed.checkpoint for size in sizes)
+    assert needed.model == 4 * sum(p.numel() for p in model.policy.parameters())
+    assert room_problem(saving.folder, needed) is None
+    # A thousand times what any disk has; what lies there already does not count as taken.
+    many = NeededBytes(checkpoint=10**18, copies=3, model=10**18)
+    said = room_problem(saving.folder, many)
+    assert said is not None
+    assert "3 checkpoints of 1000000000.0 GB at a time" in said
+    assert "checkpoint.keep" in said
+
+
+def test_a_run_without_room_is_refused_before_its_first_iteration(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**6, 10**6 - 1, 1))
+    saving = IterationCheckpoint(folder=str(tmp_path / "checkpoints"), every=1, keep=2, best=True)
+    record = toy.Record()
+    with pytest.raises(RunFailed, match=r"no room for 4 checkpoints of .* 0\.0 GB are free"):
+        toy.fit(toy.module(), [record, saving], 1)
+    assert not record.batches
