@@ -81,7 +81,10 @@ def register_resolvers() -> None:
     def either(first: str | None, second: str) -> str:
         return second if first is None else first
 
-    plain = (data_file, divide, either, iterations, run_folder, wandb_offline, job_name)
+    def correction(dtype: str, by_algorithm: str) -> str:
+        return "token" if (dtype, by_algorithm) == ("bfloat16", "none") else by_algorithm
+
+    plain = (correction, data_file, divide, either, iterations, run_folder, wandb_offline, job_name)
     in_wandb = (sweep_group, run_label, job_type, tags)
     for function in (*plain, *in_wandb):
         OmegaConf.register_new_resolver(f"pipo.{function.__name__}", function, replace=True)

@@ -297,6 +297,18 @@ def test_sdpo_official_is_the_released_setting():
     assert cfg.recipe.learning_rate == 1e-5
 
 
+@pytest.mark.parametrize("table", TABLES)
+def test_a_sampler_in_bfloat16_is_corrected_for(table):
+    """Its log-probabilities are some hundredths off, which passes for a move of the policy otherwise."""
+    for words in ((), ("rollout=vllm",)):
+        cfg = composed(*table.split(), *words)
+        assert (cfg.rollout.importance_correction, cfg.rollout.importance_cap) == ("token", 2.0)
+    assert (
+        composed(*table.split(), "rollout.importance_correction=none").rollout.importance_correction == "none"
+    )
+    assert composed("rollout=vllm").rollout.importance_correction == "none"
+
+
 def test_the_algorithm_says_which_importance_correction_unless_the_command_line_does(compose_config):
     assert compose_config("algo=sdpo").rollout.importance_correction == "none"
     assert compose_config("algo=sdpo").algo.objective.distillation.ratio_cap is None
