@@ -7,10 +7,8 @@ independently. Tensor-parallel groups of neighbouring ranks share one copy of th
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import logging
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -30,6 +28,7 @@ from pipo.records.options import Count, Options, Positive, Precision, Share
 from pipo.records.rollouts import Completions, TokenIds, pad_rows
 from pipo.rollout.engine import EngineFailed
 from pipo.rollout.options import SamplingParams
+from pipo.rollout.vllm_architecture import architecture_folder
 from pipo.rollout.vllm_process import join_process_group, quiet_vllm, untouched_process
 
 if TYPE_CHECKING:
@@ -135,13 +134,14 @@ class VllmEngine:
             raise ConfigError(f"tensor_parallel_size={size} does not divide the {ranks} processes")
         self._owns_group = join_process_group()
         quiet_vllm()
-        with untouched_process(self.policy.device), tempfile.TemporaryDirectory() as folder:
+        # Without weights: a configuration is all that vLLM needs to build the network.
+        folder = architecture_folder(self.policy)
+        with untouched_process(self.policy.device):
             from vllm import LLM
             from vllm.exceptions import VLLMError
 
-            _write_architecture(self.policy, folder)
             try:
-                return LLM(folder, **_engine_options(self.config))
+                return LLM(str(folder), **_engine_options(self.config))
             except (ValueError, VLLMError) as error:
                 _leave_process_group(self._owns_group)
                 raise ConfigError(f"rollout.engine.config: vLLM refuses: {_short(error)}") from error
@@ -317,14 +317,6 @@ def _repack_tied_head(model: torch.nn.Module) -> None:
         return
     if hasattr(head, "cpu_linear"):
         head.quant_method.process_weights_after_loading(head)
-
-
-def _write_architecture(policy: Policy, folder: str) -> None:
-    """A model folder without weights, which is all that vLLM needs to build the network."""
-    config = copy.deepcopy(policy.model.config)
-    if not config.architectures:
-        config.architectures = [type(policy.model).__name__]
-    config.save_pretrained(folder)
 
 
 def _failed(doing: str, error: Exception) -> EngineFailed:
