@@ -36,6 +36,7 @@ from pipo.callbacks.teacher import TeacherAverage
 from pipo.config.trainer_options import trainer_options
 from pipo.config.tree import EvalConfig, StrategyConfig, TaskConfig, TrainConfig
 from pipo.distributed.processes import is_first
+from pipo.distributed.seeds import Purpose, derive_seed
 from pipo.distributed.strategies import build_strategy
 from pipo.errors import ConfigError
 from pipo.functional.importance import ImportanceCorrection
@@ -115,13 +116,7 @@ def check_products(strategy: StrategyConfig, path: str) -> None:
 
 def build_module(config: TrainConfig, setup: TaskSetup) -> PolicyModule:
     """The LightningModule; the model itself is loaded later, by the trainer's strategy."""
-    if setup.model.dtype != "float32":
-        # Ten steps at 1e-6 move 1 % of them: what is added is less than half of their last digit.
-        raise ConfigError(
-            f"model.dtype={setup.model.dtype}: weights of {setup.model.dtype} are too coarse to train, their "
-            "updates are rounded away; use model.dtype=float32, with strategy.compute_dtype=bfloat16 for "
-            "products in bfloat16"
-        )
+    setup.model.check_trainable()
     check_products(config.strategy, setup.model.path)
     if not setup.sampling.temperature > 0:
         raise ConfigError("rollout.temperature must be above 0 to train: greedy responses are all alike")
@@ -138,7 +133,7 @@ def build_module(config: TrainConfig, setup: TaskSetup) -> PolicyModule:
         raise ConfigError("strategy.sharding goes with sharded weights, and only with them: strategy=fsdp")
     compute_dtype = None if strategy.compute_dtype is None else getattr(torch, strategy.compute_dtype)
     return PolicyModule(
-        load_policy=setup.model.load,
+        load_policy=partial(setup.model.load, derive_seed(config.seed, Purpose.ADAPTERS)),
         make_engine=config.rollout.engine.build(),
         collector=build_collector(config, setup),
         privileged=partial(_privileged, setup),

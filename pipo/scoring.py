@@ -157,6 +157,10 @@ def _opened_parts(config: EvalConfig) -> Iterator[tuple[Benchmark, ModelSpec, li
     """The benchmark, the model and every part with its problems; what cannot be read is named at once."""
     benchmark = _benchmark(config.benchmark)
     model = find_model(config.model)
+    if model.lora is not None and model.checkpoint is None:
+        raise ConfigError(
+            "model.lora: new adapters do nothing; score a run, a checkpoint or an adapter's folder"
+        )
     tokenizer = load_tokenizer(model.path)
     parts: list[Part] = []
     errors: list[ConfigError] = []

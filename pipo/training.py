@@ -221,6 +221,7 @@ def where(folder: Path, config: TrainConfig, done: int, seconds: float) -> str:
         (REPORT_FILE, "what came of it, on one page; open it in a browser"),
         (CURVES_FILE, "accuracy, reward, feedback, lengths, time"),
         ("model/", "the trained model in Hugging Face format"),
+        ("adapter/", "its adapters alone, in PEFT's format"),
         ("samples.jsonl", "sampled responses"),
         ("metrics.csv", "every metric of every iteration, also as metrics.jsonl"),
         ("checkpoints/", "everything that going on takes"),

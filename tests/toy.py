@@ -15,7 +15,9 @@ from pipo.callbacks.pipo_options import PipoOptions
 from pipo.callbacks.step_control import StepControl
 from pipo.callbacks.step_options import StepControlOptions
 from pipo.functional.importance import ImportanceCorrection
-from pipo.lm.options import Sharding
+from pipo.lm.adapters import add_adapters
+from pipo.lm.options import Lora, Sharding
+from pipo.lm.policy import Policy
 from pipo.modules.hooks import IterationStats, RolloutCallback
 from pipo.modules.objectives.base import Distillation, Objective
 from pipo.modules.objectives.grpo import GRPO
@@ -185,6 +187,17 @@ def module(
         compute_dtype=compute_dtype,
         look_back=look_back,
     )
+
+
+def adapted_policy() -> Policy:
+    """The toy's policy with adapters on some of its layers, as if they had been trained already."""
+    policy = make_policy()
+    add_adapters(policy, Lora(rank=4, alpha=8.0, targets=("q_proj", "v_proj", "down_proj")), seed=3)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for weight in (weight for weight in policy.parameters() if weight.requires_grad):
+            weight += 0.1 * torch.randn(weight.shape, generator=generator)
+    return policy
 
 
 class Record(RolloutCallback):

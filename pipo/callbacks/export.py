@@ -1,4 +1,4 @@
-"""Export the trained model as an ordinary Hugging Face folder."""
+"""Export the trained model as an ordinary Hugging Face folder; trained adapters beside it by themselves."""
 
 from __future__ import annotations
 
@@ -13,20 +13,25 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipo.distributed.collectives import all_gather
 from pipo.distributed.processes import is_first
-from pipo.errors import ConfigError, reason
+from pipo.errors import ConfigError, ModelError, reason
+from pipo.lm.adapters import write_adapter
 from pipo.lm.generation import without_contradictions
 from pipo.lm.sharding import full_tensors
+from pipo.lm.spec import merged_policy
 from pipo.modules.hooks import learner
-from pipo.runs.run_summary import MODEL_FOLDER, missing_products
+from pipo.runs.run_summary import ADAPTER_FOLDER, MODEL_FOLDER, missing_products
 
 log = logging.getLogger(__name__)
 
 # What writing a model raises: the disk, transformers about what it does not save, torch about weights.
-_REFUSED = (OSError, ValueError, RuntimeError, SafetensorError)
+_REFUSED = (OSError, ValueError, RuntimeError, SafetensorError, ModelError)
 
 
 class ModelExport(pl.Callback):
     """Saves model and tokenizer when training ends, also when it was stopped early.
+
+    Adapters are written in PEFT's format to ``adapter/`` beside the folder, which gets the model with the
+    adapters merged. Of several processes the first reads the model again for that, and no other sends it.
 
     The folder gets its name when it is whole. A failure is kept in :attr:`problem`, so that it costs the
     model alone and none of the results that come after.
@@ -85,16 +90,19 @@ class ModelExport(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the folder; every rank sends its shards, the first puts them together and writes."""
         module = learner(pl_module)
-        leader, model, whole = is_first(), module.policy.model, {}
+        leader, policy, whole = is_first(), module.policy, {}
         if self._is_there(trainer.fit_loop.total_batch_idx + 1):
             return
-        for name, tensor in full_tensors(model):
+        for name, tensor in full_tensors(policy):
             if leader:
-                whole[name] = tensor.cpu()
+                whole[name.removeprefix("model.")] = tensor.cpu()
         if not leader:
             return
         try:
-            self._write(model, whole)
+            if policy.lora is None:
+                self._write(policy.model, whole)
+            else:
+                self._write(self._merged(policy.model, whole), None)
         except _REFUSED as error:
             self.problem = reason(error)
             log.info("%s: cannot be written", self.folder, exc_info=error)
@@ -107,12 +115,22 @@ class ModelExport(pl.Callback):
         missing = missing_products(self.folder.parent, done) if is_first() else None
         return all_gather(missing is not None and f"{MODEL_FOLDER}/" not in missing)[0]
 
-    def _write(self, model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
+    def _write(self, model: PreTrainedModel, weights: dict[str, Tensor] | None) -> None:
         self._write_around(model)
         model.save_pretrained(self._partial, state_dict=weights)
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
-        self._partial.rename(self.folder)
+        _give_name(self._partial, self.folder)
+
+    def _merged(self, model: PreTrainedModel, adapters: dict[str, Tensor]) -> PreTrainedModel:
+        """Write the adapters, and merge what was written into the model that they are on."""
+        folder = self.folder.with_name(ADAPTER_FOLDER)
+        partial = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write_adapter(model, adapters, partial)
+        _give_name(partial, folder)
+        merged = merged_policy(model.name_or_path, folder).model
+        merged.generation_config = model.generation_config
+        return merged
 
     def _write_around(self, model: PreTrainedModel) -> None:
         """Configuration and tokenizer, into an empty folder."""
@@ -123,3 +141,10 @@ class ModelExport(pl.Callback):
         if model.can_generate() and model.generation_config is not None:
             model.generation_config.save_pretrained(self._partial)
         self.tokenizer.save_pretrained(self._partial)
+
+
+def _give_name(partial: Path, folder: Path) -> None:
+    """Put a whole folder where an older one may be."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)

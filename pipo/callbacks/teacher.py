@@ -29,6 +29,6 @@ class TeacherAverage(pl.Callback):
     ) -> None:
         """Move the average; shards of one and the same cut, so each process moves its own."""
         module = learner(pl_module)
-        policy = module.policy.parameters()
+        policy = [weight for weight in module.policy.parameters() if weight.requires_grad]
         for mine, new in zip(module.teacher.parameters(), policy, strict=True):
             mine.lerp_(new.to(mine.dtype), self.weight)

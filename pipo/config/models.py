@@ -1,4 +1,4 @@
-"""Resolve ``model.path``: a Hugging Face folder or hub id, a run folder, a checkpoint."""
+"""Resolve ``model.path``: a Hugging Face folder or hub id, a run folder, a checkpoint, an adapter."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from pipo.config.saved import load_config
 from pipo.config.tree import ModelConfig
 from pipo.errors import ConfigError
 from pipo.hub import without_network_from_cache
+from pipo.lm.adapters import base_of
+from pipo.lm.model_files import ADAPTER_FILE
 from pipo.lm.spec import ModelSpec
 
 
@@ -25,6 +27,7 @@ def find_model(config: ModelConfig) -> ModelSpec:
     """
     name = _made(config.path) if isinstance(config.path, Open) else config.path
     path = Path(name).expanduser()
+    lora = None if config.lora is None or config.lora.rank is None else config.lora
     if path.suffix == ".ckpt":
         path = path.resolve()
         saved = path.parent.parent / "config.yaml"
@@ -34,7 +37,16 @@ def find_model(config: ModelConfig) -> ModelSpec:
         run = load_config(saved, f"model.path={path}")
         if not isinstance(run, DictConfig) or not isinstance(run.get("model"), DictConfig):
             raise ConfigError(f"model.path={path}: {saved} names no model")
+        if lora is not None:
+            raise ConfigError(
+                f"model.lora: adapters are put on a model in Hugging Face format, {path} is a checkpoint"
+            )
         return replace(find_model(read_model(run)), checkpoint=path)
+    if (path / ADAPTER_FILE).is_file():
+        base = base_of(path)
+        if (Path(base) / ADAPTER_FILE).is_file():
+            raise ConfigError(f"model.path={path}: an adapter of an adapter, {base}; merge that one first")
+        return replace(find_model(config.model_copy(update={"path": base})), adapter=path)
     if (path / "config.yaml").is_file():
         if not (path / "model").is_dir():
             raise ConfigError(
@@ -48,6 +60,7 @@ def find_model(config: ModelConfig) -> ModelSpec:
         path=str(path) if path.exists() or name.startswith("~") else name,
         dtype=config.dtype,
         gradient_checkpointing=config.gradient_checkpointing,
+        lora=lora,
     )
 
 

@@ -15,7 +15,7 @@ from pipo.callbacks.pipo_options import NoPipo, PipoOptions
 from pipo.config.open_nodes import Open
 from pipo.distributed.hardware import Hardware
 from pipo.evaluation.options import EvaluationConfig
-from pipo.lm.options import Sharding
+from pipo.lm.options import Lora, Sharding
 from pipo.modules.options import AdamWConfig, Place
 from pipo.records.options import (
     CorrectionLevel,
@@ -38,9 +38,11 @@ class ModelConfig(Options):
     path: str | Open
     """A Hugging Face folder, a hub id, a run folder or a checkpoint; or what makes the folder."""
     dtype: Precision
-    """Dtype of the weights; to train, float32."""
+    """Dtype of the weights; to train them, float32."""
     gradient_checkpointing: bool
     """Trade compute for activation memory."""
+    lora: Lora | None = None
+    """Adapters that are trained in place of the weights; None, or a rank of None, for none."""
 
 
 class TaskConfig(Options):

@@ -30,6 +30,8 @@ class Purpose(IntEnum):
     """Rows that a retrospective update takes: iteration, rank."""
     TURN = 7
     """Sampling of the further turns of conversations, under the seed of the first: turn."""
+    ADAPTERS = 8
+    """First values of adapters."""
 
 
 def derive_seed(seed: int, purpose: int, *chosen: int) -> int:

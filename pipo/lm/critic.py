@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pipo.lm.adapters import keep_trained
 from pipo.lm.attention import packed_hidden
 from pipo.lm.packing import PackedRows
 from pipo.lm.policy import Policy, autocast
@@ -14,8 +15,8 @@ class Critic(nn.Module):
     """Values of the states in which the policy sampled its tokens.
 
     Args:
-        backbone: a copy of the policy; its output head is not used. It is trained as a whole, and computes
-            in the dtype in which the policy does.
+        backbone: a copy of the policy; its output head is not used. It is trained as a whole, or where it has
+            adapters these alone, and computes in the dtype in which the policy does.
     """
 
     def __init__(self, backbone: Policy) -> None:
@@ -27,6 +28,8 @@ class Critic(nn.Module):
         self.head = nn.Linear(width, 1, bias=True, dtype=torch.float32)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        if backbone.lora is not None:
+            keep_trained(self)
 
     def forward(self, rows: PackedRows) -> Tensor:
         """Value before each of the M sampled tokens, float32 [M]."""

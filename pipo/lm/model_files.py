@@ -101,8 +101,8 @@ def _check_kind(path: str, folder: Path) -> None:
     """
     if (folder / ADAPTER_FILE).is_file():  # beside a whole model, too: its weights are not what was trained
         raise ModelError(
-            f"model.path={path}: holds adapters ({ADAPTER_FILE}), which are not applied here; merge them "
-            "into their model (merge_and_unload of PEFT) and name the folder of the result"
+            f"model.path={path}: holds adapters ({ADAPTER_FILE}) and is no whole model; adapters are merged "
+            "where this folder is what eval.py or train.py is given as model="
         )
     other = sorted(file.name for file in folder.glob("*.gguf"))
     if other and not (folder / "config.json").is_file():

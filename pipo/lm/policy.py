@@ -35,6 +35,7 @@ from pipo.lm.model_files import (
     read_config,
     read_tokenizer,
 )
+from pipo.lm.options import Lora
 from pipo.lm.packing import PackedRows
 
 
@@ -44,8 +45,8 @@ class DistillationTarget:
 
     hidden: Tensor
     """[M, width], the teacher's final hidden states, without gradient."""
-    weight: Tensor
-    """[V, width], the teacher's output head."""
+    weight: Tensor | None
+    """[V, width], the teacher's output head; None for that of the policy that learns."""
     form: DistillationForm
     """Divergence that draws the student to the teacher."""
 
@@ -61,6 +62,7 @@ class Policy(nn.Module):
             the weights.
         computes_on: device to which the weights come when they are used, if they live on another; None for
             the one they are on.
+        lora: the adapters that are on the model; None for none.
 
     Raises:
         ModelError: when the model does something to its attention or logits that this class would undo.
@@ -71,6 +73,7 @@ class Policy(nn.Module):
         self.model = model
         self.compute_dtype: torch.dtype | None = None
         self.computes_on: torch.device | None = None
+        self.lora: Lora | None = None
         config = model.config.get_text_config()
         head = model.get_output_embeddings()
         name = named(model)
@@ -128,9 +131,8 @@ class Policy(nn.Module):
             hidden, weight = self.response_hidden(rows), self.head.weight
             if target is None:
                 return token_logprobs(hidden, weight, rows.targets, temperature)
-            divergence = blockwise_divergence(
-                hidden, weight, target.hidden, target.weight, target.form, temperature
-            )
+            taught = weight.detach().to(hidden.dtype) if target.weight is None else target.weight
+            divergence = blockwise_divergence(hidden, weight, target.hidden, taught, target.form, temperature)
             if not and_logprobs:
                 return divergence
             with torch.no_grad():
@@ -277,7 +279,7 @@ def _own_attention(path: str) -> Iterator[None]:
 
 
 def load_weights(policy: Policy, path: Path) -> None:
-    """Replace a policy's weights by those in a training checkpoint: a file, or a folder of shards.
+    """Replace a policy's weights, or its adapters, by those in a training checkpoint: a file or shards.
 
     Raises:
         ModelError: the checkpoint is of another model, or its weights are no numbers.

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from pipo.lm.critic import Critic
 from pipo.lm.packing import pack
-from pipo.lm.policy import Policy
+from pipo.lm.reference import Scorer
 from pipo.modules.batching import row_groups
 from pipo.records.rollouts import Rollouts, TokenIds
 
 
 @torch.no_grad()
 def score_responses(
-    model: Policy | Critic,
+    model: Scorer | Critic,
     rollouts: Rollouts,
     *,
     temperature: float,
@@ -48,7 +48,7 @@ def score_responses(
     prompts = rollouts.prompts.prompt_ids if prompts is None else prompts
     group_size = rollouts.group_size if group_size is None else group_size
     rows = torch.arange(len(lengths)) if rows is None else rows
-    extra = (temperature,) if isinstance(model, Policy) else ()
+    extra = () if isinstance(model, Critic) else (temperature,)
     out = torch.zeros_like(completions.logprobs)
     groups = row_groups(prompts, group_size, lengths, rows, token_budget)
     idle = passes(len(groups)) - len(groups)  # asked first: forward passes may be collective themselves

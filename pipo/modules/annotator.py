@@ -11,7 +11,7 @@ from torch import Tensor
 from pipo.distributed.metrics import IterationMetrics
 from pipo.functional.importance import ImportanceCorrection, importance_weights
 from pipo.lm.critic import Critic
-from pipo.lm.policy import Policy
+from pipo.lm.reference import Scorer
 from pipo.lm.sharding import reshard
 from pipo.modules.annotation import score_responses
 from pipo.modules.model_holder import ModelHolder
@@ -85,7 +85,7 @@ class Annotator:
         logprobs = self.score(self.models.teacher, rollouts, prompts=completed, group_size=1, rows=taught)
         return TeacherAnnotation(prompt_ids=prompts, logprobs=logprobs)
 
-    def score(self, model: Policy | Critic, rollouts: Rollouts, **other: Any) -> Tensor:
+    def score(self, model: Scorer | Critic, rollouts: Rollouts, **other: Any) -> Tensor:
         """What a model says about the sampled tokens; see :func:`score_responses`."""
         scores = score_responses(
             model,

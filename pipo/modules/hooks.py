@@ -14,6 +14,7 @@ from pipo.distributed.collectives import Number
 from pipo.distributed.metrics import IterationMetrics
 from pipo.functional.improvement import Improvement
 from pipo.lm.policy import Policy
+from pipo.lm.reference import Teacher
 from pipo.modules.objectives.base import Objective
 from pipo.modules.options import BatchConfig, Place
 from pipo.records.batches import PolicyBatch
@@ -59,7 +60,7 @@ class Learner(Protocol):
     policy: Policy
     """The weights that are trained. Change them through ``policy_update`` alone."""
 
-    teacher: Policy
+    teacher: Teacher
     """The policy itself, or the average that it is distilled from, which a callback may move."""
 
     engine: RolloutEngine

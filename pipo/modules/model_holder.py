@@ -17,7 +17,7 @@ from pipo.distributed.hardware import gpu_memory
 from pipo.lm.critic import Critic
 from pipo.lm.options import Sharding
 from pipo.lm.policy import Policy
-from pipo.lm.reference import frozen
+from pipo.lm.reference import OtherAdapters, Scorer, Teacher, WithoutAdapters, frozen
 from pipo.lm.sharding import exchanges_each_pass, gathered, is_sharded, shard
 from pipo.lm.weights_copy import WeightsCopy
 from pipo.modules.objectives.base import Objective
@@ -44,7 +44,7 @@ class ModelHolder(pl.LightningModule):
     """Policy that is trained."""
     critic: Critic
     """Critic, with an objective that has one."""
-    teacher: Policy
+    teacher: Teacher
     """Self-teacher: the policy itself, or its moving average."""
     engine: RolloutEngine
     """Rollout engine, which samples from the policy."""
@@ -70,6 +70,7 @@ class ModelHolder(pl.LightningModule):
         self.objective, self.optimizer_config = objective, optimizer
         self.look_back: Place | None = look_back
         self._configured = False
+        self._ddp_params_and_buffers_to_ignore: list[str] = []
 
     def configure_model(self) -> None:
         """Load the policy, the engine on it, and the further models that the objective asks for.
@@ -94,20 +95,30 @@ class ModelHolder(pl.LightningModule):
         self.before = None
         if self.look_back is not None:
             self.before = WeightsCopy(self.policy, on_cpu=self.look_back == "cpu")
-            # Every process makes the same copy, so that none has to be sent, nor could one on the CPU be.
-            names = [f"before.{name}" for name in self.before.state_dict()]
-            self._ddp_params_and_buffers_to_ignore = names
+            self._keep_from_ddp("before", self.before)
         # Each model is loaded anew and placed before the next, so that one whole model is held at a time.
         if self.objective.critic is not None:
             self.critic = self._placed(Critic(self._load()))
         # Not registered as a submodule: checkpoints need not hold what can be loaded again.
-        needed = self.objective.needs_reference
-        self.__dict__["reference"] = self._placed(frozen(self._load())) if needed else None
+        self.__dict__["reference"] = self._make_reference() if self.objective.needs_reference else None
         distillation = self.objective.distillation
-        if distillation is not None and distillation.teacher_average < 1:
+        if distillation is None or distillation.teacher_average == 1:
+            self.__dict__["teacher"] = self.policy  # the same module, which is registered already
+        elif self.policy.lora is None:
             self.teacher = self._placed(frozen(self._load()))
         else:
-            self.__dict__["teacher"] = self.policy  # the same module, which is registered already
+            self.teacher = OtherAdapters(self.policy)
+            self._keep_from_ddp("teacher", self.teacher)
+
+    def _make_reference(self) -> Scorer:
+        """The policy as it was; with adapters no second model."""
+        return (
+            self._placed(frozen(self._load())) if self.policy.lora is None else WithoutAdapters(self.policy)
+        )
+
+    def _keep_from_ddp(self, name: str, copy: torch.nn.Module) -> None:
+        """Every process makes the same copy, so that none has to be sent, nor could one on the CPU be."""
+        self._ddp_params_and_buffers_to_ignore += [f"{name}.{each}" for each in copy.state_dict()]
 
     def _load(self) -> Policy:
         """The policy as the run finds it."""
@@ -133,7 +144,7 @@ class ModelHolder(pl.LightningModule):
         return super().device if self._trainer is None else self._trainer.strategy.root_device
 
     @property
-    def reference(self) -> Policy | None:
+    def reference(self) -> Scorer | None:
         """The policy as it was, for objectives that stay near it; loaded, never restored, so no submodule."""
         return self.__dict__["reference"]
 
@@ -164,7 +175,7 @@ class ModelHolder(pl.LightningModule):
     def _adamw(self, model: torch.nn.Module, scale: float) -> torch.optim.AdamW:
         config = self.optimizer_config
         return torch.optim.AdamW(
-            model.parameters(),
+            [weight for weight in model.parameters() if weight.requires_grad],
             lr=config.learning_rate * scale,
             betas=(config.beta1, config.beta2),
             weight_decay=config.weight_decay,

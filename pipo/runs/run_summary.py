@@ -11,6 +11,7 @@ from pipo.runs.run_folder import write_json
 
 SUMMARY_FILE = "summary.json"
 MODEL_FOLDER = "model"
+ADAPTER_FOLDER = "adapter"
 _MISSING = "missing"
 
 

@@ -128,8 +128,9 @@ def assert_as_one_process(out: Path, name: str) -> None:
         assert mine.keys() == theirs.keys()
         for key, value in theirs.items():
             torch.testing.assert_close(mine[key], value, rtol=0, atol=1e-6, msg=key)
-    start = toy.make_policy().state_dict()["model.model.norm.weight"]
-    assert (weights[-1]["policy.model.model.norm.weight"] - start).abs().max() > 1e-4
+    start = (toy.adapted_policy() if ":lora" in name else toy.make_policy()).state_dict()
+    key = next(key for key in start if key.endswith(("lora_A.default.weight", "model.norm.weight")))
+    assert (weights[-1][f"policy.{key}"] - start[key]).abs().max() > 1e-4
     for mine, theirs in zip(metrics, whole.metrics, strict=True):
         assert mine.keys() == theirs.keys()
         for key in mine.keys() - {key for key in mine if timing(key)} - STAND_INS:

@@ -6,8 +6,9 @@ A case is strategy:objective:pipo[:further], for example fsdp:grpo:default. PIPO
 ``controlled``: paired feedback, with a rate that follows the evidence and iterations that are undone. Further
 is ``local`` to sample from the weights themselves, ``export`` to save the model at the end, ``resume`` to
 save in the middle and go on from there in a new trainer, ``bfloat16`` to compute in that, ``fraction`` for
-retrospective updates on a few rows, or ``exchange`` to exchange gradients with every micro-batch. The program
-is started twice, with LOCAL_RANK 0 and 1; importing takes longer than a case, so one start runs many.
+retrospective updates on a few rows, ``exchange`` to exchange gradients with every micro-batch, or ``lora`` to
+train adapters. The program is started twice, with LOCAL_RANK 0 and 1; importing takes longer than a case, so
+one start runs many.
 """
 
 from __future__ import annotations
@@ -247,6 +248,8 @@ def fit(
         if pipo == "controlled"
         else None,
     )
+    if "lora" in further:
+        module._load_policy = toy.adapted_policy
     local, calls = "local" in further, 0 if checkpoint is None else iterations - 1
     module._make_engine = lambda policy: (
         PromptSeededEngine(policy, toy.ENGINE) if local else ScriptedEngine(calls)
