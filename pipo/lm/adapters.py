@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -167,17 +168,21 @@ def write_adapter(model: PreTrainedModel, tensors: Mapping[str, Tensor], folder:
 
     Args:
         model: that it is on.
-        tensors: its weights, whole, by their names in the model.
+        tensors: its weights, whole, by their names in the model; any others are passed over.
         folder: is there.
     """
     from peft import PeftConfig
 
-    config: PeftConfig = model.peft_config[NAME]  # type: ignore[attr-defined]
+    config: PeftConfig = copy.copy(model.peft_config[NAME])  # type: ignore[attr-defined]
     base = Path(model.name_or_path)
     config.base_model_name_or_path = str(base.resolve()) if base.is_dir() else model.name_or_path
     config.inference_mode = True
     config.save_pretrained(str(folder))
-    named = {f"{_PREFIX}{name.replace(f'.{NAME}.', '.')}": value for name, value in tensors.items()}
+    named = {
+        f"{_PREFIX}{name.replace(f'.{NAME}.', '.')}": value
+        for name, value in tensors.items()
+        if ".lora_" in name
+    }
     contiguous = {name: value.detach().cpu().contiguous() for name, value in named.items()}
     save_file(contiguous, folder / _WEIGHTS_FILE, metadata={"format": "pt"})
 

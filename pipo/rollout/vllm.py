@@ -1,4 +1,4 @@
-"""vLLM engine in the training process, colocated, on a copy of the weights that every update syncs.
+"""vLLM engine in the training process, colocated, on a copy of weights or adapters that updates sync.
 
 Each process of the trainer drives an engine of its own on its own device (vLLM calls this an external
 launcher): no further process is started, weights are handed over by reference, and the ranks sample
@@ -12,7 +12,8 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import torch
 import torch.distributed as dist
@@ -22,6 +23,8 @@ from torch import Tensor
 from pipo.distributed.collectives import world
 from pipo.distributed.seeds import numbered_seed
 from pipo.errors import ConfigError
+from pipo.lm.adapters import write_adapter
+from pipo.lm.options import Lora
 from pipo.lm.policy import Policy
 from pipo.lm.sharding import whole_parameters
 from pipo.records.options import Count, Options, Positive, Precision, Share
@@ -34,6 +37,7 @@ from pipo.rollout.vllm_process import join_process_group, quiet_vllm, untouched_
 if TYPE_CHECKING:
     from vllm import LLM, CompletionOutput
     from vllm import SamplingParams as Request
+    from vllm.lora.request import LoRARequest
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +85,8 @@ class VllmEngine:
     and a checkpoint has been read: the engine begins with the weights that the policy has then.
 
     Args:
-        policy: says which architecture, and gives the weights.
+        policy: says which architecture, and gives the weights. With adapters these alone move, and the engine
+            reads the model that they are on from its files.
         config: see :class:`VllmConfig`.
     """
 
@@ -92,8 +97,10 @@ class VllmEngine:
         self._llm: LLM | None = None
         self._owns_group = False
         self._asleep = False
-        #: Whether the engine's weights are lost or were never given.
+        #: Whether the engine's weights are lost or put away, or were never given.
         self._empty = True
+        #: Under which name and number vLLM knows the newest adapters; None without adapters.
+        self._adapters: LoRARequest | None = None
 
     # ------------------------------------------------------------------ life
 
@@ -109,11 +116,14 @@ class VllmEngine:
             self._asleep = False
 
     def sleep(self) -> None:
-        """Drop weights and cache on a GPU: the next update brings other weights anyway."""
+        """Drop weights and cache on a GPU: the next update brings other weights anyway.
+
+        Weights under adapters stay what they are, and go to main memory.
+        """
         if self._llm is None or self._asleep or not self._llm.model_config.enable_sleep_mode:
             return
         with self._at_work("going to sleep"):
-            self._llm.sleep(level=2)
+            self._llm.sleep(level=2 if self.policy.lora is None else 1)
         self._asleep = self._empty = True
 
     def close(self) -> None:
@@ -134,14 +144,19 @@ class VllmEngine:
             raise ConfigError(f"tensor_parallel_size={size} does not divide the {ranks} processes")
         self._owns_group = join_process_group()
         quiet_vllm()
-        # Without weights: a configuration is all that vLLM needs to build the network.
-        folder = architecture_folder(self.policy)
+        options, lora = _engine_options(self.config), self.policy.lora
+        if lora is None:
+            # Without weights: a configuration is all that vLLM needs to build the network.
+            model = str(architecture_folder(self.policy))
+        else:
+            model = self.policy.model.name_or_path
+            options |= _adapter_options(lora)
         with untouched_process(self.policy.device):
             from vllm import LLM
             from vllm.exceptions import VLLMError
 
             try:
-                return LLM(str(folder), **_engine_options(self.config))
+                return LLM(model, **options)
             except (ValueError, VLLMError) as error:
                 _leave_process_group(self._owns_group)
                 raise ConfigError(f"rollout.engine.config: vLLM refuses: {_short(error)}") from error
@@ -165,19 +180,41 @@ class VllmEngine:
     # ------------------------------------------------------------------ weights
 
     def sync_weights(self, parameters: Iterable[tuple[str, Tensor]]) -> None:
-        """Take over the weights one parameter at a time, and forget what was computed with the old ones."""
+        """Take over the weights one parameter at a time, and forget what was computed with the old ones.
+
+        Of a policy with adapters, the adapters alone.
+        """
         if self._llm is None:
             return  # it will begin with the policy's weights of then
-        stream = whole_parameters(parameters, getattr(torch, self.config.dtype))
-        named = ((name.removeprefix("model."), value) for name, value in stream)
         with self._at_work("taking over the weights"):
             if self._asleep and self._empty:
                 torch.cuda.empty_cache()  # what the trainer's allocator only keeps
                 self._llm.wake_up(tags=["weights"])
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": named})
-            self._llm.apply_model(_repack_tied_head)
+            if self.policy.lora is None:
+                stream = whole_parameters(parameters, getattr(torch, self.config.dtype))
+                named = ((name.removeprefix("model."), value) for name, value in stream)
+                self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": named})
+                self._llm.apply_model(_repack_tied_head)
+            else:
+                self._adapters = self._sent_adapters(self._llm, parameters)
             self._llm.reset_prefix_cache()
         self._empty = False
+
+    def _sent_adapters(self, llm: LLM, parameters: Iterable[tuple[str, Tensor]]) -> LoRARequest:
+        """Hand the adapters over as a folder, which is how vLLM takes them; those before are dropped."""
+        from vllm.lora.request import LoRARequest
+
+        trained = ((name, value) for name, value in parameters if value.requires_grad)
+        whole = {n.removeprefix("model."): value for n, value in whole_parameters(trained, torch.float32)}
+        number = 1 if self._adapters is None else self._adapters.lora_int_id + 1
+        with tempfile.TemporaryDirectory() as folder:
+            write_adapter(self.policy.model, whole, Path(folder))
+            request = LoRARequest(f"adapters-{number}", number, folder)
+            try:
+                llm.llm_engine.add_lora(request)
+            except ValueError as error:
+                raise ConfigError(f"model.lora: vLLM refuses the adapters: {_short(error)}") from error
+        return request
 
     # ------------------------------------------------------------------ sampling
 
@@ -215,6 +252,7 @@ class VllmEngine:
             outputs = self._llm.generate(
                 [TokensPrompt(prompt_token_ids=list(ids)) for ids, _ in wanted],
                 [_request(sampling, drawn, seed) for _, seed in wanted],
+                lora_request=self._adapters,
                 use_tqdm=False,
             )
         rows = [sorted(output.outputs, key=lambda one: one.index) for output in outputs]
@@ -249,6 +287,16 @@ def _engine_options(config: VllmConfig) -> dict[str, Any]:
         "disable_log_stats": True,
         "seed": 0,  # every request brings its own; ranks of a tensor-parallel group must agree
     }
+
+
+def _adapter_options(lora: Lora) -> dict[str, Any]:
+    """What the engine needs to be told for adapters on the weights that are in the model's files."""
+    from vllm.config.lora import MaxLoRARanks
+
+    assert lora.rank is not None
+    # It has room for some ranks only; of none that is large enough it says so itself.
+    room = min((rank for rank in get_args(MaxLoRARanks) if rank >= lora.rank), default=lora.rank)
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": room, "load_format": "auto"}
 
 
 def _request(sampling: SamplingParams, count: int, seed: int) -> Request:
