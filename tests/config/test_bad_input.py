@@ -53,6 +53,11 @@ from pipo.training import train
         (["+algo.objective.cliplow=0.2"], r"algo\.objective\.cliplow: unknown key.*clip_low"),
         (["~algo.objective.clip_low"], r"algo\.objective: missing clip_low"),
         (["algo.objective._target_=nowhere.Nothing"], r"algo\.objective\._target_: nowhere\.Nothing"),
+        (["model.lora.rank=0"], r"model\.lora\.rank: expected a number >= 1, got 0"),
+        (
+            ["model.lora.rank=4", "model.lora.alpha=0"],
+            r"model\.lora\.alpha: expected a number above 0",
+        ),
         (["iterations=0"], r"iterations: expected a number >= 1, got 0"),
         (["iterations=many"], r"iterations: expected int, got 'many'"),
         (["seed=-1"], r"seed: expected a number >= 0, got -1"),

@@ -132,7 +132,7 @@ def test_what_is_no_model_in_this_format_is_told_apart(tmp_path):
     (tmp_path / "llama").mkdir()
     (tmp_path / "llama/q4.gguf").write_bytes(b"GGUF")
     for path, what in (
-        ("both", "holds adapters (adapter_config.json), which are not applied here"),
+        ("both", "holds adapters (adapter_config.json) and is no whole model"),
         ("adapters", "holds adapters (adapter_config.json)"),
         ("llama", "holds a model of llama.cpp (q4.gguf)"),
         ("llama/q4.gguf", "is a file; name the folder"),
