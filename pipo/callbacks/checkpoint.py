@@ -53,7 +53,7 @@ class StreamedCheckpointIO(TorchCheckpointIO):
             )  # Lightning's own ModelCheckpoint relies on it
             with Path(path).open("wb") as file:
                 hashed = HashedFile(file)
-                torch.save(checkpoint, hashed)
+                torch.save(checkpoint, hashed)  # type: ignore[arg-type]  # it writes and flushes, no more
                 self.mark = hashed.mark
         except OSError as error:
             self.problem = error

@@ -128,7 +128,7 @@ class ModelExport(pl.Callback):
         partial.mkdir(parents=True)
         write_adapter(model, adapters, partial)
         _give_name(partial, folder)
-        merged = merged_policy(model.name_or_path, folder).model
+        merged = merged_policy(str(model.name_or_path), folder).model
         merged.generation_config = model.generation_config
         return merged
 

@@ -174,7 +174,7 @@ def write_adapter(model: PreTrainedModel, tensors: Mapping[str, Tensor], folder:
     from peft import PeftConfig
 
     config: PeftConfig = copy.copy(model.peft_config[NAME])  # type: ignore[attr-defined]
-    base = Path(model.name_or_path)
+    base = Path(str(model.name_or_path))
     config.base_model_name_or_path = str(base.resolve()) if base.is_dir() else model.name_or_path
     config.inference_mode = True
     config.save_pretrained(str(folder))

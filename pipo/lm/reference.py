@@ -26,6 +26,8 @@ class WithoutAdapters(nn.Module):
         policy: with adapters.
     """
 
+    policy: Policy
+
     def __init__(self, policy: Policy) -> None:
         super().__init__()
         self.__dict__["policy"] = policy  # no submodule
@@ -44,6 +46,8 @@ class OtherAdapters(nn.Module):
     Args:
         policy: with adapters, of which a copy is made.
     """
+
+    policy: Policy
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()

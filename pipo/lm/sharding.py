@@ -43,7 +43,7 @@ def exchanges_each_pass(options: Sharding, parameters: int, memory: int | None) 
 
     Args:
         options: see :class:`Sharding`.
-        parameters: of the whole model.
+        parameters: that are trained, of the whole model.
         memory: bytes of the GPU; None on a CPU.
     """
     if options.gradient_exchange is not None:

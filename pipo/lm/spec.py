@@ -82,7 +82,7 @@ class ModelSpec:
             adapters = apply_folder(policy, self.adapter)
         if not merges or adapters is None:
             return policy
-        merged = Policy(adapters.merge_and_unload()).requires_grad_(True)
+        merged = Policy(adapters.merge_and_unload()).requires_grad_(True)  # type: ignore[arg-type]
         check_finite(f"model.path={self.checkpoint or self.adapter}", merged)
         return merged.to(getattr(torch, self.dtype)).train()
 

@@ -89,7 +89,9 @@ class ModelHolder(pl.LightningModule):
         """Fill the attributes of this class."""
         self.policy = self._placed(self._load())
         self.exchanges_each_pass = self.sharding is not None and exchanges_each_pass(
-            self.sharding, sum(each.numel() for each in self.policy.parameters()), gpu_memory(self.device)
+            self.sharding,
+            sum(each.numel() for each in self.policy.parameters() if each.requires_grad),
+            gpu_memory(self.device),
         )
         self.engine = self._make_engine(self.policy)
         self.before = None

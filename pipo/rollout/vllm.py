@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -149,7 +150,7 @@ class VllmEngine:
             # Without weights: a configuration is all that vLLM needs to build the network.
             model = str(architecture_folder(self.policy))
         else:
-            model = self.policy.model.name_or_path
+            model = str(self.policy.model.name_or_path)
             options |= _adapter_options(lora)
         with untouched_process(self.policy.device):
             from vllm import LLM

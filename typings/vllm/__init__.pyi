@@ -3,6 +3,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
+from vllm.lora.request import LoRARequest
 from vllm.sampling_params import SamplingParams as SamplingParams
 
 class TokensPrompt(dict[str, Any]):
@@ -29,7 +30,12 @@ class LLM:
     llm_engine: Any
     def __init__(self, model: str, **options: Any) -> None: ...
     def generate(
-        self, prompts: Sequence[TokensPrompt], sampling_params: Sequence[SamplingParams], *, use_tqdm: bool
+        self,
+        prompts: Sequence[TokensPrompt],
+        sampling_params: Sequence[SamplingParams],
+        *,
+        lora_request: LoRARequest | None,
+        use_tqdm: bool,
     ) -> list[RequestOutput]: ...
     def collective_rpc(self, method: str, *, kwargs: dict[str, Any]) -> list[Any]: ...
     def apply_model(self, func: Callable[[nn.Module], Any]) -> list[Any]: ...
