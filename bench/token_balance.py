@@ -1,4 +1,4 @@
-"""How evenly rows are spread over processes, by simulation: tokens of the slowest process over the mean.
+"""Balance of rows over processes, by simulation: tokens of the slowest process over the mean.
 
     python bench/token_balance.py
 

@@ -1,4 +1,4 @@
-"""What a policy is compared with: a frozen model, or with adapters the same model without a second one."""
+"""References and self-teachers: a frozen model, or with adapters the same model without a second one."""
 
 from __future__ import annotations
 
