@@ -12,6 +12,8 @@ from pipo.lm.policy import load_weights
 from tests import toy
 from tests.integration.test_two_ranks import assert_as_one_process, both, start_both
 
+pytestmark = pytest.mark.slow
+
 QUICK = [
     "fsdp:grpo:default:lora:export",
     "fsdp:ppo:default:lora",
@@ -47,7 +49,6 @@ def test_two_processes_train_what_one_trains(quick, name):
     assert_as_one_process(quick, name)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", MORE)
 def test_two_processes_train_what_one_trains_in_further_cases(more, name):
     assert_as_one_process(more, name)
