@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -173,6 +175,15 @@ def test_java_values(text: str, kind: str, item: str | None, value: Any) -> None
     assert (converted, type(converted)) == (value, type(value))
 
 
+@pytest.fixture
+def usual_recursion() -> Iterator[None]:
+    """Python's own limit: what other tests import may have raised it, and with it how deep a value can be."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)
+    yield
+    sys.setrecursionlimit(before)
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "item", "value"),
     [
@@ -198,7 +209,7 @@ def test_java_values(text: str, kind: str, item: str | None, value: Any) -> None
         ("undefined", "any", None, "undefined"),
     ],
 )
-def test_javascript_values(text: str, kind: str, item: str | None, value: Any) -> None:
+def test_javascript_values(usual_recursion: None, text: str, kind: str, item: str | None, value: Any) -> None:
     converted = convert(text, kind, item, "JavaScript")
     assert (converted, type(converted)) == (value, type(value))
 
