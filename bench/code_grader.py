@@ -86,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             workers=workers,
             timeout_s=30.0,
             total_s=300.0,
+            batch_s=3600.0,
             max_timeouts=1,
             cpu_s=30,
             memory_mb=1024,

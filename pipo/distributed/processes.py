@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 # A run tells its folder to the processes that it starts; theirs would be named by a later time of day.
 RUN_FOLDER = "PIPO_RUN_FOLDER"
@@ -32,9 +33,7 @@ def is_first() -> bool:
 
     The same answer before, while and after there is a process group, so nobody has to know which it is.
     """
-    # Not imported here: torch takes seconds, and where nobody has imported it there is no group.
-    dist = sys.modules.get("torch.distributed")
-    if dist is not None and dist.is_available() and dist.is_initialized():
+    if (dist := _process_group()) is not None:
         return dist.get_rank() == 0
     if "RANK" in os.environ:
         return int(os.environ["RANK"]) == 0
@@ -78,9 +77,15 @@ def own_cores() -> int:
 
 def others_wait() -> bool:
     """Whether there are further processes, which sooner or later wait for this one."""
+    dist = _process_group()
+    return dist is not None and dist.get_world_size() > 1
+
+
+def _process_group() -> Any:
+    """The module torch.distributed where there is a process group; None before and after."""
+    # Not imported here: torch takes seconds, and where nobody has imported it there is no group.
     dist = sys.modules.get("torch.distributed")
-    group = dist is not None and dist.is_available() and dist.is_initialized()
-    return dist is not None and group and dist.get_world_size() > 1
+    return dist if dist is not None and dist.is_available() and dist.is_initialized() else None
 
 
 def started_together() -> bool:

@@ -76,7 +76,7 @@ class CodeGrader:
         memory_mb: int,
         output_kb: int,
         float_tolerance: float,
-        batch_s: float = 3600.0,
+        batch_s: float,
         wall_factor: float = 10.0,
     ) -> None:
         if reward not in ("fraction", "all_pass"):
@@ -112,15 +112,11 @@ class CodeGrader:
         """The verdict on one program."""
         return self.grade_batch([job])[0]
 
-    def grade_batch(self, jobs: Sequence[ProgramJob], *, within_s: float | None = None) -> list[Reward]:
+    def grade_batch(self, jobs: Sequence[ProgramJob]) -> list[Reward]:
         """One verdict per program, in order. No failure of a program raises, or shows as an error.
 
         What the machine could not do, tried twice, is marked ``infrastructure``. So is what it has not done
         in ``batch_s``, where others would give the run up before it has.
-
-        Args:
-            jobs: the programs.
-            within_s: seconds for all of them; None for ``batch_s`` where other processes wait, else no limit.
 
         Raises:
             SandboxError: no sandbox can be started on this system at all.
@@ -129,8 +125,7 @@ class CodeGrader:
             launcher = self._running_launcher()
             pool = ThreadPoolExecutor(self._workers, thread_name_prefix="code-grader")
             late = threading.Event()
-            seconds = self._batch_s if within_s is None and others_wait() else within_s
-            watch = None if seconds is None else threading.Timer(seconds, _stop, (launcher, late))
+            watch = threading.Timer(self._batch_s, _stop, (launcher, late)) if others_wait() else None
             if watch is not None:
                 watch.start()
             try:
@@ -141,7 +136,7 @@ class CodeGrader:
                         "the machine",
                         sum(verdict.infrastructure for verdict in graded),
                         len(graded),
-                        seconds,
+                        self._batch_s,
                     )
                 return graded
             except BaseException:

@@ -28,6 +28,7 @@ OPTIONS: dict[str, Any] = {
     "workers": 2,
     "timeout_s": 5.0,
     "total_s": 60.0,
+    "batch_s": 3600.0,
     "max_timeouts": 1,
     "cpu_s": 5,
     "wall_factor": 100.0,  # the tests may run on a busy machine
@@ -259,13 +260,15 @@ def test_a_program_that_sleeps_is_as_late_as_one_that_works(program: str) -> Non
     assert [(r.score, (r.feedback or "")[: len(late)], r.error) for r in rewards] == [(2 / 3, late, None)] * 3
 
 
-def test_the_time_of_all_programs_is_limited_where_others_wait() -> None:
+def test_the_time_of_all_programs_is_limited_where_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four programs that sleep would take two workers two hours: they are ended, and nobody is to blame."""
     sleeps = "import time\nprint(input())\ntime.sleep(3600)\n"
     options = {"workers": 2, "timeout_s": 3600.0, "total_s": 3600.0, "cpu_s": 3600, "reward": "all_pass"}
-    slow = CodeGrader(**{**OPTIONS, **options})
+    monkeypatch.setattr(code, "others_wait", lambda: True)
+    slow = CodeGrader(**{**OPTIONS, **options, "batch_s": 3.0})
     jobs = [prints(sleeps), calls("import time\ndef f(n): time.sleep(3600)\n", ((1,), 1)), prints(sleeps)]
-    rewards = slow.grade_batch([*jobs, prints(None)], within_s=3.0)
+    rewards = slow.grade_batch([*jobs, prints(None)])
+    monkeypatch.undo()
     error = "the programs of the batch were not graded in time"
     assert [(r.score, r.error, r.infrastructure) for r in rewards[:3]] == [(0.0, error, True)] * 3
     assert (rewards[3].score, rewards[3].error) == (0.0, None)  # no program, so nothing to wait for

@@ -40,6 +40,7 @@ def grader() -> Iterator[CodeGrader]:
         workers=2,
         timeout_s=30.0,
         total_s=60.0,
+        batch_s=3600.0,
         max_timeouts=1,
         wall_factor=100.0,
         cpu_s=30,

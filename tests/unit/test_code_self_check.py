@@ -29,6 +29,7 @@ def grader() -> Iterator[CodeGrader]:
         workers=2,
         timeout_s=30.0,  # the machine may be busy; what is graded here ends by itself
         total_s=300.0,
+        batch_s=3600.0,
         max_timeouts=1,
         wall_factor=100.0,
         cpu_s=20,
