@@ -14,13 +14,11 @@ from tests.integration.test_two_ranks import assert_as_one_process, both, start_
 
 pytestmark = pytest.mark.slow
 
-QUICK = [
+CASES = [
     "fsdp:grpo:default:lora:export",
     "fsdp:ppo:default:lora",
     "fsdp:sdpo_official:default:lora:resume",
     "ddp:grpo:controlled:lora",
-]
-MORE = [
     *[f"{strategy}:{name}:default:lora" for strategy in ("ddp", "fsdp") for name in ("dapo", "gspo", "sdpo")],
     "fsdp:sdpo_official:default:lora",
     "ddp:ppo:default:lora:resume",
@@ -31,41 +29,29 @@ MORE = [
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("quick")
-    start_both(out, QUICK)
+def trained(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("trained")
+    start_both(out, CASES)
     return out
 
 
-@pytest.fixture(scope="module")
-def more(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("more")
-    start_both(out, MORE)
-    return out
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_train_what_one_trains(trained, name):
+    assert_as_one_process(trained, name)
 
 
-@pytest.mark.parametrize("name", QUICK)
-def test_two_processes_train_what_one_trains(quick, name):
-    assert_as_one_process(quick, name)
-
-
-@pytest.mark.parametrize("name", MORE)
-def test_two_processes_train_what_one_trains_in_further_cases(more, name):
-    assert_as_one_process(more, name)
-
-
-def test_sharded_adapters_are_written_as_they_were_trained(quick):
-    (weights, _), _ = both(quick, "fsdp:grpo:default:lora:export")
-    saved = load_file(quick / "adapter/adapter_model.safetensors")
+def test_sharded_adapters_are_written_as_they_were_trained(trained):
+    (weights, _), _ = both(trained, "fsdp:grpo:default:lora:export")
+    saved = load_file(trained / "adapter/adapter_model.safetensors")
     assert len(weights[-1]) == len(saved) == 12
     for name, value in saved.items():
         key = name.replace("base_model.model.", "policy.model.").replace(".weight", ".default.weight")
         assert torch.equal(weights[-1][key], value)
 
 
-def test_a_checkpoint_in_shards_holds_adapters_alone(quick):
+def test_a_checkpoint_in_shards_holds_adapters_alone(trained):
     """The policy's, their two moments and the averaged teacher's: four times what is trained."""
-    folder = quick / "fsdp-sdpo_official-default-lora-resume-2.ckpt"
+    folder = trained / "fsdp-sdpo_official-default-lora-resume-2.ckpt"
     policy = toy.adapted_policy()
     trained = sum(weight.numel() for weight in policy.parameters() if weight.requires_grad)
     saved = sum(file.stat().st_size for file in folder.rglob("*.distcp"))
