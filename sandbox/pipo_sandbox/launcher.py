@@ -76,7 +76,8 @@ class _Launcher:
 
     def __init__(self, settings: Settings, system: System) -> None:
         self._settings, self._plan, self._users = settings, system.plan, system.users
-        self._work_root = "" if self._plan.namespaces else tempfile.mkdtemp(prefix="pipo-sandbox-")
+        mine = f"pipo-sandbox-{os.getpid()}-"
+        self._work_root = "" if self._plan.namespaces else tempfile.mkdtemp(prefix=mine)
         if self._work_root:
             os.chmod(self._work_root, 0o711)
 

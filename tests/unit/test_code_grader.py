@@ -512,11 +512,14 @@ def test_many_programs_leave_nothing_behind() -> None:
     before = resources()
     rewards = grader.grade_batch(kinds * 40)
     assert [r.score for r in rewards] == [1.0, 1.0, 1.0, 0.0, 0.0] * 40
-    # A busy machine takes a moment to clear away the last processes.
-    wait_until(lambda: resources() == before)
+    # A busy machine takes a moment to clear away the last processes. Fewer than before is as good: what other
+    # tests held may be let go meanwhile.
+    wait_until(lambda: all(now <= then for now, then in zip(resources(), before, strict=True)))
+    assert grader._launcher is not None
+    launcher = grader._launcher._process.pid
     grader.close()
     wait_until(lambda: left_running(515) == 0)
-    assert not list(Path("/tmp").glob("pipo-sandbox-*"))
+    assert not list(Path("/tmp").glob(f"pipo-sandbox-{launcher}-*"))
 
 
 def resources() -> tuple[int, int, int]:
