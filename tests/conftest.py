@@ -13,6 +13,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import hypothesis
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -30,6 +31,9 @@ from pipo.tasks.verdicts import verdicts_of
 
 ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)
+# The same examples in every run. To search for new ones: --hypothesis-profile=default.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 register_resolvers()
 register_single_benchmarks(CONF)
 

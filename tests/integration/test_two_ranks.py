@@ -25,7 +25,7 @@ ALGORITHMS = ["ppo", "grpo", "gspo", "dapo", "sdpo", "sdpo_official"]
 FAST = [
     *[f"fsdp:{name}:default" for name in ("ppo", "dapo", "sdpo_official")],
     "fsdp:grpo:default:export",
-    *[f"ddp:{name}:default" for name in ("ppo", "grpo", "dapo", "sdpo_official")],
+    "ddp:ppo:default",
     "fsdp:grpo:default:local",
     "fsdp:grpo:default:exchange",
     "fsdp:ppo:default:resume",
@@ -37,6 +37,7 @@ MORE = [
     *[f"{strategy}:{name}:none" for strategy in ("ddp", "fsdp") for name in ALGORITHMS],
     *[f"{strategy}:{name}:default" for strategy in ("ddp", "fsdp") for name in ("gspo", "sdpo")],
     *[f"{strategy}:{name}:default" for strategy in ("ddp", "fsdp") for name in ("rloo", "dr_grpo", "cispo")],
+    *[f"ddp:{name}:default" for name in ("grpo", "dapo", "sdpo_official")],
     "ddp:grpo:default:local",
     "ddp:ppo:default:resume",
     "fsdp:sdpo_official:default:resume",
