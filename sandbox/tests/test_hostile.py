@@ -28,7 +28,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "filter": ("own user", "system call filter", "file rules", *ALWAYS),
 }
 DECISIVE = {"everything": "namespaces", "namespaces": "namespaces", "filter": "system call filter"}
-# It stands in the command line of the processes: no other test uses it, nor these in another worker of pytest.
+# It stands in the command line of the processes; no other test uses it, nor these in another pytest worker.
 MEMORY_MB = 520 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
 SLOTS = 12
 PACKAGES = Path(sysconfig.get_paths()["purelib"])
