@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -10,6 +10,10 @@ from torch import Tensor
 from pipo.errors import RunFailed
 from pipo.records.rollouts import Completions, TokenIds
 from pipo.rollout.options import SamplingParams
+
+
+OnFinished = Callable[[int, TokenIds], None]
+"""Told of a response as soon as its last token is drawn: its row, group-major, and its tokens."""
 
 
 class EngineFailed(RunFailed):
@@ -29,13 +33,21 @@ class RolloutEngine(Protocol):
     """
 
     def generate(
-        self, prompts: Sequence[TokenIds], group_size: int, sampling: SamplingParams, seed: int
+        self,
+        prompts: Sequence[TokenIds],
+        group_size: int,
+        sampling: SamplingParams,
+        seed: int,
+        on_finished: OnFinished | None = None,
     ) -> Completions:
         """Sample ``group_size`` responses for each prompt, group-major; all of their tokens are sampled.
 
         The returned log-probabilities are those of the full distribution at ``sampling.temperature``
         (at 1 when greedy), before top-p and top-k cut it; an engine whose weights are a copy may give those
         of the distribution after the cut. The same seed gives the same tokens.
+
+        ``on_finished`` may be told of each response, once, while others are still being sampled, so that
+        grading can begin; an engine that tells nothing early does as well without.
 
         Ranks that sample together need each other: all call this equally often, if need be without prompts.
 

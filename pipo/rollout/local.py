@@ -17,6 +17,7 @@ from pipo.lm.policy import Policy
 from pipo.records.movable import sent
 from pipo.records.options import Count, Options, Share
 from pipo.records.rollouts import Completions, TokenIds, pad_rows
+from pipo.rollout.engine import OnFinished
 from pipo.rollout.options import SamplingParams
 from pipo.rollout.sampling import sample_tokens
 
@@ -58,7 +59,12 @@ class LocalEngine:
 
     @torch.inference_mode()
     def generate(
-        self, prompts: Sequence[TokenIds], group_size: int, sampling: SamplingParams, seed: int
+        self,
+        prompts: Sequence[TokenIds],
+        group_size: int,
+        sampling: SamplingParams,
+        seed: int,
+        on_finished: OnFinished | None = None,
     ) -> Completions:
         """Sample ``group_size`` responses per prompt; see :class:`~pipo.rollout.engine.RolloutEngine`."""
         training = self.policy.training
@@ -67,8 +73,10 @@ class LocalEngine:
         try:
             with self.policy.precision():
                 waves = [
-                    self._wave(wave, group_size, sampling, generator)
-                    for wave in _waves(prompts, group_size, self.config.max_rows)
+                    self._wave(
+                        prompts[part], group_size, sampling, generator, _behind(on_finished, part, group_size)
+                    )
+                    for part in _waves(len(prompts), group_size, self.config.max_rows)
                 ]
         finally:
             self.policy.train(training)
@@ -94,6 +102,7 @@ class LocalEngine:
         group_size: int,
         sampling: SamplingParams,
         generator: torch.Generator,
+        tell: OnFinished,
     ) -> Completions:
         """Responses to prompts that are decoded side by side, one token of each running row per step.
 
@@ -120,57 +129,74 @@ class LocalEngine:
         cache, logits, lengths = self._prefill(prompts, limit)
         width = int(cache.get_seq_length())
         rows = len(prompts) * group_size
-        alive = torch.arange(rows, device=device)
-        source = alive // group_size
+        alive = torch.arange(rows)  # which rows are in the batch; ``at`` says it on the device
+        at = sent(alive, device)
+        source = at // group_size
         cache.select(source)
         logits, lengths = logits[source], lengths[source]
         ragged = any(len(ids) != width for ids in prompts)
         visible = torch.ones(rows, 1, 1, width + limit, dtype=torch.bool, device=device)
         visible[:, 0, 0, :width] = torch.arange(width, device=device) < lengths[:, None]
-        stops = torch.tensor(sorted(sampling.stop_token_ids), device=device)
+        stops = torch.tensor(sorted(sampling.stop_token_ids))
 
-        ids = torch.zeros(rows, limit, dtype=torch.int64, device=device)
+        ids = torch.zeros(rows, limit, dtype=torch.int64)
         logprobs = torch.zeros(rows, limit, device=device)
-        count = torch.zeros(rows, dtype=torch.int64, device=device)
-        finished = torch.zeros(rows, dtype=torch.bool, device=device)
+        count = torch.zeros(rows, dtype=torch.int64)
+        finished = torch.zeros(rows, dtype=torch.bool)
         for step in range(limit):
             # One number for every row of the wave, so that dropping rows does not change the others' draws.
-            uniform = sent(torch.rand(rows, dtype=torch.float64, generator=generator), device)[alive]
+            uniform = sent(torch.rand(rows, dtype=torch.float64, generator=generator), device)[at]
             tokens, chosen = sample_tokens(
                 logits, uniform, sampling.temperature, sampling.top_p, sampling.top_k
             )
+            logprobs[at, step] = chosen
+            drawn = tokens.cpu()  # all of a step that the device is waited for
             ended = finished[alive]
-            ids[alive, step] = tokens.masked_fill(ended, 0)
-            logprobs[alive, step] = chosen.masked_fill(ended, 0.0)
+            ids[alive, step] = drawn.masked_fill(ended, 0)
             count[alive] += ~ended
-            ended |= torch.isin(tokens, stops)
+            over = torch.isin(drawn, stops) & ~ended
+            ended |= over
             finished[alive] = ended
-            live = (~ended).nonzero()[:, 0]  # all of a step that the device is waited for
-            if len(live) == 0 or step + 1 == limit:
+            last = step + 1 == limit
+            for row in alive[over | ~ended if last else over].tolist():
+                tell(row, tuple(ids[row, : step + 1].tolist()))
+            live = (~ended).nonzero()[:, 0]
+            if len(live) == 0 or last:
                 break
             if len(live) <= self.config.compact_below * len(alive):
-                alive, tokens = alive[live], tokens[live]
-                cache.select(live)
+                alive, kept = alive[live], sent(live, device)
+                at, tokens = at[kept], tokens[kept]
+                cache.select(kept)
             keys = width + step + 1
             logits = self.policy.next_token_logits(
                 tokens[:, None],
-                (lengths[alive] + step)[:, None],
+                (lengths[at] + step)[:, None],
                 cache,
-                visible[alive, :, :, :keys] if ragged else None,
+                visible[at, :, :, :keys] if ragged else None,
             )
         longest = int(count.max())
-        mask = torch.arange(longest, device=device) < count[:, None]
+        mask = torch.arange(longest) < count[:, None]
         return Completions(
-            response_ids=ids[:, :longest].cpu(),
-            response_mask=mask.cpu(),
-            sampled=mask.cpu(),
-            logprobs=logprobs[:, :longest].cpu(),
-            finished=finished.cpu(),
+            response_ids=ids[:, :longest],
+            response_mask=mask,
+            sampled=mask,
+            logprobs=logprobs[:, :longest].cpu().masked_fill(~mask, 0.0),
+            finished=finished,
         )
 
 
-def _waves(prompts: Sequence[TokenIds], group_size: int, max_rows: int) -> Iterator[Sequence[TokenIds]]:
+def _waves(prompts: int, group_size: int, max_rows: int) -> Iterator[slice]:
     """Split the prompts so that a wave has at most ``max_rows`` responses (but at least one prompt)."""
     size = max(1, max_rows // group_size)
-    for start in range(0, len(prompts), size):
-        yield prompts[start : start + size]
+    for start in range(0, prompts, size):
+        yield slice(start, start + size)
+
+
+def _behind(on_finished: OnFinished | None, part: slice, group_size: int) -> OnFinished:
+    """What a wave tells, whose rows are counted from its first prompt."""
+
+    def tell(row: int, ids: TokenIds) -> None:
+        if on_finished is not None:
+            on_finished(part.start * group_size + row, ids)
+
+    return tell
