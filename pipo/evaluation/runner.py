@@ -18,14 +18,13 @@ from pipo.evaluation.options import EvaluationPlan
 from pipo.evaluation.results import EvaluationResult, LevelResult, ProblemResult, Sample
 from pipo.evaluation.statistics import Estimate, estimate, mean_at_n
 from pipo.evaluation.voting import majority_values
-from pipo.records.problems import Example, Reward
-from pipo.records.rollouts import Completions, TokenIds
+from pipo.records.problems import Example
+from pipo.records.rollouts import TokenIds
 from pipo.rollout.engine import RolloutEngine
+from pipo.rollout.graded import Graded, sample_and_grade
 from pipo.rollout.options import SamplingParams
-from pipo.rollout.turns import Conversations, converse
 from pipo.tasks.base import Task
 from pipo.tasks.prompts import Decode, EncodeReply
-from pipo.tasks.verdicts import verdicts_of
 
 OnBatch = Callable[[Sequence[ProblemResult]], None]
 """Called with each batch of newly scored problems."""
@@ -80,7 +79,7 @@ def evaluate(
         raise ValueError(f"prompt_ids: {len(prompt_ids)} prompts for {len(examples)} examples")
     vote = plan.majority and task.votes
     sample = partial(
-        converse,
+        sample_and_grade,
         engine,
         task,
         group_size=plan.samples,
@@ -100,9 +99,7 @@ def evaluate(
             continue
         seed = _batch_seed(plan.seed, number)
         asked, prompts = [examples[i] for i in batch], [prompt_ids[i] for i in batch]
-        spoken = sample(asked, prompts, seed=seed)
-        texts = _decode_rows(spoken.completions, prompts, decode, plan.samples)
-        samples = _graded(spoken, texts, task, asked, plan.samples)
+        samples = _by_problem(sample(asked, prompts, seed=seed), plan.samples)
         votes = majority_values(samples, task.same_answers) if vote else [None] * len(batch)
         scored = [
             _problem(i, examples[i], decode(prompt_ids[i]), drawn, majority)
@@ -161,31 +158,15 @@ def _batch_seed(seed: int, batch: int) -> int:
     return int(np.random.SeedSequence((seed, batch)).generate_state(1)[0])
 
 
-def _decode_rows(
-    completions: Completions, prompts: Sequence[TokenIds], decode: Decode, count: int
-) -> list[str]:
-    lengths = completions.lengths.tolist()
-    rows = completions.response_ids.tolist()
-    asked = [prompt for prompt in prompts for _ in range(count)]
-    return [decode(row[:n], prompt) for row, n, prompt in zip(rows, lengths, asked, strict=True)]
-
-
-def _graded(
-    spoken: Conversations, texts: Sequence[str], task: Task, examples: Sequence[Example], count: int
-) -> list[list[Sample]]:
+def _by_problem(graded: Graded, count: int) -> list[list[Sample]]:
     """The ``count`` responses to each problem with their verdicts."""
-    asked = [example for example in examples for _ in range(count)]
-    graded = verdicts_of(task, asked, texts, spoken.transcripts)
-    samples = _samples(spoken.completions, texts, graded)
-    return [samples[row * count : (row + 1) * count] for row in range(len(examples))]
-
-
-def _samples(completions: Completions, texts: Sequence[str], graded: Sequence[Reward]) -> list[Sample]:
-    finished, lengths = completions.finished.tolist(), completions.sampled_lengths.tolist()
-    return [
+    drawn = graded.completions
+    finished, lengths = drawn.finished.tolist(), drawn.sampled_lengths.tolist()
+    samples = [
         Sample.of(text, verdict, finished=done, length=length)
-        for text, verdict, done, length in zip(texts, graded, finished, lengths, strict=True)
+        for text, verdict, done, length in zip(graded.texts, graded.verdicts, finished, lengths, strict=True)
     ]
+    return [samples[start : start + count] for start in range(0, len(samples), count)]
 
 
 def _problem(

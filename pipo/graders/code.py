@@ -18,8 +18,9 @@ import logging
 import os
 import threading
 import weakref
+from collections import defaultdict, deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,6 +106,7 @@ class CodeGrader:
             float_tolerance=float_tolerance,
         )
         self._lock = threading.Lock()
+        self._call: _Call | None = None
         self._launcher: Launcher | None = None
         self._owner = 0
 
@@ -112,25 +114,48 @@ class CodeGrader:
         """The verdict on one program."""
         return self.grade_batch([job])[0]
 
+    def begin(self, jobs: Sequence[ProgramJob]) -> None:
+        """Run programs that the next ``grade_batch`` will be asked about, beside what the caller does.
+
+        One program fewer at a time than otherwise, because the caller needs a core. Where no sandbox can be
+        started nothing begins; ``grade_batch`` will say so.
+        """
+        with self._lock:
+            try:
+                call = self._running_call()
+            except SandboxError:
+                return
+            for job in jobs:
+                call.begun[_key(job)].append(call.pool.submit(self._grade, call, job))
+
     def grade_batch(self, jobs: Sequence[ProgramJob]) -> list[Reward]:
         """One verdict per program, in order. No failure of a program raises, or shows as an error.
 
         What the machine could not do, tried twice, is marked ``infrastructure``. So is what it has not done
-        in ``batch_s``, where others would give the run up before it has.
+        in ``batch_s``, where others would give the run up before it has. What was begun for other programs
+        is dropped.
 
         Raises:
             SandboxError: no sandbox can be started on this system at all.
         """
         with self._lock:
-            launcher = self._running_launcher()
-            pool = ThreadPoolExecutor(self._workers, thread_name_prefix="code-grader")
-            late = threading.Event()
-            watch = threading.Timer(self._batch_s, _stop, (launcher, late)) if others_wait() else None
-            if watch is not None:
-                watch.start()
+            call = self._running_call()
             try:
-                graded = list(pool.map(lambda job: self._grade(launcher, job, late), jobs))
-                if late.is_set():
+                taken = [call.taken(job) or call.pool.submit(self._grade, call, job) for job in jobs]
+                dropped = call.drop()
+                call.free.release()  # the caller only waits from here on, so its core is free
+                watch = threading.Timer(self._batch_s, _stop, (call,)) if others_wait() else None
+                if watch is not None:
+                    watch.start()
+                try:
+                    graded = [future.result() for future in taken]
+                finally:
+                    if watch is not None:
+                        watch.cancel()
+                        watch.join()  # a launcher that is being closed still looks alive to the next call
+                if dropped:
+                    self._end_launcher()  # they may be running; another launcher serves the next call
+                if call.late.is_set():
                     _LOG.warning(
                         "%d of %d programs were not graded within %g s (batch_s) and count as errors of "
                         "the machine",
@@ -141,20 +166,34 @@ class CodeGrader:
                 return graded
             except BaseException:
                 # Ctrl-C: without their sandboxes the threads end by themselves.
-                self.close()
+                self._end_launcher()
                 raise
             finally:
-                if watch is not None:
-                    watch.cancel()
-                    watch.join()  # a launcher that is being closed still looks alive to the next call
-                pool.shutdown(wait=True, cancel_futures=True)
+                self._end_call()
 
     def close(self) -> None:
-        """End the launcher and every program. They start again when they are needed."""
+        """End the launcher and every program, begun ones too. They start again when they are needed."""
+        self._end_launcher()
+        self._end_call()
+
+    def _end_launcher(self) -> None:
         launcher, self._launcher = self._launcher, None
         if launcher is not None and self._owner == os.getpid():
             self._finalizer.detach()
             launcher.close()
+
+    def _end_call(self) -> None:
+        call, self._call = self._call, None
+        if call is not None and self._owner == os.getpid():  # a forked child has no threads to wait for
+            call.pool.shutdown(wait=True, cancel_futures=True)
+
+    def _running_call(self) -> _Call:
+        """The call that programs were begun for, or a new one."""
+        launcher = self._running_launcher()
+        if self._call is None or self._call.launcher is not launcher:
+            self._end_call()
+            self._call = _Call(launcher, self._workers)
+        return self._call
 
     def protections(self) -> dict[str, str]:
         """For each protection an empty text if it is active, else why it is not."""
@@ -170,20 +209,21 @@ class CodeGrader:
                 _LOG.warning(warning)
         return self._launcher
 
-    def _grade(self, launcher: Launcher, job: ProgramJob, late: threading.Event) -> Reward:
+    def _grade(self, call: _Call, job: ProgramJob) -> Reward:
         if job.program is None:
             return Reward(score=0.0)
-        if late.is_set():
-            return Reward(score=0.0, answer=job.program, error=_LATE, infrastructure=True)
-        try:
-            run = self._run(launcher, job.program, job.tests)
-        except UnusableTest as error:
-            return Reward(score=0.0, answer=job.program, error=str(error))
-        except SandboxError as error:
-            said = _LATE if late.is_set() else str(error)
-            return Reward(score=0.0, answer=job.program, error=said, infrastructure=True)
-        if late.is_set():  # what is ended from outside may look like a program that fails
-            return Reward(score=0.0, answer=job.program, error=_LATE, infrastructure=True)
+        with call.free:
+            if call.late.is_set():
+                return Reward(score=0.0, answer=job.program, error=_LATE, infrastructure=True)
+            try:
+                run = self._run(call.launcher, job.program, job.tests)
+            except UnusableTest as error:
+                return Reward(score=0.0, answer=job.program, error=str(error))
+            except SandboxError as error:
+                said = _LATE if call.late.is_set() else str(error)
+                return Reward(score=0.0, answer=job.program, error=said, infrastructure=True)
+            if call.late.is_set():  # what is ended from outside may look like a program that fails
+                return Reward(score=0.0, answer=job.program, error=_LATE, infrastructure=True)
         passed, total = run.passed, run.total
         score = float(passed == total) if self._rules.stop_at_failure else passed / total
         return Reward(score=score, answer=job.program, feedback=run.feedback)
@@ -202,10 +242,47 @@ class CodeGrader:
         self.__init__(**options)
 
 
-def _stop(launcher: Launcher, late: threading.Event) -> None:
+class _Call:
+    """The programs of one call of ``grade_batch``, some of them begun before it.
+
+    Attributes:
+        launcher: starts their sandboxes.
+        pool: a thread for each program that runs.
+        free: how many more may run; one is kept back until the caller waits for them.
+        late: set when the time of the call is over.
+        begun: what has been begun, by program and tests.
+    """
+
+    def __init__(self, launcher: Launcher, workers: int) -> None:
+        self.launcher = launcher
+        self.pool = ThreadPoolExecutor(workers, thread_name_prefix="code-grader")
+        self.free = threading.Semaphore(max(1, workers - 1))
+        self.late = threading.Event()
+        self.begun: defaultdict[_Key, deque[Future[Reward]]] = defaultdict(deque)
+
+    def taken(self, job: ProgramJob) -> Future[Reward] | None:
+        """The verdict that was begun for such a program, once for each time that it was."""
+        begun = self.begun[_key(job)]
+        return begun.popleft() if begun else None
+
+    def drop(self) -> bool:
+        """Give up what nobody has asked for; whether some of it may be running."""
+        left = [future for begun in self.begun.values() for future in begun]
+        self.begun.clear()
+        return not all([future.cancel() or future.done() for future in left])
+
+
+_Key = tuple[str | None, int]
+
+
+def _key(job: ProgramJob) -> _Key:
+    return job.program, id(job.tests)  # tests may hold lists, which cannot be looked up
+
+
+def _stop(call: _Call) -> None:
     """Time is over: without their sandboxes the threads end by themselves."""
-    late.set()
-    launcher.close()
+    call.late.set()
+    call.launcher.close()
 
 
 def _close(launcher: Launcher, owner: int) -> None:

@@ -124,6 +124,8 @@ class MathGrader:
         self._options = {"workers": workers, "cpu_s": cpu_s, "wall_s": wall_s, "program": program}
         most = own_cores() if workers is None else workers
         self._pool = WorkerPool(program=program, workers=most, limits=limits)
+        #: What ``begin`` found out without algebra, None where a worker is at it.
+        self._begun: dict[_Asked, Reward | None] = {}
 
     def grade(self, response: str, reference: str, question: str | None = None) -> Reward:
         """The verdict on one response; see ``grade_batch``."""
@@ -141,14 +143,21 @@ class MathGrader:
             questions: the problem of each pair. An answer to it must be in final form, see
                 ``final_form``. Where it is None, as by default for all, only the value counts.
         """
-        if questions is None:
-            questions = [None] * len(pairs)
-        read = [
-            (last_boxed(answer_part(response)), repaired(reference), question)
-            for (response, reference), question in zip(pairs, questions, strict=True)
-        ]
+        read = _read(pairs, [None] * len(pairs) if questions is None else questions)
         verdicts = self._compare([(a, r, question) for a, r, question in read if a])
+        self._begun.clear()
         return [verdicts[a, r, question] if a else Reward(score=0.0) for a, r, question in read]
+
+    def begin(self, pairs: Sequence[tuple[str, str]], questions: Sequence[str | None]) -> None:
+        """Let the workers begin on answers that ``grade_batch`` will be asked about, with the same arguments."""
+        hard: list[_Asked] = []
+        for answer, reference, question in _read(pairs, questions):
+            key = (answer or "", reference, question)
+            if answer and key not in self._begun:
+                self._begun[key] = _quick(*key)
+                hard += [key] if self._begun[key] is None else []
+        if hard:
+            self._pool.begin([_request(answer, reference) for answer, reference, _ in hard])
 
     def same(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Whether the two answers of each pair mean the same, in order.
@@ -180,6 +189,7 @@ class MathGrader:
 
     def close(self) -> None:
         """End the worker processes. They start again when they are needed."""
+        self._begun.clear()
         self._pool.close()
 
     def _compare(self, asked: Sequence[_Asked]) -> dict[_Asked, Reward]:
@@ -187,16 +197,11 @@ class MathGrader:
         verdicts: dict[_Asked, Reward] = {}
         hard: list[_Asked] = []
         for key in dict.fromkeys(asked):
-            answer, reference, _ = key
-            if len(answer) > MAX_ANSWER_CHARS:
-                error = f"answer of {len(answer)} characters, more than {MAX_ANSWER_CHARS}"
-                verdicts[key] = Reward(score=0.0, answer=answer[:100], error=error)
-            elif (equal := quick_verdict(answer, reference)) is False or not _is_final(*key):
-                verdicts[key] = Reward(score=0.0, answer=answer)
-            elif equal:
-                verdicts[key] = Reward(score=1.0, answer=answer)
-            else:
+            verdict = self._begun[key] if key in self._begun else _quick(*key)
+            if verdict is None:
                 hard.append(key)
+            else:
+                verdicts[key] = verdict
         replies = self._ask([(answer, reference) for answer, reference, _ in hard])
         verdicts.update(zip(hard, replies, strict=True))
         return verdicts
@@ -218,6 +223,26 @@ class MathGrader:
 
     def __setstate__(self, options: dict[str, Any]) -> None:
         self.__init__(**options)
+
+
+def _read(
+    pairs: Sequence[tuple[str, str]], questions: Sequence[str | None]
+) -> list[tuple[str | None, str, str | None]]:
+    """The answer in each response, with its reference and its question."""
+    return [
+        (last_boxed(answer_part(response)), repaired(reference), question)
+        for (response, reference), question in zip(pairs, questions, strict=True)
+    ]
+
+
+def _quick(answer: str, reference: str, question: str | None) -> Reward | None:
+    """The verdict, if it is clear without algebra."""
+    if len(answer) > MAX_ANSWER_CHARS:
+        error = f"answer of {len(answer)} characters, more than {MAX_ANSWER_CHARS}"
+        return Reward(score=0.0, answer=answer[:100], error=error)
+    if (equal := quick_verdict(answer, reference)) is False or not _is_final(answer, reference, question):
+        return Reward(score=0.0, answer=answer)
+    return Reward(score=1.0, answer=answer) if equal else None
 
 
 def _is_final(answer: str, reference: str, question: str | None) -> bool:

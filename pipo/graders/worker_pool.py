@@ -142,18 +142,40 @@ class WorkerPool:
         self._lock = threading.Lock()
         self._begin()
 
+    def begin(self, requests: Sequence[bytes]) -> None:
+        """Work on requests that ``run`` will be asked about, beside what the caller does.
+
+        On one worker fewer than otherwise, because the caller needs a core. What goes wrong is for ``run`` to
+        say.
+        """
+        with self._lock:
+            self._check_owner()
+            if self._ahead is None:
+                self._ahead = _Ahead(_Batch(self._program, self._limits), self._workers, self._limit)
+            self._ahead.batch.add(requests)
+
     def run(self, requests: Sequence[bytes]) -> list[Outcome]:
         """One outcome per request, in order. A request that kills its worker costs only itself.
+
+        Equal requests are worked on once; of those begun before, the outcome may be there already.
 
         Raises:
             WorkerStartError: a worker cannot be started.
         """
         with self._lock:
-            if os.getpid() != self._owner:  # forked since: the sockets belong to the parent
-                self._finalizer.detach()
-                self._begin()
+            self._check_owner()
             try:
-                return _Batch(requests, self._program, self._limits).run(self._workers, self._limit)
+                if self._ahead is None:
+                    batch = _Batch(self._program, self._limits)
+                    places = batch.add(requests)
+                    batch.end()
+                    batch.run(self._workers, self._limit)
+                else:
+                    batch = self._ahead.batch
+                    places = batch.add(requests)
+                    self._ahead.wait()
+                    self._ahead = None
+                return [batch.outcomes[place] for place in places]
             except BaseException:
                 # A reply that is still on its way must never be read as the next request's.
                 self.close()
@@ -161,52 +183,152 @@ class WorkerPool:
 
     def close(self) -> None:
         """End all workers. The pool stays usable: new ones start when they are needed."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and os.getpid() == self._owner:
+            ahead.stop()
         _kill_all(self._workers, self._owner)
+
+    def _check_owner(self) -> None:
+        if os.getpid() != self._owner:  # forked since: the sockets belong to the parent
+            self._finalizer.detach()
+            self._begin()
 
     def _begin(self) -> None:
         self._workers: list[_Worker] = []
+        self._ahead: _Ahead | None = None
         self._owner = os.getpid()
         self._finalizer = weakref.finalize(self, _kill_all, self._workers, self._owner)
 
 
-class _Batch:
-    """The requests of one call, on their way through the workers."""
+class _Ahead:
+    """A batch that is worked on in a thread, which nearly always waits: the work is that of other processes.
 
-    def __init__(self, requests: Sequence[bytes], program: Path, limits: Limits) -> None:
-        self._requests, self._program, self._limits = requests, program, limits
-        self._waiting = deque(range(len(requests)))
+    Args:
+        batch: may grow until it is waited for.
+        workers: do the work.
+        limit: how many there may be.
+    """
+
+    def __init__(self, batch: _Batch, workers: list[_Worker], limit: int) -> None:
+        self.batch = batch
+        self._error: BaseException | None = None
+        # A daemon: an interpreter that ends takes its workers along and waits for no verdict.
+        self._thread = threading.Thread(
+            target=self._work, args=(workers, limit), name="grading-workers", daemon=True
+        )
+        self._thread.start()
+
+    def _work(self, workers: list[_Worker], limit: int) -> None:
+        try:
+            self.batch.run(workers, limit)
+        except BaseException as error:
+            self._error = error
+
+    def wait(self) -> None:
+        """Nothing will be added: return when all is done.
+
+        Raises:
+            WorkerStartError: a worker cannot be started.
+        """
+        self.batch.end()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def stop(self) -> None:
+        """Return at once, whatever is left."""
+        self.batch.stop()
+        self._thread.join()
+
+
+class _Batch:
+    """The requests of one call, on their way through the workers; ``add`` and ``end`` are for other threads.
+
+    Attributes:
+        outcomes: by the place of a request.
+    """
+
+    def __init__(self, program: Path, limits: Limits) -> None:
+        self._program, self._limits = program, limits
+        self._requests: list[bytes] = []
+        self._places: dict[bytes, int] = {}
+        self._waiting: deque[int] = deque()
         # Requests for which the machine failed once. Each freed the place of a worker, and only the new
         # one there takes it.
         self._again: deque[int] = deque()
         self._tried: set[int] = set()
-        self._outcomes: dict[int, Outcome] = {}
+        self.outcomes: dict[int, Outcome] = {}
         self._busy: dict[Connection, _Worker] = {}
         self._failed_starts = 0
+        self._grows, self._stopped = True, False
+        # What is added from another thread wakes the one that works.
+        self._bell, self._ringer = Pipe(duplex=False)
 
-    def run(self, workers: list[_Worker], limit: int) -> list[Outcome]:
-        for worker in [w for w in workers if not w.alive]:  # died while idle: no request's fault
-            workers.remove(worker)
-            worker.kill()
+    def add(self, requests: Sequence[bytes]) -> list[int]:
+        """Put further requests at the end; returns the places of all of them."""
+        for request in requests:
+            if request not in self._places:
+                self._places[request] = len(self._requests)
+                self._requests.append(request)
+                self._waiting.append(self._places[request])
+        self._ring()
+        return [self._places[request] for request in requests]
+
+    def end(self) -> None:
+        """No further request will come."""
+        self._grows = False
+        self._ring()
+
+    def stop(self) -> None:
+        """Leave everything as it is."""
+        self._stopped = True
+        self._ring()
+
+    def _ring(self) -> None:
+        with suppress(OSError):  # whoever worked has ended, by a failure
+            self._ringer.send_bytes(b"")
+
+    def run(self, workers: list[_Worker], limit: int) -> None:
+        """Work until every request has its outcome."""
+        try:
+            for worker in [w for w in workers if not w.alive]:  # died while idle: no request's fault
+                workers.remove(worker)
+                worker.kill()
+            while not self._stopped and (self._grows or len(self.outcomes) < len(self._requests)):
+                self._employ(workers, max(1, limit - 1) if self._grows else limit)
+                self._listen(workers)
+        finally:
+            self._bell.close()
+            self._ringer.close()
+
+    def _employ(self, workers: list[_Worker], most: int) -> None:
+        """Give the idle something to do, and start as many as there is work for."""
         for worker in workers:
-            self._next(worker)
-        while len(self._outcomes) < len(self._requests):
-            starting = sum(not w.ready for w in workers)
-            while len(workers) < limit and starting < len(self._waiting) + len(self._again):
-                workers.append(_Worker(self._program, self._limits))
-                self._next(workers[-1])
-                starting += 1
-            soonest = min(w.deadline for w in self._busy.values())
-            for connection in wait(list(self._busy), timeout=max(0.0, soonest - time.monotonic())):
-                assert isinstance(connection, Connection)
-                worker = self._busy.pop(connection)
-                if self._read(worker):
-                    self._next(worker)
-                else:
-                    self._lose(worker, workers)
-            for worker in [w for w in self._busy.values() if w.deadline <= time.monotonic()]:
-                del self._busy[worker.connection]
-                self._late(worker, workers)
-        return [self._outcomes[i] for i in range(len(self._requests))]
+            if worker.connection not in self._busy and len(self._busy) < most:
+                self._next(worker)
+        starting = sum(not w.ready for w in workers)
+        while len(workers) < most and starting < len(self._waiting) + len(self._again):
+            workers.append(_Worker(self._program, self._limits))
+            self._next(workers[-1])
+            starting += 1
+
+    def _listen(self, workers: list[_Worker]) -> None:
+        """Wait until a worker has something to say, one is late, or the bell rings."""
+        soonest = min((w.deadline for w in self._busy.values()), default=None)
+        left_s = None if soonest is None else max(0.0, soonest - time.monotonic())
+        for connection in wait([*self._busy, self._bell], timeout=left_s):
+            assert isinstance(connection, Connection)
+            if connection is self._bell:
+                self._bell.recv_bytes()
+                continue
+            worker = self._busy.pop(connection)
+            if self._read(worker):
+                self._next(worker)
+            else:
+                self._lose(worker, workers)
+        for worker in [w for w in self._busy.values() if w.deadline <= time.monotonic()]:
+            del self._busy[worker.connection]
+            self._late(worker, workers)
 
     def _next(self, worker: _Worker) -> None:
         """Give the worker its next request, or wait for it to be ready."""
@@ -229,7 +351,7 @@ class _Batch:
         except (EOFError, OSError):
             return False
         if worker.job is not None:
-            self._outcomes[worker.job] = Outcome(reply=message, error=None)
+            self.outcomes[worker.job] = Outcome(reply=message, error=None)
         elif message == b"ready":
             worker.ready, self._failed_starts = True, 0
         else:
@@ -250,7 +372,7 @@ class _Batch:
         else:
             over = f"took more than {self._limits.cpu_s:g} s of processor time"
             error = over if code == -signal.SIGPROF else f"worker died (exit code {code})"
-            self._outcomes[worker.job] = Outcome(reply=None, error=error)
+            self.outcomes[worker.job] = Outcome(reply=None, error=error)
 
     def _late(self, worker: _Worker, workers: list[_Worker]) -> None:
         """A worker has had its wall-clock time."""
@@ -263,7 +385,7 @@ class _Batch:
     def _blame_machine(self, job: int, error: str) -> None:
         """Try a request once more; at the second time there is no verdict on it."""
         if job in self._tried:
-            self._outcomes[job] = Outcome(reply=None, error=f"{error}, twice", infrastructure=True)
+            self.outcomes[job] = Outcome(reply=None, error=f"{error}, twice", infrastructure=True)
         else:
             self._tried.add(job)
             self._again.append(job)

@@ -13,12 +13,11 @@ from pipo.distributed.metrics import IterationMetrics
 from pipo.distributed.seeds import numbered_seed
 from pipo.records.rollouts import Completions, IterationPrompts, PromptBatch, Rollouts, mixed_groups, rows_of
 from pipo.rollout.engine import RolloutEngine
+from pipo.rollout.graded import sample_and_grade
 from pipo.rollout.options import SamplingParams
 from pipo.rollout.reward_terms import GradedResponses, RewardTerm, reward_terms
-from pipo.rollout.turns import converse
 from pipo.tasks.base import Task
 from pipo.tasks.prompts import Decode, EncodeReply
-from pipo.tasks.verdicts import verdicts_of
 
 log = logging.getLogger(__name__)
 
@@ -94,35 +93,27 @@ class Collector:
         self, engine: RolloutEngine, prompts: PromptBatch, seed: int, metrics: IterationMetrics
     ) -> Rollouts:
         """Sample and grade ``group_size`` responses per prompt."""
-        with metrics.timer("generate"):
-            spoken = converse(
-                engine,
-                self.task,
-                prompts.examples,
-                prompts.prompt_ids,
-                group_size=self.group_size,
-                sampling=self.sampling,
-                seed=seed,
-                decode=self.decode,
-                encode_reply=self.encode_reply,
-            )
-            completions = spoken.completions
+        graded = sample_and_grade(
+            engine,
+            self.task,
+            prompts.examples,
+            prompts.prompt_ids,
+            group_size=self.group_size,
+            sampling=self.sampling,
+            seed=seed,
+            decode=self.decode,
+            encode_reply=self.encode_reply,
+            timer=metrics.timer,
+        )
+        completions = graded.completions
         with metrics.timer("score"):
-            lengths: list[int] = completions.lengths.tolist()
-            rows = completions.response_ids.tolist()
-            texts = tuple(
-                self.decode(row[:length], prompts.prompt_ids[i // self.group_size])
-                for i, (row, length) in enumerate(zip(rows, lengths, strict=True))
-            )
-            asked = [example for example in prompts.examples for _ in range(self.group_size)]
-            graded = verdicts_of(self.task, asked, texts, spoken.transcripts)
-            rewards = torch.tensor([verdict.score for verdict in graded], dtype=torch.float32)
+            rewards = torch.tensor([verdict.score for verdict in graded.verdicts], dtype=torch.float32)
             added = reward_terms(
                 self.terms,
                 GradedResponses(
-                    examples=tuple(asked),
-                    texts=texts,
-                    verdicts=graded,
+                    examples=tuple(e for e in prompts.examples for _ in range(self.group_size)),
+                    texts=graded.texts,
+                    verdicts=graded.verdicts,
                     rewards=rewards,
                     lengths=completions.sampled_lengths,
                     finished=completions.finished,
@@ -132,8 +123,8 @@ class Collector:
         rollouts = Rollouts(
             prompts=prompts,
             completions=completions,
-            texts=texts,
-            verdicts=graded,
+            texts=graded.texts,
+            verdicts=graded.verdicts,
             rewards=rewards,
             shaping=sum(added.values(), torch.zeros_like(rewards)),
             group_size=self.group_size,
@@ -144,9 +135,9 @@ class Collector:
         self._measure(rollouts, metrics)
         for name, values in added.items():
             metrics.add(f"train/reward_terms/{name}", values.sum(), len(values))
-        if spoken.transcripts is not None:
-            turns = sum(said.role == "assistant" for each in spoken.transcripts for said in each)
-            metrics.add("rollout/turns", turns, len(spoken.transcripts))
+        if graded.transcripts is not None:
+            turns = sum(said.role == "assistant" for each in graded.transcripts for said in each)
+            metrics.add("rollout/turns", turns, len(graded.transcripts))
         return rollouts
 
     def _measure(self, rollouts: Rollouts, metrics: IterationMetrics) -> None:

@@ -11,7 +11,6 @@ from pipo.errors import RunFailed
 from pipo.records.rollouts import Completions, TokenIds
 from pipo.rollout.options import SamplingParams
 
-
 OnFinished = Callable[[int, TokenIds], None]
 """Told of a response as soon as its last token is drawn: its row, group-major, and its tokens."""
 

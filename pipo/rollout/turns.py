@@ -8,7 +8,7 @@ of an update have to. A task that never replies costs nothing and changes nothin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,10 +17,13 @@ from pipo.distributed.seeds import Purpose, derive_seed
 from pipo.errors import TaskError
 from pipo.records.problems import Example, Message, Transcript
 from pipo.records.rollouts import Completions, TokenIds, pad_rows
-from pipo.rollout.engine import RolloutEngine
+from pipo.rollout.engine import OnFinished, RolloutEngine
 from pipo.rollout.options import SamplingParams
 from pipo.tasks.base import Task
 from pipo.tasks.prompts import Decode, EncodeReply
+
+OnAnswer = Callable[[int, str], None]
+"""Told of a response to which nothing will be added: its row, and what the policy said last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,7 @@ def converse(
     seed: int,
     decode: Decode,
     encode_reply: EncodeReply,
+    on_answer: OnAnswer | None = None,
 ) -> Conversations:
     """Sample ``group_size`` responses per prompt, and further turns where the task replies.
 
@@ -62,26 +66,36 @@ def converse(
         seed: of the first turn; those of further turns are derived from it.
         decode: token ids to text.
         encode_reply: what the task replied to token ids.
+        on_answer: told of each response, at the latest before the next turn is sampled and at the earliest
+            when its last token is drawn; not told of those that the engine does not hand over.
 
     Raises:
         TaskError: a reply is no text or has no tokens, or a task replies and does not say how often.
     """
-    drawn = engine.generate(prompt_ids, group_size, sampling, seed)
+    asked = [(e, p) for e, p in zip(examples, prompt_ids, strict=True) for _ in range(group_size)]
     if task.max_turns is None:
         if type(task).reply is not Task.reply:
             raise TaskError(f"{task.name}: it replies, so max_turns must say how often the policy may speak")
+        tell = _decoding(on_answer, decode, [p for _, p in asked])
+        drawn = engine.generate(prompt_ids, group_size, sampling, seed, tell)
         return Conversations(completions=drawn, transcripts=None)
-    limit = sampling.max_response_tokens
-    pairs = zip(examples, prompt_ids, strict=True)
-    rows = [_Row(example, prompt, limit) for example, prompt in pairs for _ in range(group_size)]
-    _take(rows, drawn, decode)
+    rows = [_Row(number, e, p, sampling.max_response_tokens) for number, (e, p) in enumerate(asked)]
+    tell = _last_turn(on_answer, decode, rows) if task.max_turns == 1 else None
+    _take(rows, engine.generate(prompt_ids, group_size, sampling, seed, tell), decode)
     going = rows
     for turn in range(1, task.max_turns):
-        going = [row for row in going if row.is_answered(task, encode_reply)]
+        before, going = going, []
+        for row in before:
+            if row.is_answered(task, encode_reply):
+                going.append(row)
+            elif on_answer is not None:
+                on_answer(row.number, row.transcript[-1].content)
         longest = max((row.room for row in going), default=1)
         contexts = [(*row.prompt, *row.ids) for row in going]
         left = sampling.model_copy(update={"max_response_tokens": longest})
-        _take(going, engine.generate(contexts, 1, left, derive_seed(seed, Purpose.TURN, turn)), decode)
+        tell = _last_turn(on_answer, decode, going) if turn + 1 == task.max_turns else None
+        drawn = engine.generate(contexts, 1, left, derive_seed(seed, Purpose.TURN, turn), tell)
+        _take(going, drawn, decode)
     return Conversations(
         completions=_completions(rows), transcripts=tuple(tuple(row.transcript) for row in rows)
     )
@@ -90,7 +104,8 @@ def converse(
 class _Row:
     """A conversation that grows."""
 
-    def __init__(self, example: Example, prompt: TokenIds, limit: int) -> None:
+    def __init__(self, number: int, example: Example, prompt: TokenIds, limit: int) -> None:
+        self.number = number
         self.example, self.prompt, self.limit = example, prompt, limit
         self.ids: list[int] = []
         self.sampled: list[bool] = []
@@ -128,6 +143,25 @@ class _Row:
         self.add(ids, [0.0] * len(ids), sampled=False)
         self.transcript.append(Message(role="user", content=text))
         return True
+
+
+def _decoding(on_answer: OnAnswer | None, decode: Decode, prompts: Sequence[TokenIds]) -> OnFinished | None:
+    """What an engine tells while it samples the only turn."""
+    if on_answer is None:
+        return None
+    return lambda row, ids: on_answer(row, decode(ids, prompts[row]))
+
+
+def _last_turn(on_answer: OnAnswer | None, decode: Decode, rows: Sequence[_Row]) -> OnFinished | None:
+    """What an engine tells while it samples the last turn of these rows."""
+    if on_answer is None:
+        return None
+
+    def tell(place: int, ids: TokenIds) -> None:
+        row = rows[place]
+        on_answer(row.number, decode(ids[: row.room], (*row.prompt, *row.ids)))
+
+    return tell
 
 
 def _take(rows: Sequence[_Row], drawn: Completions, decode: Decode) -> None:

@@ -30,13 +30,13 @@ from pipo.lm.policy import Policy
 from pipo.lm.sharding import whole_parameters
 from pipo.records.options import Count, Options, Positive, Precision, Share
 from pipo.records.rollouts import Completions, TokenIds, pad_rows
-from pipo.rollout.engine import EngineFailed
+from pipo.rollout.engine import EngineFailed, OnFinished
 from pipo.rollout.options import SamplingParams
 from pipo.rollout.vllm_architecture import architecture_folder
 from pipo.rollout.vllm_process import join_process_group, quiet_vllm, untouched_process
 
 if TYPE_CHECKING:
-    from vllm import LLM, CompletionOutput
+    from vllm import LLM, CompletionOutput, RequestOutput
     from vllm import SamplingParams as Request
     from vllm.lora.request import LoRARequest
 
@@ -220,7 +220,12 @@ class VllmEngine:
     # ------------------------------------------------------------------ sampling
 
     def generate(
-        self, prompts: Sequence[TokenIds], group_size: int, sampling: SamplingParams, seed: int
+        self,
+        prompts: Sequence[TokenIds],
+        group_size: int,
+        sampling: SamplingParams,
+        seed: int,
+        on_finished: OnFinished | None = None,
     ) -> Completions:
         """Sample ``group_size`` responses per prompt; see :class:`~pipo.rollout.engine.RolloutEngine`.
 
@@ -232,32 +237,51 @@ class VllmEngine:
         start = 0
         if self.config.tensor_parallel_size > 1:
             wanted, start = _of_the_group(wanted)
-        rows = self._sample(wanted, group_size, sampling)
-        return _completions(rows[start * group_size : (start + len(prompts)) * group_size])
-
-    def _sample(
-        self, wanted: Sequence[tuple[TokenIds, int]], group_size: int, sampling: SamplingParams
-    ) -> list[CompletionOutput]:
-        """Responses to prompts with their seeds, group-major."""
-        assert self._llm is not None
         # Greedy responses are all alike, and vLLM makes only one of them.
         drawn = 1 if sampling.temperature == 0 else group_size
+        rows: dict[int, CompletionOutput] = {}
+        for index, group in self._groups(wanted, drawn, sampling):
+            if not start <= index < start + len(prompts):
+                continue  # another rank's
+            first = (index - start) * group_size
+            for row, one in enumerate(group * (group_size // drawn), start=first):
+                rows[row] = one
+                if on_finished is not None:
+                    on_finished(row, tuple(one.token_ids))
+        return _completions([rows[row] for row in range(len(prompts) * group_size)])
+
+    def _groups(
+        self, wanted: Sequence[tuple[TokenIds, int]], drawn: int, sampling: SamplingParams
+    ) -> Iterator[tuple[int, list[CompletionOutput]]]:
+        """Responses to prompts with their seeds: each prompt's place and its responses, as they finish.
+
+        What is done with them happens outside of the engine's call, in a process as the trainer knows it.
+        """
+        assert self._llm is not None
         # Compiling a small function of the sampler anew for every size of a batch takes longer than sampling.
         eager = self._llm.model_config.enforce_eager
-        with (
-            self._at_work("sampling"),
-            torch.compiler.set_stance("force_eager") if eager else nullcontext(),
-        ):
+        engine = self._llm.llm_engine
+        with self._at_work("sampling"):
             from vllm import TokensPrompt
 
-            outputs = self._llm.generate(
+            names = self._llm.enqueue(
                 [TokensPrompt(prompt_token_ids=list(ids)) for ids, _ in wanted],
                 [_request(sampling, drawn, seed) for _, seed in wanted],
                 lora_request=self._adapters,
                 use_tqdm=False,
             )
-        rows = [sorted(output.outputs, key=lambda one: one.index) for output in outputs]
-        return [one for group in rows for one in group * (group_size // drawn)]
+        # A request's outputs carry the number that it was given, without what the engine appends to it.
+        places = {name.partition("-")[0]: place for place, name in enumerate(names)}
+        while engine.has_unfinished_requests():
+            over: list[RequestOutput] = []
+            with (
+                self._at_work("sampling"),
+                torch.compiler.set_stance("force_eager") if eager else nullcontext(),
+            ):
+                while not over and engine.has_unfinished_requests():
+                    over = [output for output in engine.step() if output.finished]
+            for output in over:
+                yield places[output.request_id], sorted(output.outputs, key=lambda one: one.index)
 
 
 def _engine_options(config: VllmConfig) -> dict[str, Any]:

@@ -112,6 +112,27 @@ class Task(ABC, Generic[E]):
             One verdict per response, in order.
         """
 
+    def begin_grading(self, examples: Sequence[E], responses: Sequence[str]) -> None:
+        """Told of responses while others are still being sampled: ``grade`` will be asked about them.
+
+        A task whose grader works in other processes may let it begin; here nothing happens. It changes no
+        verdict, does not wait, and leaves every failure to ``grade``; ``close`` ends what was begun. It
+        belongs to the ``grade`` beside it: a subclass with a ``grade`` or ``grade_transcripts`` of its own
+        is not told unless it has its own ``begin_grading``, too.
+
+        Args:
+            examples: the problem of each response.
+            responses: decoded text; of a conversation what the policy said last.
+        """
+
+    def begins_early(self) -> bool:
+        """Whether ``begin_grading`` belongs to what grades, so that there is a point in calling it."""
+
+        def depth(name: str) -> int:
+            return next(i for i, each in enumerate(type(self).__mro__) if name in vars(each))
+
+        return depth("begin_grading") <= min(depth("grade"), depth("grade_transcripts"))
+
     def reply(self, example: E, transcript: Transcript) -> str | None:
         """What the task says to a turn of the policy; None, as here, ends the conversation.
 

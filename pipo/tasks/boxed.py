@@ -28,6 +28,11 @@ class BoxedTask(Task[Example]):
         pairs = [(response, e.answer) for e, response in zip(examples, responses, strict=True)]
         return self._grader.grade_batch(pairs, [e.question for e in examples])
 
+    def begin_grading(self, examples: Sequence[Example], responses: Sequence[str]) -> None:
+        """Let the worker processes begin on the answers that take algebra."""
+        pairs = [(response, e.answer) for e, response in zip(examples, responses, strict=True)]
+        self._grader.begin(pairs, [e.question for e in examples])
+
     def same_answers(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Whether the grader takes one answer of a pair for the other."""
         return self._grader.same(pairs)

@@ -54,6 +54,10 @@ class CodeExample(Example):
 class ProgramGrader(Protocol):
     """Judges programs, see :class:`pipo.graders.code.CodeGrader`."""
 
+    def begin(self, jobs: Sequence[ProgramJob]) -> None:
+        """Programs that ``grade_batch`` will be asked about: those that can may run now, beside the caller."""
+        ...
+
     def grade_batch(self, jobs: Sequence[ProgramJob]) -> list[Reward]:
         """One verdict per program, in order."""
         ...
@@ -112,14 +116,23 @@ class CodeTask(RowTask[CodeExample]):
 
     def grade(self, examples: Sequence[CodeExample], responses: Sequence[str]) -> list[Reward]:
         """The grader's verdicts on the programs in the responses, in parallel; ``answer`` is the program."""
+        jobs = self._jobs(examples, responses)
+        verdicts = iter(self._grader.grade_batch([job for _, job in jobs if job is not None]))
+        return [NO_PROGRAM if job is None else replace(next(verdicts), answer=p) for p, job in jobs]
+
+    def begin_grading(self, examples: Sequence[CodeExample], responses: Sequence[str]) -> None:
+        """Let the programs in the responses run."""
+        self._grader.begin([job for _, job in self._jobs(examples, responses) if job is not None])
+
+    def _jobs(
+        self, examples: Sequence[CodeExample], responses: Sequence[str]
+    ) -> list[tuple[str | None, ProgramJob | None]]:
+        """The program in each response, and what is run for it; None where there is none."""
         programs = [self.program(e, r) for e, r in zip(examples, responses, strict=True)]
-        jobs = [
-            ProgramJob(program=self.runnable(program), tests=e.tests)
+        return [
+            (program, None if program is None else ProgramJob(program=self.runnable(program), tests=e.tests))
             for e, program in zip(examples, programs, strict=True)
-            if program is not None
         ]
-        verdicts = iter(self._grader.grade_batch(jobs))
-        return [NO_PROGRAM if p is None else replace(next(verdicts), answer=p) for p in programs]
 
     def close(self) -> None:
         """End the grader's processes."""

@@ -28,9 +28,9 @@ class PretendedEngine(LocalEngine):
         self.asked: list[str] = []
         self.names: list[str] = []
 
-    def generate(self, prompts, group_size, sampling, seed):
+    def generate(self, prompts, group_size, sampling, seed, on_finished=None):
         self.asked.append("generate")
-        got = super().generate(prompts, group_size, sampling, seed)
+        got = super().generate(prompts, group_size, sampling, seed, on_finished)
         return replace(got, logprobs=(got.logprobs + self.gap) * got.response_mask)
 
     def sync_weights(self, parameters) -> None:

@@ -43,6 +43,7 @@ from pipo.modules.objectives.dr_grpo import DrGRPO
 from pipo.modules.objectives.gspo import GSPO
 from pipo.modules.objectives.rloo import RLOO
 from pipo.records.rollouts import Completions, TokenIds, pad_rows
+from pipo.rollout.engine import OnFinished
 from pipo.rollout.local import LocalEngine
 from pipo.rollout.options import SamplingParams
 from tests import toy
@@ -87,7 +88,12 @@ class ScriptedEngine:
         self.calls = calls
 
     def generate(
-        self, prompts: Sequence[TokenIds], group_size: int, sampling: SamplingParams, seed: int
+        self,
+        prompts: Sequence[TokenIds],
+        group_size: int,
+        sampling: SamplingParams,
+        seed: int,
+        on_finished: OnFinished | None = None,
     ) -> Completions:
         self.calls += 1
         rows = [row for prompt in prompts for row in self._group(prompt, group_size)]
@@ -123,7 +129,7 @@ class PromptSeededEngine(LocalEngine):
 
     calls = 0
 
-    def generate(self, prompts, group_size, sampling, seed):
+    def generate(self, prompts, group_size, sampling, seed, on_finished=None):
         self.calls += 1
         seeds = [zlib.crc32(repr((prompt, self.calls)).encode()) for prompt in prompts]
         pairs = zip(prompts, seeds, strict=True)

@@ -21,6 +21,7 @@ from pipo.evaluation.results import EvaluationResult
 from pipo.evaluation.runner import batch_size, evaluate, gather_problems
 from pipo.records.problems import Example, Prompt, Reward, Split
 from pipo.records.rollouts import Completions, TokenIds, pad_rows
+from pipo.rollout.engine import OnFinished
 from pipo.rollout.options import SamplingParams
 from pipo.tasks.base import Task
 from tests import toy
@@ -55,7 +56,12 @@ class ScriptedEngine:
         self.calls: list[tuple[list[TokenIds], int]] = []
 
     def generate(
-        self, prompts: Sequence[TokenIds], group_size: int, sampling: SamplingParams, seed: int
+        self,
+        prompts: Sequence[TokenIds],
+        group_size: int,
+        sampling: SamplingParams,
+        seed: int,
+        on_finished: OnFinished | None = None,
     ) -> Completions:
         self.calls.append((list(prompts), seed))
         rows = [row for prompt in prompts for row in SCRIPT[prompt[0]][:group_size]]

@@ -17,6 +17,7 @@ from pipo.evaluation.runner import evaluate
 from pipo.records.problems import Example, Message, Reward, Transcript
 from pipo.records.rollouts import Completions, IterationPrompts, PromptBatch, TokenIds, pad_rows
 from pipo.rollout.collector import Collector
+from pipo.rollout.engine import OnFinished
 from pipo.rollout.local import LocalEngine
 from pipo.rollout.options import SamplingParams
 from pipo.rollout.reward_terms import OverlongPenalty
@@ -53,7 +54,12 @@ class ScriptedEngine:
         self.asked: list[tuple[list[TokenIds], int, int, int]] = []
 
     def generate(
-        self, prompts: Sequence[TokenIds], group_size: int, sampling: SamplingParams, seed: int
+        self,
+        prompts: Sequence[TokenIds],
+        group_size: int,
+        sampling: SamplingParams,
+        seed: int,
+        on_finished: OnFinished | None = None,
     ) -> Completions:
         self.asked.append((list(prompts), group_size, sampling.max_response_tokens, seed))
         rows = [row for prompt in prompts for row in SCRIPT[tuple(prompt)][:group_size]]

@@ -1,0 +1,98 @@
+"""Sample responses and grade them; a grader with processes of its own begins while others are being sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+from pipo.records.problems import Example, Reward, Transcript
+from pipo.records.rollouts import Completions, TokenIds
+from pipo.rollout.engine import RolloutEngine
+from pipo.rollout.options import SamplingParams
+from pipo.rollout.turns import converse
+from pipo.tasks.base import Task
+from pipo.tasks.prompts import Decode, EncodeReply
+from pipo.tasks.verdicts import verdicts_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graded:
+    """N responses, group by group, and what the task says to them."""
+
+    completions: Completions
+    """N rows of tokens."""
+    texts: tuple[str, ...]
+    """N decoded responses without special tokens, replies of the task included."""
+    transcripts: tuple[Transcript, ...] | None
+    """N conversations; None for a task that never replies."""
+    verdicts: tuple[Reward, ...]
+    """N verdicts."""
+
+
+def sample_and_grade(
+    engine: RolloutEngine,
+    task: Task,
+    examples: Sequence[Example],
+    prompt_ids: Sequence[TokenIds],
+    *,
+    group_size: int,
+    sampling: SamplingParams,
+    seed: int,
+    decode: Decode,
+    encode_reply: EncodeReply,
+    timer: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
+) -> Graded:
+    """Sample ``group_size`` responses per prompt and grade them all.
+
+    The verdicts are those that grading at the end would give: the task is asked about all responses at once
+    and in order, after sampling. Before, it is only told what is coming (:meth:`Task.begin_grading`).
+
+    Args:
+        engine: samples.
+        task: replies, where it has replies, and grades.
+        examples: the problem of each prompt.
+        prompt_ids: B prompts.
+        group_size: G.
+        sampling: how tokens are drawn.
+        seed: of the draws.
+        decode: token ids to text.
+        encode_reply: what the task replied to token ids.
+        timer: measures "generate", and "score" for what is waited for then.
+    """
+    known: dict[int, str] = {}
+
+    def begin(row: int, text: str) -> None:
+        known[row] = text
+        task.begin_grading([examples[row // group_size]], [text])
+
+    try:
+        with timer("generate"):
+            spoken = converse(
+                engine,
+                task,
+                examples,
+                prompt_ids,
+                group_size=group_size,
+                sampling=sampling,
+                seed=seed,
+                decode=decode,
+                encode_reply=encode_reply,
+                on_answer=begin if task.begins_early() else None,
+            )
+        with timer("score"):
+            if spoken.transcripts is not None:
+                known.clear()  # what was said last is not all of the text
+            drawn = spoken.completions
+            texts = tuple(
+                known[i] if i in known else decode(row[:length], prompt_ids[i // group_size])
+                for i, (row, length) in enumerate(
+                    zip(drawn.response_ids.tolist(), drawn.lengths.tolist(), strict=True)
+                )
+            )
+            asked = [example for example in examples for _ in range(group_size)]
+            verdicts = verdicts_of(task, asked, texts, spoken.transcripts) if asked else ()
+    except BaseException:
+        task.close()  # what was begun would go on
+        raise
+    return Graded(completions=drawn, texts=texts, transcripts=spoken.transcripts, verdicts=verdicts)
