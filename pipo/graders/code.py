@@ -269,7 +269,8 @@ class _Call:
         """Give up what nobody has asked for; whether some of it may be running."""
         left = [future for begun in self.begun.values() for future in begun]
         self.begun.clear()
-        return not all([future.cancel() or future.done() for future in left])
+        running = [future for future in left if not (future.cancel() or future.done())]
+        return bool(running)
 
 
 _Key = tuple[str | None, int]

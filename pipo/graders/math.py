@@ -149,7 +149,7 @@ class MathGrader:
         return [verdicts[a, r, question] if a else Reward(score=0.0) for a, r, question in read]
 
     def begin(self, pairs: Sequence[tuple[str, str]], questions: Sequence[str | None]) -> None:
-        """Let the workers begin on answers that ``grade_batch`` will be asked about, with the same arguments."""
+        """Let the workers begin on what ``grade_batch`` will be asked about, in the same words."""
         hard: list[_Asked] = []
         for answer, reference, question in _read(pairs, questions):
             key = (answer or "", reference, question)

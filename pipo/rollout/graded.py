@@ -1,4 +1,4 @@
-"""Sample responses and grade them; a grader with processes of its own begins while others are being sampled."""
+"""Sample responses and grade them, by worker processes while others are still being sampled."""
 
 from __future__ import annotations
 

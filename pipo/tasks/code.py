@@ -55,7 +55,7 @@ class ProgramGrader(Protocol):
     """Judges programs, see :class:`pipo.graders.code.CodeGrader`."""
 
     def begin(self, jobs: Sequence[ProgramJob]) -> None:
-        """Programs that ``grade_batch`` will be asked about: those that can may run now, beside the caller."""
+        """Programs that ``grade_batch`` will be asked about, which may run from now on."""
         ...
 
     def grade_batch(self, jobs: Sequence[ProgramJob]) -> list[Reward]:

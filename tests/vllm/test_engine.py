@@ -121,3 +121,16 @@ def test_sleeping_on_a_cpu_gives_nothing_back_and_loses_nothing(engine):
 
 def test_no_prompts_give_no_responses(engine):
     assert len(engine.generate([], 4, GREEDY, seed=0).finished) == 0
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_responses_are_handed_over_as_their_groups_finish(engine, temperature):
+    """Each once, before the call returns, and in another order than that of the result."""
+    told: list[tuple[int, tuple[int, ...]]] = []
+    options = sampling(temperature=temperature, max_response_tokens=24)
+    got = engine.generate(PROMPTS, 3, options, seed=2, on_finished=lambda row, ids: told.append((row, ids)))
+    assert [ids for _, ids in sorted(told)] == [
+        tuple(row[mask].tolist()) for row, mask in zip(got.response_ids, got.response_mask, strict=True)
+    ]
+    assert sorted(row for row, _ in told) == list(range(3 * len(PROMPTS)))
+    assert rows(got) == rows(engine.generate(PROMPTS, 3, options, seed=2))

@@ -19,6 +19,7 @@ class CompletionOutput:
     finish_reason: str | None
 
 class RequestOutput:
+    request_id: str
     outputs: list[CompletionOutput]
 
 class ModelConfig:
@@ -29,14 +30,14 @@ class LLM:
     model_config: ModelConfig
     llm_engine: Any
     def __init__(self, model: str, **options: Any) -> None: ...
-    def generate(
+    def enqueue(
         self,
         prompts: Sequence[TokensPrompt],
         sampling_params: Sequence[SamplingParams],
         *,
         lora_request: LoRARequest | None,
         use_tqdm: bool,
-    ) -> list[RequestOutput]: ...
+    ) -> list[str]: ...
     def collective_rpc(self, method: str, *, kwargs: dict[str, Any]) -> list[Any]: ...
     def apply_model(self, func: Callable[[nn.Module], Any]) -> list[Any]: ...
     def reset_prefix_cache(self) -> bool: ...
