@@ -1,12 +1,12 @@
 """Programs graded while sampling goes on against grading at the end: the same batch both ways, in turn.
 
-    python bench/grading_overlap.py [--rounds 5] [--rows 8] [--work 150000] [--out grading_overlap.json]
+    python bench/grading_overlap.py [--rounds 5] [--rows 8] [--work 10000] [--sleep 0.0] [--workers 2]
 
 The embedded model samples on one thread, ``--rows`` responses at a time, so that sampling takes a while as it
-does with a larger model. A response stands for a program that loops ``--work`` times in each of its tests; its
-text decides whether it is right. Seconds by the clock: sampling, waiting for verdicts after it, and both; and
-the processor time of the thread that samples, which shows what handing over and the graders' threads take from
-it. Grading alone is one round of the other side's waiting. Each round is checked to give the same rewards.
+does with a larger model. A response stands for a program that loops ``--work`` times in each of its tests,
+and sleeps, which keeps no core busy; its text decides whether it is right. Seconds by the clock: sampling,
+waiting for verdicts after it, and both; and the processor time of the thread that samples, which shows what
+handing over and the graders' threads take from it. Each round is checked to give the same verdicts both ways.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,9 +31,10 @@ from pipo.rollout.graded import Graded, sample_and_grade
 from pipo.rollout.local import LocalEngine, LocalEngineConfig
 from pipo.rollout.options import SamplingParams
 from pipo.tasks.code import CodeExample, CodeTask
+from pipo.tasks.prompts import Decode
 from pipo.tasks.rows import Row
 
-PROMPTS, GROUP, TOKENS, TESTS = 32, 8, 40, 4
+PROMPTS, GROUP, TOKENS, TESTS = 32, 8, 40, 2
 SIDES = ("at the end", "meanwhile")
 COLUMNS = ("sampling", "waiting", "both", "cpu of the sampler")
 
@@ -59,17 +60,20 @@ class AtTheEnd(LocalEngine):
         return super().generate(prompts, group_size, sampling, seed)
 
 
-def decoder(work: int) -> Callable[[Sequence[int], Sequence[int]], str]:
+def decoder(work: int, sleep_s: float) -> Decode:
     """Token ids to a program that works for a while."""
 
     def decode(ids: Sequence[int], prompt: Sequence[int]) -> str:
         answer = "sum(map(int, input().split()))" if sum(ids) % 2 == 0 else "0"
-        return f"```python\nfor i in range({work}): pass\nprint({answer})\n```"
+        waits = f"import time\ntime.sleep({sleep_s})\n" if sleep_s else ""
+        return f"```python\n{waits}for i in range({work}): pass\nprint({answer})\n```"
 
     return decode
 
 
-def one_round(engine: LocalEngine, task: Programs, work: int, seed: int) -> tuple[Graded, dict[str, float]]:
+def one_round(
+    engine: LocalEngine, task: Programs, decode: Decode, seed: int
+) -> tuple[Graded, dict[str, float]]:
     """A batch, and what it took."""
     tests = StdinTests(
         inputs=tuple(f"{n} {n + 1}\n" for n in range(TESTS)),
@@ -102,7 +106,7 @@ def one_round(engine: LocalEngine, task: Programs, work: int, seed: int) -> tupl
             stop_token_ids=frozenset({1}),
         ),
         seed=seed,
-        decode=decoder(work),
+        decode=decode,
         encode_reply=lambda reply, last: (),
         timer=timer,
     )
@@ -114,7 +118,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=8, help="responses sampled at a time")
-    parser.add_argument("--work", type=int, default=150_000, help="turns of a program's loop in each test")
+    parser.add_argument("--work", type=int, default=10_000, help="turns of a program's loop in each test")
+    parser.add_argument("--sleep", type=float, default=0.0, help="seconds that each test sleeps")
     parser.add_argument("--workers", type=int, default=None, help="programs at a time; all cores")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -136,11 +141,13 @@ def main() -> None:
     task = Programs(grader)
     engines = {SIDES[0]: AtTheEnd(policy, config), SIDES[1]: LocalEngine(policy, config)}
     measured: dict[str, dict[str, list[float]]] = {side: {c: [] for c in COLUMNS} for side in SIDES}
-    one_round(engines[SIDES[0]], task, 10, 0)  # what is done once
+    one_round(engines[SIDES[0]], task, decoder(10, 0.0), 0)  # what is done once
     for number in range(options.rounds):
         found = {}
         for side in SIDES if number % 2 == 0 else SIDES[::-1]:
-            found[side], seconds = one_round(engines[side], task, options.work, number)
+            found[side], seconds = one_round(
+                engines[side], task, decoder(options.work, options.sleep), number
+            )
             for name, value in seconds.items():
                 measured[side][name].append(value)
         assert found[SIDES[0]].verdicts == found[SIDES[1]].verdicts

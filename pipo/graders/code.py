@@ -51,7 +51,8 @@ class CodeGrader:
         timeout_s: seconds that a program may take for one test: processor time, and time that it sleeps. The
             start of the program counts as one test.
         total_s: the same for all tests of one program; those not reached count as failed.
-        batch_s: seconds by the clock for all programs of a call, while other processes wait for this one.
+        batch_s: seconds by the clock for all programs of a call, from its beginning, also for those that
+            were begun before; while other processes wait for this one.
             What is not graded then is counted apart, as the machine's fault.
         wall_factor: how many times ``timeout_s`` a test may take by the clock. Beyond that the machine is
             too busy to judge the program, which is tried once more and then counted apart.

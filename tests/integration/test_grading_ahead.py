@@ -1,4 +1,4 @@
-"""Graders that begin while sampling goes on: the same batch as when all are graded at the end, bit for bit."""
+"""Graders that begin while sampling goes on: the batch of grading at the end, bit for bit."""
 
 from __future__ import annotations
 
