@@ -1,6 +1,6 @@
 """Programs graded while sampling goes on against grading at the end: the same batch both ways, in turn.
 
-    python bench/grading_overlap.py [--rounds 5] [--rows 8] [--work 10000] [--sleep 0.0] [--workers 2]
+    python bench/grading_overlap.py [--rounds 5] [--prompts 16] [--rows 8] [--work 10000] [--sleep 0.0] [--workers 2]
 
 The embedded model samples on one thread, ``--rows`` responses at a time, so that sampling takes a while as it
 does with a larger model. A response stands for a program that loops ``--work`` times in each of its tests,
@@ -34,7 +34,7 @@ from pipo.tasks.code import CodeExample, CodeTask
 from pipo.tasks.prompts import Decode
 from pipo.tasks.rows import Row
 
-PROMPTS, GROUP, TOKENS, TESTS = 32, 8, 40, 2
+GROUP, TOKENS, TESTS = 8, 40, 2
 SIDES = ("at the end", "meanwhile")
 COLUMNS = ("sampling", "waiting", "both", "cpu of the sampler")
 
@@ -72,7 +72,7 @@ def decoder(work: int, sleep_s: float) -> Decode:
 
 
 def one_round(
-    engine: LocalEngine, task: Programs, decode: Decode, seed: int
+    engine: LocalEngine, task: Programs, prompts: int, decode: Decode, seed: int
 ) -> tuple[Graded, dict[str, float]]:
     """A batch, and what it took."""
     tests = StdinTests(
@@ -94,9 +94,9 @@ def one_round(
         task,
         [
             CodeExample(uid=f"programs/{number}", question="", answer="", tests=tests)
-            for number in range(PROMPTS)
+            for number in range(prompts)
         ],
-        [(3 + number % 10, 4 + number % 7, 13) for number in range(PROMPTS)],
+        [(3 + number % 10, 4 + number % 7, 13) for number in range(prompts)],
         group_size=GROUP,
         sampling=SamplingParams(
             temperature=1.0,
@@ -117,6 +117,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--prompts", type=int, default=16, help="with eight responses each")
     parser.add_argument("--rows", type=int, default=8, help="responses sampled at a time")
     parser.add_argument("--work", type=int, default=10_000, help="turns of a program's loop in each test")
     parser.add_argument("--sleep", type=float, default=0.0, help="seconds that each test sleeps")
@@ -141,13 +142,12 @@ def main() -> None:
     task = Programs(grader)
     engines = {SIDES[0]: AtTheEnd(policy, config), SIDES[1]: LocalEngine(policy, config)}
     measured: dict[str, dict[str, list[float]]] = {side: {c: [] for c in COLUMNS} for side in SIDES}
-    one_round(engines[SIDES[0]], task, decoder(10, 0.0), 0)  # what is done once
+    decode = decoder(options.work, options.sleep)
+    one_round(engines[SIDES[0]], task, 1, decoder(10, 0.0), 0)  # what is done once
     for number in range(options.rounds):
         found = {}
         for side in SIDES if number % 2 == 0 else SIDES[::-1]:
-            found[side], seconds = one_round(
-                engines[side], task, decoder(options.work, options.sleep), number
-            )
+            found[side], seconds = one_round(engines[side], task, decode, number)
             for name, value in seconds.items():
                 measured[side][name].append(value)
         assert found[SIDES[0]].verdicts == found[SIDES[1]].verdicts

@@ -46,7 +46,8 @@ def sample_and_grade(
     """Sample ``group_size`` responses per prompt and grade them all.
 
     The verdicts are those that grading at the end would give: the task is asked about all responses at once
-    and in order, after sampling. Before, it is only told what is coming (:meth:`Task.begin_grading`).
+    and in order, after sampling. Before, it is only told what is coming
+    (:meth:`pipo.tasks.base.Task.begin_grading`).
 
     Args:
         engine: samples.
