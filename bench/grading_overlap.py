@@ -1,6 +1,6 @@
 """Programs graded while sampling goes on against grading at the end: the same batch both ways, in turn.
 
-    python bench/grading_overlap.py [--rounds 5] [--prompts 16] [--rows 8] [--work 10000] [--sleep 0.0] [--workers 2]
+    python bench/grading_overlap.py [--rounds 5] [--prompts 16] [--rows 8] [--work 10000] [--sleep 0.0]
 
 The embedded model samples on one thread, ``--rows`` responses at a time, so that sampling takes a while as it
 does with a larger model. A response stands for a program that loops ``--work`` times in each of its tests,
@@ -147,7 +147,7 @@ def main() -> None:
     for number in range(options.rounds):
         found = {}
         for side in SIDES if number % 2 == 0 else SIDES[::-1]:
-            found[side], seconds = one_round(engines[side], task, decode, number)
+            found[side], seconds = one_round(engines[side], task, options.prompts, decode, number)
             for name, value in seconds.items():
                 measured[side][name].append(value)
         assert found[SIDES[0]].verdicts == found[SIDES[1]].verdicts
