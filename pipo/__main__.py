@@ -19,7 +19,7 @@ PROGRAMS = {
         "would PIPO's feedback have helped a run, anyone's: python -m pipo feedback FILE_OR_FOLDER...",
     ),
     "dashboard": ("pipo.runs.wandb_workspace", "a W&B dashboard for a project: python -m pipo dashboard"),
-    "doctor": ("pipo.graders.doctor", "what this machine offers: python -m pipo doctor"),
+    "doctor": ("pipo.doctor", "what this machine offers, and what to mend: python -m pipo doctor"),
     "tiny": ("pipo.lm.tiny", "make the embedded model anew: python -m pipo tiny"),
 }
 

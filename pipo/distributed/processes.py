@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pipo.distributed.cgroup import cpu_quota
+
 # A run tells its folder to the processes that it starts; theirs would be named by a later time of day.
 RUN_FOLDER = "PIPO_RUN_FOLDER"
 # What a program started for another purpose must not inherit.
@@ -66,12 +68,19 @@ def share_node(processes: int) -> None:
     _ON_NODE = processes
 
 
+def allowed_cores() -> int:
+    """Processor cores that processes of this run may keep busy, by affinity and a container's quota."""
+    by_affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    return by_affinity if quota is None else max(1, min(by_affinity, int(quota)))
+
+
 def own_cores() -> int:
     """Processor cores that this process may keep busy: its part of those of the node.
 
     SLURM may have given each task cores of its own, which are not divided again.
     """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = allowed_cores()
     return allowed if "SLURM_CPUS_PER_TASK" in os.environ else max(1, allowed // _ON_NODE)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
+from pipo.distributed import processes
 from pipo.distributed.processes import is_first, others_wait, own_cores, share_node
 
 VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
@@ -68,12 +69,15 @@ def test_asking_does_not_import_torch() -> None:
 def test_processes_on_a_node_share_its_cores_and_one_is_the_least(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(96)), raising=False)
+    monkeypatch.setattr(processes, "cpu_quota", lambda: None)
     try:
-        for processes, cores in ((1, 96), (8, 12), (100, 1)):
-            share_node(processes)
+        for count, cores in ((1, 96), (8, 12), (100, 1)):
+            share_node(count)
             assert own_cores() == cores
         monkeypatch.setenv("SLURM_CPUS_PER_TASK", "96")  # each task has cores of its own
         assert own_cores() == 96
+        monkeypatch.setattr(processes, "cpu_quota", lambda: 6.5)  # of a container
+        assert own_cores() == 6
     finally:
         share_node(1)
 
