@@ -2,7 +2,8 @@
 # sbatch launch/slurm.sh /shared/runs/first model=./my-model strategy=fsdp ...    the first argument is the run folder
 #
 # An experiment= brings its strategy and its precision; other runs say strategy=fsdp or strategy=ddp.
-# One task per GPU; Lightning reads ranks and addresses from SLURM. When the folder holds a run already, as it
+# One task per GPU (sbatch --ntasks-per-node=4 --gpus-per-node=4 launch/slurm.sh ... for half a node); Lightning
+# reads ranks and addresses from SLURM. Submit from the clone, or from anywhere with the package installed. When the folder holds a run already, as it
 # does when SLURM starts the job again, the run goes on from its newest checkpoint.
 #SBATCH --job-name=pipo
 #SBATCH --nodes=2
@@ -22,7 +23,7 @@ if [[ -f $FOLDER/config.yaml ]]; then
 else
   ARGUMENTS=(
     "output_dir=$FOLDER"
-    strategy.trainer.num_nodes="$SLURM_JOB_NUM_NODES" strategy.trainer.devices=8 "$@"
+    strategy.trainer.num_nodes="$SLURM_JOB_NUM_NODES" strategy.trainer.devices="$SLURM_NTASKS_PER_NODE" "$@"
   )
 fi
-srun --kill-on-bad-exit=1 python train.py "${ARGUMENTS[@]}"
+srun --kill-on-bad-exit=1 python -m pipo train "${ARGUMENTS[@]}"
