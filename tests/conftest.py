@@ -20,8 +20,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from pipo.config.cli import CONF, register_resolvers
+from pipo.config.cli import register_resolvers
 from pipo.config.single_benchmarks import register_single_benchmarks
+from pipo.home import CONF
 from pipo.lm.attention import ATTENTION_NAME
 from pipo.lm.packing import PackedRows, pack
 from pipo.lm.policy import Policy

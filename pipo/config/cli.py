@@ -16,7 +16,6 @@ from pipo.distributed.processes import given_folder, is_first, started_together
 from pipo.errors import ConfigError, RunFailed, RunStopped
 
 Value = TypeVar("Value")
-CONF = Path(__file__).parents[2] / "conf"
 
 
 def register_resolvers() -> None:

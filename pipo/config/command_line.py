@@ -24,12 +24,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipo.config.cli import CONF, first_line, own_error
+from pipo.config.cli import first_line, own_error
 from pipo.config.near_miss import near_miss
 from pipo.config.open_nodes import TARGET, Open, target_of
 from pipo.config.reading import read
 from pipo.config.tree import EvalConfig, GradeConfig, TrainConfig
 from pipo.errors import ConfigError
+from pipo.home import CONF
 from pipo.records.options import Options
 from pipo.runs.places import check_place, check_run
 

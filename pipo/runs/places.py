@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipo.errors import ConfigError
+from pipo.home import typed
 
 CONFIG_FILE = "config.yaml"
 
@@ -66,7 +67,7 @@ def check_output(folder: Path, key: str = "output_dir") -> None:
 
 def command(program: str, *arguments: str) -> str:
     """A command line to paste; a path may hold whatever letters, see ``expand_paths``."""
-    return shlex.join(["python", program, *arguments])
+    return shlex.join([*typed(program), *arguments])
 
 
 def resuming(folder: str | Path, program: str = "train.py") -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipo.errors import ConfigError, RunFailed
+from pipo.home import HOME, INSTALLED
 from pipo.runs.checkpoints import DamagedCheckpoint, finished_checkpoints, set_aside, sweep, verify
 from pipo.runs.files import replace_text
 from pipo.runs.places import check_output, gone_if_empty, resuming
@@ -194,8 +195,9 @@ def record_run(folder: Path) -> dict[str, Any]:
 
 def _git() -> dict[str, Any] | None:
     """Commit of the source tree and whether it was changed; None outside a checkout."""
-    root = Path(__file__).parents[2]
-    command = ["git", "-C", str(root)]
+    if INSTALLED:
+        return None  # whatever repository the environment may lie in is another one
+    command = ["git", "-C", str(HOME)]
     try:
         sha = subprocess.run([*command, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
         status = subprocess.run(

@@ -11,10 +11,11 @@ import pytest
 
 from pipo.callbacks.ending import LIMITS
 from pipo.config import trainer_options
-from pipo.config.cli import CONF, exit_code
+from pipo.config.cli import exit_code
 from pipo.config.reading import read
 from pipo.config.tree import EvalConfig, TrainConfig
 from pipo.errors import ConfigError
+from pipo.home import CONF
 from pipo.scoring import score
 from pipo.training import train
 

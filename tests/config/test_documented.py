@@ -74,6 +74,8 @@ def test_every_command_exists_and_its_keys_do(command: Written, compose_config, 
         ]
         assert (ROOT / script).is_file()
         check_overrides(compose_config, own_folder, "train.py", [word for word in arguments if "=" in word])
+    elif first == "pipo":
+        check_python(compose_config, own_folder, ["-m", "pipo", *rest])
     else:
         assert first == "python", "a command begins with python, make or another known program"
         check_python(compose_config, own_folder, rest)
@@ -94,6 +96,9 @@ def check_python(compose_config, own_folder: Path, arguments: list[str]) -> None
         package, name, *rest = rest
         assert package == "pipo", "the package is the one door to its programs"
         module = PROGRAMS[name][0]
+        if module.endswith(".py"):
+            check_python(compose_config, own_folder, [module, *rest])
+            return
         source = ROOT / module.replace(".", "/")
         if source.is_dir():
             assert (source / "__main__.py").is_file()

@@ -51,7 +51,7 @@ def overrides(words: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("script", ["slurm.sh", "torchrun.sh"])
 def test_a_row_runs_on_two_nodes_of_eight_as_it_is(script, start, tmp_path, compose_config):
-    """Both scripts add folder and shape and nothing else; with those, a row is a run that the program takes."""
+    """Both scripts add folder and shape and nothing else; with those, a row is a run that can be made."""
     folder = tmp_path / "runs/first"
     row = ["experiment=math_8b" if script == "slurm.sh" else "experiment=tool_use", "algo=grpo"]
     place, variables = (str(folder), SLURM) if script == "slurm.sh" else (f"output_dir={folder}", TORCHRUN)

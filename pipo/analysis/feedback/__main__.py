@@ -23,10 +23,11 @@ from pipo.analysis.feedback.realised import realised
 from pipo.analysis.feedback.result import Result, as_object, as_text
 from pipo.analysis.plotting.style import save
 from pipo.errors import ConfigError
+from pipo.home import CONF
 from pipo.runs.files import writing
 
 # Of the published method: its window and its lambda.
-_PUBLISHED = Path(__file__).parents[3] / "conf/pipo/default.yaml"
+_PUBLISHED = CONF / "pipo/default.yaml"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

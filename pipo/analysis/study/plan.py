@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 import pydantic
 import yaml
 
-from pipo.config.cli import CONF
 from pipo.errors import ConfigError
+from pipo.home import CONF
 
 STUDIES = CONF / "study"
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from rich.console import Console
 
 from pipo.analysis.study.plan import StudyPlan
-from pipo.config.cli import CONF
 from pipo.config.sweep import JOB_TYPE, SWEEP_GROUP
 from pipo.errors import ConfigError
+from pipo.home import HOME
 from pipo.runs.files import replace_text
 from pipo.runs.run_log import DIVERGED_FILE
 
-TRAIN = CONF.parent / "train.py"
+TRAIN = HOME / "train.py"
 _COMMAND_FILE = "study_run.txt"
 # Of train.py, for a configuration that it does not take.
 BAD_CONFIGURATION = 2
