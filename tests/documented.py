@@ -15,7 +15,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 SHELL = ("bash", "console", "sh", "shell")
 # What begins a command of ours; a block that says it is one for the shell may begin with the others, too.
 OURS = re.compile(r"^(?:[A-Z_]+=\S+ +)*(?:python (?:-m )?[\w./<>-]+|make\b|sbatch\b|launch/\S+\.sh)")
-OTHERS = ("pip", "docker", "eval", "git", "cd", "export", "wandb", "pre-commit")
+OTHERS = ("pip", "docker", "eval", "pytest", "git", "cd", "export", "wandb", "pre-commit")
 FENCE = re.compile(r"^\s*```(.*)$")
 FILE_BLOCK = re.compile(r"^```\w+\n# (my/\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PLACEHOLDER = "./placeholder"

@@ -1,4 +1,4 @@
-"""What keeps programs under test away from this machine."""
+"""Protections that keep programs under test away from this machine, and the weakness that is left."""
 
 from __future__ import annotations
 

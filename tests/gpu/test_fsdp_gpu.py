@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM
 
-from pipo.lm.spec import embedded_model
 from tests.conftest import ROOT
+from tests.gpu.wide_model import SOME_REWARD, half_a_billion, write_model
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
     pytest.mark.timeout(900),
 ]
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 
 
 def train(out: Path, *arguments: str) -> list[dict[str, float]]:
@@ -53,22 +51,7 @@ def test_shards_on_gpus_give_the_run_of_whole_weights(tmp_path):
 @pytest.mark.parametrize("offload", [False, True])
 def test_half_a_billion_parameters_in_bfloat16_for_a_few_iterations(tmp_path, offload):
     """The shape of Qwen3-0.6B with random weights and the embedded tokenizer."""
-    config = Qwen3Config(
-        vocab_size=151_936,
-        hidden_size=1024,
-        intermediate_size=3072,
-        num_hidden_layers=28,
-        num_attention_heads=16,
-        num_key_value_heads=8,
-        head_dim=128,
-        tie_word_embeddings=True,
-        max_position_embeddings=8192,
-    )
-    torch.manual_seed(0)
-    model = tmp_path / "random"
-    Qwen3ForCausalLM(config).save_pretrained(model)
-    for name in TOKENIZER:
-        shutil.copy(Path(embedded_model("tiny")) / name, model / name)
+    model = write_model(half_a_billion(), tmp_path / "random")
     rows = train(
         tmp_path / "run",
         "strategy=fsdp",
@@ -82,6 +65,7 @@ def test_half_a_billion_parameters_in_bfloat16_for_a_few_iterations(tmp_path, of
         "recipe.kl_coef=0.001",
         "task.max_response_tokens=512",
         "iterations=3",
+        SOME_REWARD,
     )
     assert len(rows) == 3
     for row in rows:
