@@ -39,7 +39,6 @@ from pipo.distributed.processes import is_first
 from pipo.distributed.seeds import Purpose, derive_seed
 from pipo.distributed.strategies import build_strategy
 from pipo.errors import ConfigError
-from pipo.functional.importance import ImportanceCorrection
 from pipo.lm.model_files import parameter_count
 from pipo.lm.policy import stop_token_ids
 from pipo.lm.spec import ModelSpec
@@ -138,9 +137,7 @@ def build_module(config: TrainConfig, setup: TaskSetup) -> PolicyModule:
         collector=build_collector(config, setup),
         privileged=partial(_privileged, setup),
         objective=objective,
-        importance=ImportanceCorrection(
-            level=config.rollout.importance_correction, cap=config.rollout.importance_cap
-        ),
+        importance=config.rollout.correction,
         optimizer=OptimizerConfig(
             learning_rate=config.recipe.learning_rate,
             iterations=config.iterations,

@@ -14,7 +14,7 @@ from pipo.callbacks.pipo import PIPOCallback
 from pipo.callbacks.pipo_options import PipoOptions
 from pipo.callbacks.step_control import StepControl
 from pipo.callbacks.step_options import StepControlOptions
-from pipo.functional.importance import ImportanceCorrection
+from pipo.records.correction import ImportanceCorrection
 from pipo.lm.adapters import add_adapters
 from pipo.lm.options import Lora, Sharding
 from pipo.lm.policy import Policy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipo.distributed.metrics import IterationMetrics
-from pipo.functional.importance import ImportanceCorrection, importance_weights
+from pipo.functional.importance import importance_weights
 from pipo.lm.critic import Critic
 from pipo.lm.reference import Scorer
 from pipo.lm.sharding import reshard
@@ -17,6 +18,7 @@ from pipo.modules.annotation import score_responses
 from pipo.modules.model_holder import ModelHolder
 from pipo.modules.objectives.base import Distillation
 from pipo.records.batches import Annotations, TeacherAnnotation
+from pipo.records.correction import ImportanceCorrection
 from pipo.records.rollouts import Rollouts, TokenIds
 
 Privileged = Callable[[Rollouts, Distillation], tuple[TokenIds | None, ...]]
@@ -66,11 +68,14 @@ class Annotator:
         gap, count = ((trainer - sampler) * mask).abs(), mask.sum()
         metrics.add("rollout/logprob_diff", gap.sum(), count)
         metrics.add("rollout/logprob_diff_max", self.models.max_over_ranks(gap.max().item()))
-        if self.importance.level == "none":
+        if not self.importance.corrects:
             return None
         weights = importance_weights(trainer, sampler, mask, self.importance)
         metrics.add("rollout/importance_weight", weights.sum(), count)
-        metrics.add("rollout/importance_capped", (weights >= self.importance.cap).sum(), count)
+        cap = math.inf if self.importance.cap is None else self.importance.cap
+        metrics.add("rollout/importance_capped", (weights >= cap).sum(), count)
+        if self.importance.rejection is not None:
+            metrics.add("rollout/rejected", ((weights == 0) & mask).sum(), count)
         return weights
 
     def _annotate_teacher(self, rollouts: Rollouts, metrics: IterationMetrics) -> TeacherAnnotation | None:

@@ -21,7 +21,7 @@ from pipo.distributed.metrics import IterationMetrics
 from pipo.distributed.seeds import Purpose, derive_seed
 from pipo.errors import ConfigError, Diverged
 from pipo.functional.advantages import moments
-from pipo.functional.importance import ImportanceCorrection, truncated_ratio
+from pipo.functional.importance import truncated_ratio
 from pipo.functional.value import clipped_value_loss, explained_variance
 from pipo.lm.options import Sharding
 from pipo.lm.policy import Policy
@@ -36,6 +36,7 @@ from pipo.modules.objectives.base import Loss, MicroBatch, Objective, on_cpu
 from pipo.modules.options import BatchConfig, OptimizerConfig, Place
 from pipo.modules.transition import look_back
 from pipo.records.batches import PolicyBatch
+from pipo.records.correction import ImportanceCorrection
 from pipo.records.rollouts import IterationPrompts, Rollouts
 from pipo.rollout.collector import Collector
 from pipo.rollout.engine import RolloutEngine

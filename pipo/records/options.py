@@ -37,8 +37,11 @@ Several = Annotated[tuple[T, ...], BeforeValidator(_as_tuple)]
 Precision = Literal["float32", "bfloat16"]
 """A type of floating-point numbers that weights, products and sums can have."""
 
-CorrectionLevel = Literal["token", "sequence", "none"]
-"""Truncated importance sampling with one weight per token, with one per response, or none."""
+RatioLevel = Literal["token", "sequence", "geometric"]
+"""Ratio of two policies: of each token, the product over a response, or the geometric mean over it."""
+
+CorrectionLevel = Literal["token", "sequence", "geometric", "none"]
+"""Importance weights by one of these ratios, or none."""
 
 
 class Options(BaseModel):

@@ -10,7 +10,7 @@ import torch
 from pipo.config.reading import read
 from pipo.config.tree import TrainConfig
 from pipo.errors import ConfigError
-from pipo.functional.importance import ImportanceCorrection
+from pipo.records.correction import ImportanceCorrection
 from pipo.rollout.local import LocalEngine
 from tests import toy
 from tests.built import built

@@ -22,6 +22,7 @@ RUNS = (
         "pipo.window=2",
         "pipo.kl_coef=0.001",
         "rollout.importance_correction=token",
+        "rollout.rejection={level: geometric, low: 0.5, high: null}",
         "probe.prompts=16",
         "recipe.learning_rate=1e-4",
         "iterations=4",

@@ -13,7 +13,7 @@ from pipo.callbacks.teacher import TeacherAverage
 from pipo.distributed.metrics import IterationMetrics
 from pipo.functional.aggregation import Aggregation
 from pipo.functional.divergence import DistillationForm
-from pipo.functional.importance import ImportanceCorrection
+from pipo.records.correction import ImportanceCorrection
 from pipo.lm.policy import Policy
 from pipo.modules.hooks import RolloutCallback
 from pipo.modules.objectives.base import Distillation

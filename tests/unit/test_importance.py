@@ -1,4 +1,4 @@
-"""Truncated importance sampling between sampler and trainer."""
+"""Importance sampling correction between sampler and trainer, against the published formulas."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import math
 import pytest
 import torch
 
-from pipo.functional.importance import ImportanceCorrection, importance_weights
+from pipo.functional.importance import importance_weights
 from pipo.functional.surrogate import ClipRange, clipped_surrogate_loss
+from pipo.records.correction import ImportanceCorrection, Rejection
+from pipo.rollout.options import SamplingWithCorrection
 
 LN = torch.log(torch.tensor([0.5, 0.2, 0.9, 0.4])).view(2, 2)
 MASK = torch.tensor([[True, True], [True, False]])
@@ -18,7 +20,7 @@ def weights(trainer, sampler, level, cap=2.0, mask=MASK):
     return importance_weights(trainer, sampler, mask, ImportanceCorrection(level=level, cap=cap))
 
 
-@pytest.mark.parametrize("level", ["none", "token", "sequence"])
+@pytest.mark.parametrize("level", ["none", "token", "sequence", "geometric"])
 def test_exactly_one_where_both_agree(level):
     generator = torch.Generator().manual_seed(0)
     logprobs = -10 * torch.rand(50, 40, generator=generator)
@@ -64,3 +66,104 @@ def test_weighting_the_advantages_is_weighting_the_loss(clip):
 def test_a_cap_below_one_is_refused(cap):
     with pytest.raises(ValueError, match=r"cap\n  Input should be (a finite|greater than or equal to 1)"):
         ImportanceCorrection(level="token", cap=cap)
+
+
+# Probabilities of the tokens of three responses under trainer and sampler; None is padding.
+TRAINER = [[0.5, 0.2, 0.1], [0.9, 0.3, None], [0.4, None, None]]
+SAMPLER = [[0.4, 0.4, 0.1], [0.3, 0.2, None], [0.1, None, None]]
+
+
+def published(level: str) -> list[list[float]]:
+    """The ratio that stands for each token, in plain Python.
+
+    token: pi_train / pi_sampler. sequence: the product, which verl writes exp(sum of the log-ratios). geometric:
+    its n-th root, verl's bound on ``seq_mean_k1``, which is minus the mean log-ratio.
+    """
+    rows = []
+    for trainer, sampler in zip(TRAINER, SAMPLER, strict=True):
+        ratios = [t / s for t, s in zip(trainer, sampler, strict=True) if t is not None and s is not None]
+        whole = math.prod(ratios)
+        of_response = {"sequence": whole, "geometric": whole ** (1 / len(ratios))}
+        filled = ratios if level == "token" else [of_response[level]] * len(ratios)
+        rows.append(filled + [0.0] * (3 - len(ratios)))
+    return rows
+
+
+def logs(table: list[list[float | None]]) -> torch.Tensor:
+    return torch.tensor(
+        [[math.log(p) if p is not None else -7.0 for p in row] for row in table], dtype=torch.float64
+    )
+
+
+GOLDEN_MASK = torch.tensor([[p is not None for p in row] for row in TRAINER])
+
+
+def check(correction: ImportanceCorrection, expected: list[list[float]]) -> None:
+    got = importance_weights(logs(TRAINER), logs(SAMPLER), GOLDEN_MASK, correction)
+    torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+def test_the_ratios_are_those_worked_by_hand():
+    """5/4 1/2 1 | 3 3/2 | 4: products 5/8, 9/2, 4; geometric means .625^(1/3) = .854988, 4.5^(1/2), 4."""
+    assert published("token")[0] == pytest.approx([1.25, 0.5, 1.0])
+    assert [row[0] for row in published("sequence")] == pytest.approx([0.625, 4.5, 4.0])
+    assert [row[0] for row in published("geometric")] == pytest.approx([0.854988, 2.121320, 4.0], abs=1e-6)
+
+
+@pytest.mark.parametrize("level", ["token", "sequence", "geometric"])
+def test_truncation_between_two_bounds(level):
+    """TRL ``token_truncate`` and ``sequence_truncate``: clamp(ratio, C_min, C_max); padding stays 0."""
+    expected = [[min(max(w, 0.6), 2.0) if w else 0.0 for w in row] for row in published(level)]
+    assert any(0.6 in row for row in expected) == (level == "token")
+    check(ImportanceCorrection(level=level, cap=2.0, floor=0.6), expected)
+
+
+@pytest.mark.parametrize("level", ["token", "sequence", "geometric"])
+@pytest.mark.parametrize(("low", "high"), [(0.7, 3.5), (None, 3.5), (0.7, None)])
+def test_masking_by_the_ratio_that_weighs(level, low, high):
+    """TRL ``token_mask``, ``sequence_mask`` and IcePop: a ratio outside of [C_min, C_max] becomes 0."""
+    expected = [
+        [w if (low is None or w >= low) and (high is None or w <= high) else 0.0 for w in row]
+        for row in published(level)
+    ]
+    rejection = Rejection(level=level, low=low, high=high)
+    check(ImportanceCorrection(level=level, cap=None, rejection=rejection), expected)
+
+
+def test_token_weights_and_rejection_of_responses_by_their_geometric_mean():
+    """verl's ``decoupled_geo_rs_token_tis``: min(rho_k, 2), 0 where the geometric mean is above 2.5 or below .8."""
+    expected = [[1.25, 0.5, 1.0], [2.0, 1.5, 0.0], [0.0, 0.0, 0.0]]
+    rejection = Rejection(level="geometric", low=0.8, high=2.5)
+    check(ImportanceCorrection(level="token", cap=2.0, rejection=rejection), expected)
+    check(
+        ImportanceCorrection(level="none", cap=2.0, rejection=rejection),
+        [[1.0, 1.0, 1.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]],
+    )
+
+
+SAMPLING = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "importance_correction": "token",
+    "importance_cap": 2.0,
+    "importance_floor": None,
+    "rejection": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"importance_correction": "none", "importance_floor": 0.5}, r"importance_floor=0\.5 needs"),
+        ({"importance_cap": None}, r"importance_cap=null needs rollout\.rejection\.high"),
+        ({"importance_cap": None, "rejection": {"level": "token", "low": 0.5, "high": None}}, "null needs"),
+        ({"rejection": {"level": "token", "low": None, "high": None}}, "needs low, high or both"),
+        ({"rejection": {"level": "token", "low": 1.5, "high": None}}, "less than or equal to 1"),
+        ({"rejection": {"level": "token", "low": None, "high": 0.5}}, "greater than or equal to 1"),
+        ({"rejection": {"level": "none", "low": 0.5, "high": None}}, "level"),
+    ],
+)
+def test_a_combination_that_makes_no_sense_is_refused(changes, words):
+    with pytest.raises(ValueError, match=words):
+        SamplingWithCorrection(**{**SAMPLING, **changes})

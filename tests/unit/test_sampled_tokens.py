@@ -14,7 +14,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipo.functional.importance import ImportanceCorrection, importance_weights
+from pipo.functional.importance import importance_weights
 from pipo.functional.row_sampling import row_weights
 from pipo.lm.critic import Critic
 from pipo.lm.packing import pack
@@ -28,6 +28,7 @@ from pipo.modules.objectives.gspo import GSPO
 from pipo.modules.objectives.ppo import PPO
 from pipo.modules.objectives.sdpo import SDPO
 from pipo.records.batches import Annotations, PolicyBatch, TeacherAnnotation
+from pipo.records.correction import ImportanceCorrection
 from pipo.records.problems import Example, Reward
 from pipo.records.rollouts import Completions, PromptBatch, Rollouts
 from tests import toy
