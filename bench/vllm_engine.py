@@ -95,6 +95,7 @@ def measure(
         temperature=1.0,
         top_p=1.0,
         top_k=0,
+        min_p=0.0,
         max_response_tokens=arguments.tokens,
         stop_token_ids=frozenset(),
     )

@@ -164,7 +164,7 @@ def sampling_states(
     ids: list[TokenIds] = [tuple(tokenizer(problem.prompt)["input_ids"]) for problem in asked]
     engine = LocalEngine(policy, LocalEngineConfig(max_rows=512, compact_below=0.75))
     sampling = SamplingParams(
-        temperature=1.0, top_p=1.0, top_k=0, max_response_tokens=40, stop_token_ids=stops
+        temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, max_response_tokens=40, stop_token_ids=stops
     )
     drawn = engine.generate(ids, FIT_SAMPLES, sampling, seed=0)
     rows = list(range(len(drawn.response_ids)))

@@ -90,6 +90,7 @@ def build_task_setup(
             temperature=rollout.temperature,
             top_p=rollout.top_p,
             top_k=rollout.top_k,
+            min_p=rollout.min_p,
             max_response_tokens=task.max_response_tokens,
             stop_token_ids=stop_token_ids(model.path, tokenizer),
         ),
@@ -138,6 +139,7 @@ def build_module(config: TrainConfig, setup: TaskSetup) -> PolicyModule:
         privileged=partial(_privileged, setup),
         objective=objective,
         importance=config.rollout.correction,
+        cut=setup.sampling if setup.sampling.cuts and config.rollout.replay_sampling_mask else None,
         optimizer=OptimizerConfig(
             learning_rate=config.recipe.learning_rate,
             iterations=config.iterations,

@@ -14,7 +14,6 @@ from pipo.callbacks.pipo import PIPOCallback
 from pipo.callbacks.pipo_options import PipoOptions
 from pipo.callbacks.step_control import StepControl
 from pipo.callbacks.step_options import StepControlOptions
-from pipo.records.correction import ImportanceCorrection
 from pipo.lm.adapters import add_adapters
 from pipo.lm.options import Lora, Sharding
 from pipo.lm.policy import Policy
@@ -23,6 +22,7 @@ from pipo.modules.objectives.base import Distillation, Objective
 from pipo.modules.objectives.grpo import GRPO
 from pipo.modules.options import BatchConfig, OptimizerConfig, Place
 from pipo.modules.policy_module import PolicyModule
+from pipo.records.correction import ImportanceCorrection
 from pipo.records.problems import Example, Prompt, Reward, Split
 from pipo.records.rollouts import Rollouts, TokenIds
 from pipo.rollout.collector import Collector
@@ -73,6 +73,7 @@ def sampling(**changes: Any) -> SamplingParams:
         "temperature": 1.0,
         "top_p": 1.0,
         "top_k": 0,
+        "min_p": 0.0,
         "max_response_tokens": 5,
         "stop_token_ids": frozenset({STOP}),
     }
@@ -152,6 +153,8 @@ def module(
     compute_dtype: torch.dtype | None = None,
     importance: ImportanceCorrection | None = None,
     look_back: Place | None = None,
+    draw: Mapping[str, Any] | None = None,
+    replay: bool = True,
     **optimizer: Any,
 ):
     numbers = {
@@ -165,6 +168,7 @@ def module(
         "iterations": 100,
         "max_skipped_steps": 3,
     }
+    drawn = sampling(**(draw or {}))
     return PolicyModule(
         load_policy=make_policy,
         make_engine=lambda policy: LocalEngine(policy, ENGINE),
@@ -173,7 +177,7 @@ def module(
             decode=decode,
             encode_reply=encode_reply,
             group_size=group_size,
-            sampling=sampling(),
+            sampling=drawn,
             dynamic_sampling_rounds=rounds,
             terms=terms or {},
         ),
@@ -186,6 +190,7 @@ def module(
         sharding=sharding,
         compute_dtype=compute_dtype,
         look_back=look_back,
+        cut=drawn if drawn.cuts and replay else None,
     )
 
 

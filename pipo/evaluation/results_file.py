@@ -29,7 +29,7 @@ IDENTITY = {
     "prompts_hash": "rendered prompts (hash; the same template may show more or fewer worked problems)",
 }
 # How responses were drawn: where it differs, it is part of the difference.
-SAMPLING = ("samples", "temperature", "top_p", "top_k", "max_response_tokens")
+SAMPLING = ("samples", "temperature", "top_p", "top_k", "min_p", "max_response_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)

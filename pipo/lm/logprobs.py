@@ -15,6 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pipo.functional.cut import keep_top
+from pipo.records.cut import Cut
+from pipo.records.kept import KeptSets
+
 # Elements of a matrix of logits held at a time (128 MiB in float32); at least one row.
 BLOCK_LOGITS = 32 * 1024 * 1024
 # The same on a GPU (2 GiB). Every block reads and writes the whole gradient of the head once.
@@ -76,7 +80,14 @@ class HeadGradient:
 
 class _BlockwiseLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        tokens: Tensor,
+        temperature: float,
+        kept: KeptSets | None = None,
+    ) -> Tensor:
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         out = torch.empty(hidden.shape[0], dtype=dtype, device=hidden.device)
         # Largest logit, and sum of the exponentials below it.
@@ -85,7 +96,7 @@ class _BlockwiseLogprobs(torch.autograd.Function):
         powers = None
         for block in row_blocks(hidden.shape[0], head.shape[0], hidden.device):
             del powers  # before the next block is computed
-            logits = head_logits(hidden[block], head, temperature)
+            logits = _kept_logits(head_logits(hidden[block], head, temperature), kept, block)
             chosen = logits.gather(1, tokens[block, None])[:, 0]
             peak[block] = logits.amax(dim=1)
             powers = _powers_(logits, peak[block])
@@ -95,7 +106,7 @@ class _BlockwiseLogprobs(torch.autograd.Function):
         ctx.save_for_backward(hidden, weight, head, tokens, peak, total)
         # Not a saved tensor, because the backward pass gives it up before it computes the other blocks.
         ctx.last_powers = powers
-        ctx.temperature = temperature
+        ctx.temperature, ctx.kept = temperature, kept
         return out
 
     @staticmethod
@@ -115,7 +126,9 @@ class _BlockwiseLogprobs(torch.autograd.Function):
         # From the last block on, which is at hand.
         for block in reversed(row_blocks(hidden.shape[0], head.shape[0], hidden.device)):
             if powers is None:
-                powers = _powers_(head_logits(hidden[block], head, ctx.temperature), peak[block])
+                logits = _kept_logits(head_logits(hidden[block], head, ctx.temperature), ctx.kept, block)
+                powers = _powers_(logits, peak[block])
+                del logits
             # Before the cast: .999 is 1 in bfloat16, and its distance from 1 is the gradient.
             powers[torch.arange(len(powers), device=powers.device), tokens[block]] -= total[block]
             slope, powers = powers.to(head.dtype), None
@@ -125,17 +138,27 @@ class _BlockwiseLogprobs(torch.autograd.Function):
                 grad_head.add(slope, scaled[block])
             del slope  # before the next block is computed
         grad_weight = grad_head.take(weight) if ctx.needs_input_grad[1] else None
-        return grad_hidden, grad_weight, None, None
+        return grad_hidden, grad_weight, None, None, None
 
 
-def token_logprobs(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-    """Log softmax(hidden @ weight.T / temperature) of the given tokens.
+def _kept_logits(logits: Tensor, kept: KeptSets | None, block: slice) -> Tensor:
+    """The logits of a block of rows, in place, at minus infinity for tokens outside of the sampling mask."""
+    if kept is None:
+        return logits
+    return logits.masked_fill_(~kept.mask(block.start, *logits.shape), float("-inf"))
+
+
+def token_logprobs(
+    hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float, kept: KeptSets | None = None
+) -> Tensor:
+    """Log softmax(hidden @ weight.T / temperature) of the given tokens, over all tokens or those kept.
 
     Args:
         hidden: [M, width], final hidden states, one row per scored token.
         weight: [V, width], the output head; its products are in the dtype of ``hidden``.
         tokens: int64 [M].
         temperature: sampling temperature that defines the policy, > 0.
+        kept: sampling mask, with each of the given tokens in its own set; None for the whole vocabulary.
 
     Returns:
         [M]; float32, or float64 for float64 hidden states.
@@ -143,5 +166,39 @@ def token_logprobs(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: 
     # Autograd keeps the logits and their log-softmax instead of computing them again: faster, two matrices.
     if 2 * hidden.shape[0] * weight.shape[0] <= block_logits(hidden.device):
         logits = head_logits(hidden, weight.to(hidden.dtype), temperature)
+        if kept is not None:
+            logits = logits.masked_fill(~kept.mask(0, *logits.shape), float("-inf"))
         return -F.cross_entropy(logits, tokens, reduction="none")
-    return _BlockwiseLogprobs.apply(hidden, weight, tokens, temperature)  # type: ignore[no-any-return]
+    return _BlockwiseLogprobs.apply(hidden, weight, tokens, temperature, kept)  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def cut_logprobs(
+    hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float, cut: Cut
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a cut keeps where each token was drawn, and the token's log-probability among that.
+
+    A given token is kept in any case: it was drawn, and only rounding can have it outside.
+
+    Args:
+        hidden: see :func:`token_logprobs`, like the next three.
+        weight: the output head.
+        tokens: int64 [M].
+        temperature: of sampling.
+        cut: top-p, top-k and min-p.
+
+    Returns:
+        [M] log-probabilities; int32 [T] kept tokens, set after set; int32 [M], how many each set has.
+    """
+    head, found, ids, counts = weight.to(hidden.dtype), [], [], []
+    for block in row_blocks(hidden.shape[0], 2 * head.shape[0], hidden.device):
+        logits = head_logits(hidden[block], head, temperature)
+        keep = keep_top(logits.softmax(dim=1), cut) > 0
+        keep.scatter_(1, tokens[block, None], True)
+        logits.masked_fill_(~keep, float("-inf"))
+        found.append(-F.cross_entropy(logits, tokens[block], reduction="none"))
+        ids.append(keep.nonzero()[:, 1].int())
+        counts.append(keep.sum(dim=1).int())
+    if not found:
+        return hidden.new_empty(0), tokens.int(), tokens.int()
+    return torch.cat(found), torch.cat(ids), torch.cat(counts)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipo.records.kept import KeptSets, KeptTokens
 from pipo.records.movable import Movable
 from pipo.records.rollouts import TokenIds, pad_rows
 
@@ -114,11 +115,13 @@ class PackedRows(Movable):
     """[M], the packed token before each sampled token: its hidden state predicts that one."""
     targets: Tensor
     """int64 [M], the sampled tokens, row after row."""
+    kept: KeptSets | None = None
+    """The tokens that could have been drawn in place of each; None for the whole vocabulary."""
 
     def without_targets(self) -> PackedRows:
         """The same rows with no token to score."""
         none = torch.empty(0, dtype=torch.int64)
-        return replace(self, predecessors=Gather.of(none, none, len(self.input_ids)), targets=none)
+        return replace(self, predecessors=Gather.of(none, none, len(self.input_ids)), targets=none, kept=None)
 
 
 def pack(
@@ -128,6 +131,7 @@ def pack(
     lengths: Tensor,
     sampled: Tensor,
     rows: Sequence[int],
+    kept: KeptTokens | None = None,
 ) -> PackedRows:
     """Rows of a batch for one forward pass: every token is read, the sampled ones are scored.
 
@@ -138,6 +142,7 @@ def pack(
         lengths: int64 [N], tokens of each response.
         sampled: bool [N, R], the tokens to score.
         rows: which ones, in the order of the scores.
+        kept: the sampling mask of all N responses; None for the whole vocabulary.
 
     Example:
         Two responses, (8, 9) and (7, 3, 4), to the prompt (5, 6). The prompt is read once, and the last token
@@ -187,4 +192,5 @@ def pack(
             torch.tensor(predecessors, dtype=torch.int64), torch.ones(len(predecessors)), len(ids)
         ),
         targets=torch.cat(targets),
+        kept=None if kept is None else kept.sets(rows, sampled),
     )

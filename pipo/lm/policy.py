@@ -26,7 +26,7 @@ from pipo.lm.attention import ATTENTION_NAME, check_packing, named, packed_hidde
 from pipo.lm.capabilities import check_decoding
 from pipo.lm.distillation import blockwise_divergence
 from pipo.lm.generation import declared_generation, declared_stops
-from pipo.lm.logprobs import token_logprobs
+from pipo.lm.logprobs import cut_logprobs, token_logprobs
 from pipo.lm.model_files import (
     check_finite,
     check_tensors,
@@ -37,6 +37,7 @@ from pipo.lm.model_files import (
 )
 from pipo.lm.options import Lora
 from pipo.lm.packing import PackedRows
+from pipo.records.cut import Cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,13 +131,13 @@ class Policy(nn.Module):
         with self.precision():
             hidden, weight = self.response_hidden(rows), self.head.weight
             if target is None:
-                return token_logprobs(hidden, weight, rows.targets, temperature)
+                return token_logprobs(hidden, weight, rows.targets, temperature, rows.kept)
             taught = weight.detach().to(hidden.dtype) if target.weight is None else target.weight
             divergence = blockwise_divergence(hidden, weight, target.hidden, taught, target.form, temperature)
             if not and_logprobs:
                 return divergence
             with torch.no_grad():
-                logprobs = token_logprobs(hidden, weight, rows.targets, temperature)
+                logprobs = token_logprobs(hidden, weight, rows.targets, temperature, rows.kept)
             return torch.stack([divergence, logprobs])
 
     def response_hidden(self, rows: PackedRows) -> Tensor:
@@ -145,6 +146,17 @@ class Policy(nn.Module):
         Cast here, because autocast does not reach the backward passes that apply the head again.
         """
         return packed_hidden(self.backbone, rows).to(self.compute_dtype or self.head.weight.dtype)
+
+    @torch.no_grad()
+    def cut_logprobs(self, rows: PackedRows, temperature: float, cut: Cut) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities of the sampled tokens among those that a cut keeps, and which these are.
+
+        Returns:
+            See :func:`~pipo.lm.logprobs.cut_logprobs`.
+        """
+        with self.precision():
+            hidden = self.response_hidden(rows)
+            return cut_logprobs(hidden, self.head.weight, rows.targets, temperature, cut)
 
     @torch.no_grad()
     def distillation_target(self, rows: PackedRows, form: DistillationForm) -> DistillationTarget:

@@ -75,6 +75,7 @@ def shard(
     if isinstance(model, Policy):
         # Further ways into the model; only ``__call__`` gathers by itself.
         register_fsdp_forward_method(model, "distillation_target")
+        register_fsdp_forward_method(model, "cut_logprobs")
         register_fsdp_forward_method(model, "next_token_logits")
 
 

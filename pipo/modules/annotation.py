@@ -1,17 +1,23 @@
-"""Score responses without gradient: a policy's log-probabilities or a critic's values of sampled tokens."""
+"""Score responses without gradient: log-probabilities, a critic's values, the sampling mask."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from pipo.lm.critic import Critic
-from pipo.lm.packing import pack
+from pipo.lm.packing import PackedRows, pack
+from pipo.lm.policy import Policy
 from pipo.lm.reference import Scorer
 from pipo.modules.batching import row_groups
+from pipo.records.cut import Cut
+from pipo.records.kept import KeptTokens
 from pipo.records.rollouts import Rollouts, TokenIds
+
+Scored = TypeVar("Scored")
 
 
 @torch.no_grad()
@@ -26,6 +32,7 @@ def score_responses(
     prompts: Sequence[TokenIds] | None = None,
     group_size: int | None = None,
     rows: Tensor | None = None,
+    kept: KeptTokens | None = None,
 ) -> Tensor:
     """Log-probabilities of the sampled tokens under a policy, or a critic's values before them.
 
@@ -40,31 +47,85 @@ def score_responses(
         prompts: other prompts than those that were answered, with ``group_size`` responses each.
         group_size: responses per prompt; None for the rollouts' own.
         rows: responses to score, None for all; the others get 0.
+        kept: the sampling mask that log-probabilities are over; None for the whole vocabulary.
 
     Returns:
         float32 [N, R] on the CPU, 0 on tokens that were not sampled.
     """
-    completions, lengths = rollouts.completions, rollouts.completions.lengths
+    completions = rollouts.completions
     prompts = rollouts.prompts.prompt_ids if prompts is None else prompts
     group_size = rollouts.group_size if group_size is None else group_size
-    rows = torch.arange(len(lengths)) if rows is None else rows
+    rows = torch.arange(len(completions.lengths)) if rows is None else rows
     extra = () if isinstance(model, Critic) else (temperature,)
     out = torch.zeros_like(completions.logprobs)
-    groups = row_groups(prompts, group_size, lengths, rows, token_budget)
-    idle = passes(len(groups)) - len(groups)  # asked first: forward passes may be collective themselves
-    flats: list[Tensor] = []
-    for group in groups:
-        packed = pack(prompts, group_size, completions.response_ids, lengths, completions.sampled, group)
-        flats.append(model(packed.to(device), *extra))
-    for _ in range(idle):
-        own = rollouts.prompts.prompt_ids, rollouts.group_size
-        model(pack(*own, completions.response_ids, lengths, completions.sampled, [0]).to(device), *extra)
+    groups = row_groups(prompts, group_size, completions.lengths, rows, token_budget)
+    flats = _in_passes(
+        lambda packed: model(packed.to(device), *extra), rollouts, groups, passes, prompts, group_size, kept
+    )
     # Read together, so that the device is waited for once and not after every pass.
     together = torch.cat(flats).cpu().split([len(flat) for flat in flats]) if flats else ()
     for group, flat in zip(groups, together, strict=True):
         select = torch.tensor(group)
         out[select] = unflatten(flat, completions.sampled[select])
     return out
+
+
+@torch.no_grad()
+def cut_responses(
+    policy: Policy,
+    rollouts: Rollouts,
+    cut: Cut,
+    *,
+    temperature: float,
+    token_budget: int,
+    device: torch.device,
+    passes: Callable[[int], int],
+) -> tuple[Tensor, KeptTokens]:
+    """The sampling mask of all responses, and the log-probabilities of their sampled tokens over it.
+
+    Args:
+        policy: as it was when it sampled.
+        rollouts: the responses.
+        cut: top-p, top-k and min-p of sampling.
+        temperature: see :func:`score_responses`, like the rest.
+        token_budget: tokens of a forward pass.
+        device: where the model computes.
+        passes: forward passes needed -> made.
+
+    Returns:
+        float32 [N, R] on the CPU, 0 on tokens that were not sampled, and the mask.
+    """
+    completions, own = rollouts.completions, (rollouts.prompts.prompt_ids, rollouts.group_size)
+    groups = row_groups(*own, completions.lengths, torch.arange(len(completions.lengths)), token_budget)
+
+    def found_in(packed: PackedRows) -> tuple[Tensor, Tensor, Tensor]:
+        return policy.cut_logprobs(packed.to(device), temperature, cut)
+
+    found = _in_passes(found_in, rollouts, groups, passes, *own)
+    order = torch.tensor([row for group in groups for row in group])
+    flats, ids, counts = (torch.cat(each).cpu() for each in zip(*found, strict=True))
+    sampled, back = completions.sampled[order], order.argsort()
+    mask = KeptTokens(ids=ids, counts=unflatten(counts, sampled))
+    return unflatten(flats, sampled)[back], mask.rows(back)
+
+
+def _in_passes(
+    call: Callable[[PackedRows], Scored],
+    rollouts: Rollouts,
+    groups: Sequence[Sequence[int]],
+    passes: Callable[[int], int],
+    prompts: Sequence[TokenIds],
+    group_size: int,
+    kept: KeptTokens | None = None,
+) -> list[Scored]:
+    """What is said of each group of rows; in as many passes as other processes make."""
+    completions, lengths = rollouts.completions, rollouts.completions.lengths
+    idle = passes(len(groups)) - len(groups)  # asked first: forward passes may be collective themselves
+    responses = completions.response_ids, lengths, completions.sampled
+    said = [call(pack(prompts, group_size, *responses, group, kept)) for group in groups]
+    for _ in range(idle):
+        call(pack(rollouts.prompts.prompt_ids, rollouts.group_size, *responses, [0], kept))
+    return said
 
 
 def unflatten(flat: Tensor, mask: Tensor) -> Tensor:

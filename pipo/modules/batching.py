@@ -231,7 +231,15 @@ def _micro_batch(
     select = torch.tensor(rows)
     width = int(lengths[select].max())
     return MicroBatch(
-        rows=pack(batch.prompt_ids, batch.group_size, batch.response_ids, lengths, batch.sampled, rows),
+        rows=pack(
+            batch.prompt_ids,
+            batch.group_size,
+            batch.response_ids,
+            lengths,
+            batch.sampled,
+            rows,
+            batch.kept,
+        ),
         sampled=batch.sampled[select, :width],
         old_logprobs=batch.old_logprobs[select, :width],
         advantages=batch.advantages[select, :width],
@@ -239,7 +247,7 @@ def _micro_batch(
         kl_coef=batch.kl_coef,
         teacher_rows=None
         if teacher is None
-        else pack(teacher, 1, batch.response_ids, lengths, batch.sampled, rows),
+        else pack(teacher, 1, batch.response_ids, lengths, batch.sampled, rows, batch.kept),
         value_targets=None if batch.value_targets is None else batch.value_targets.rows(select, width),
         weight=None if batch.importance is None else batch.importance[select, :width],
     )

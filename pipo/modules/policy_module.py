@@ -37,6 +37,7 @@ from pipo.modules.options import BatchConfig, OptimizerConfig, Place
 from pipo.modules.transition import look_back
 from pipo.records.batches import PolicyBatch
 from pipo.records.correction import ImportanceCorrection
+from pipo.records.cut import Cut
 from pipo.records.rollouts import IterationPrompts, Rollouts
 from pipo.rollout.collector import Collector
 from pipo.rollout.engine import RolloutEngine
@@ -51,6 +52,7 @@ class PolicyModule(ModelHolder):
         collector: samples and grades.
         privileged: see :class:`~pipo.modules.annotator.Annotator`, like the next.
         importance: weights for the sampler's distance from the policy.
+        cut: what of the distribution the policy is; None for all of it, whatever is sampled.
         objective: the algorithm.
         optimizer: AdamW's numbers.
         batching: how a batch is cut.
@@ -77,6 +79,7 @@ class PolicyModule(ModelHolder):
         compute_dtype: torch.dtype | None = None,
         sharding: Sharding | None = None,
         look_back: Place | None = None,
+        cut: Cut | None = None,
     ) -> None:
         super().__init__(
             load_policy=load_policy,
@@ -95,6 +98,7 @@ class PolicyModule(ModelHolder):
             privileged=privileged,
             importance=importance,
             temperature=collector.sampling.temperature,
+            cut=cut,
             token_budget=batching.tokens_per_micro_batch,
         )
         #: Metrics of the newest iteration; callbacks may add to it until ``IterationLog`` writes it.
@@ -131,7 +135,7 @@ class PolicyModule(ModelHolder):
             self,
             self._annotator,
             rollouts,
-            batch.old_logprobs,
+            batch,
             self.metrics,
             lambda found: [
                 callback.on_look_back(self.trainer, self, found, mean_reward)
@@ -347,6 +351,11 @@ class PolicyModule(ModelHolder):
             )
 
     # ------------------------------------------------------------------ pieces
+
+    @property
+    def samples_as_it_trains(self) -> bool:
+        """As of the models; but after a cut the trainer scores, and finds out what was kept."""
+        return super().samples_as_it_trains and not self.collector.sampling.cuts
 
     def _rollout_callbacks(self) -> list[RolloutCallback]:
         callbacks: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
 
 from pipo.distributed.metrics import IterationMetrics
 from pipo.functional.improvement import BOUND, Improvement, improvement, leave_one_out, transition_sums
 from pipo.modules.annotator import Annotator
 from pipo.modules.model_holder import ModelHolder
+from pipo.records.batches import PolicyBatch
 from pipo.records.rollouts import Rollouts, mixed_groups, rows_of
 
 
@@ -18,7 +18,7 @@ def look_back(
     models: ModelHolder,
     annotator: Annotator,
     rollouts: Rollouts,
-    old_logprobs: Tensor,
+    batch: PolicyBatch,
     metrics: IterationMetrics,
     ask: Callable[[Improvement | None], Sequence[bool]],
 ) -> tuple[Improvement | None, bool]:
@@ -32,7 +32,7 @@ def look_back(
         models: see :func:`measure_transition`, like the next three.
         annotator: scores both sides.
         rollouts: of the weights as they are now.
-        old_logprobs: [N, R], of the present weights.
+        batch: see :func:`measure_transition`.
         metrics: of the running iteration.
         ask: what was found, None where the batch cannot tell -> verdicts, True to undo; not asked where the
             weights have not moved.
@@ -46,7 +46,7 @@ def look_back(
     found, undone = None, False
     with metrics.timer("look_back"):
         if before.moved:
-            found = measure_transition(models, annotator, rollouts, old_logprobs)
+            found = measure_transition(models, annotator, rollouts, batch)
             if found is not None:
                 _log(metrics, found)
             undone = any(ask(found))
@@ -58,7 +58,7 @@ def look_back(
 
 
 def measure_transition(
-    models: ModelHolder, annotator: Annotator, rollouts: Rollouts, old_logprobs: Tensor
+    models: ModelHolder, annotator: Annotator, rollouts: Rollouts, batch: PolicyBatch
 ) -> Improvement | None:
     """What the updates since the previous batch did, on the responses of this one; all ranks together.
 
@@ -69,7 +69,8 @@ def measure_transition(
         models: their ``before`` holds the weights that sampled the previous batch.
         annotator: scores both sides in the same way.
         rollouts: of the weights as they are now. Verifier rewards count, before reward terms.
-        old_logprobs: [N, R], of the present weights.
+        batch: what was made of them: log-probabilities of the present weights, and their sampling mask. Both
+            sides are over that one, so that what is measured is the policy confined to it.
 
     Returns:
         The estimate; None where too few prompts are left to tell.
@@ -91,8 +92,8 @@ def measure_transition(
     # sampler's own log-probabilities, in float32, are as exact in any grouping.
     chosen = rows if models.samples_as_it_trains else None
     with before.in_place_of(models.policy):
-        earlier = annotator.score(models.policy, rollouts, rows=chosen)
-    delta = ((old_logprobs - earlier) * sampled)[rows].double().sum(dim=1)
+        earlier = annotator.score(models.policy, rollouts, rows=chosen, kept=batch.kept)
+    delta = ((batch.old_logprobs - earlier) * sampled)[rows].double().sum(dim=1)
     advantages = leave_one_out(rollouts.rewards[rows], size, total, int(count))
     sums = models.sum_over_ranks(transition_sums(advantages, delta, size, BOUND))
     return improvement(sums, size, eligible, drawn)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipo.records.kept import KeptTokens
 from pipo.records.movable import Movable
 from pipo.records.rollouts import TokenIds
 from pipo.records.shapes import check_masks, check_tensor
@@ -37,6 +38,8 @@ class Annotations:
     """float32 [N, R], the critic's value before each sampled token; None unless the objective asks."""
     teacher: TeacherAnnotation | None
     """Prompts and log-probabilities of the self-teacher; None unless the objective asks."""
+    kept: KeptTokens | None = None
+    """The sampling mask that all log-probabilities here are over; None for the whole vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +101,10 @@ class PolicyBatch:
     """float32 [N, R], factor on each token's distillation loss for the sampler's distance; None for 1. A
     surrogate has it in its advantages.
     """
+    kept: KeptTokens | None = None
+    """The sampling mask, fixed when the batch was sampled, that all log-probabilities are over; None for the
+    whole vocabulary.
+    """
 
     def __post_init__(self) -> None:
         shape = (len(self.prompt_ids) * self.group_size, self.response_ids.shape[1])
@@ -118,6 +125,10 @@ class PolicyBatch:
             check_tensor("value_targets.returns", self.value_targets.returns, shape, torch.float32)
         if self.importance is not None:
             check_tensor("importance", self.importance, shape, torch.float32)
+        if self.kept is not None:
+            check_tensor("kept.counts", self.kept.counts, shape, torch.int32)
+            if ((self.kept.counts > 0) != self.sampled).any():
+                raise ValueError("kept.counts: expected tokens where one was sampled, and nowhere else")
 
     def __len__(self) -> int:
         return self.response_ids.shape[0]
@@ -153,6 +164,7 @@ class PolicyBatch:
         """Some of the responses in the given order, each with a prompt of its own."""
         chosen: list[int] = index.tolist()
         targets, teacher = self.value_targets, self.teacher_prompt_ids
+        kept = None if self.kept is None else self.kept.rows(index)
         return replace(
             self,
             **{name: values[index] for name, values in _tensors(self).items()},
@@ -160,6 +172,7 @@ class PolicyBatch:
             group_size=1,
             teacher_prompt_ids=None if teacher is None else tuple(teacher[i] for i in chosen),
             value_targets=None if targets is None else targets.rows(index, self.response_ids.shape[1]),
+            kept=kept,
         )
 
     @staticmethod
@@ -176,12 +189,14 @@ class PolicyBatch:
 
         targets = [part.value_targets for part in parts if part.value_targets is not None]
         teacher = [part.teacher_prompt_ids for part in parts if part.teacher_prompt_ids is not None]
+        kept = [part.kept for part in parts if part.kept is not None]
         return replace(
             first,
             **joined(parts),
             prompt_ids=tuple(ids for part in parts for ids in part.prompt_ids),
             teacher_prompt_ids=tuple(ids for each in teacher for ids in each) if teacher else None,
             value_targets=ValueTargets(**joined(targets)) if targets else None,
+            kept=KeptTokens.join(kept) if kept else None,
         )
 
     def to_plain(self) -> dict[str, Any]:
@@ -191,6 +206,8 @@ class PolicyBatch:
             plain["value_targets"] = {
                 f.name: getattr(self.value_targets, f.name) for f in fields(ValueTargets)
             }
+        if self.kept is not None:
+            plain["kept"] = {"ids": self.kept.ids, "counts": self.kept.counts}
         return _to_plain(plain)
 
     @staticmethod
@@ -202,6 +219,8 @@ class PolicyBatch:
             values["teacher_prompt_ids"] = tuple(None if ids is None else tuple(ids) for ids in teacher)
         if (targets := plain["value_targets"]) is not None:
             values["value_targets"] = ValueTargets(**targets)
+        if (kept := plain["kept"]) is not None:
+            values["kept"] = KeptTokens(**kept)
         return PolicyBatch(**values)
 
 

@@ -41,9 +41,9 @@ class RolloutEngine(Protocol):
     ) -> Completions:
         """Sample ``group_size`` responses for each prompt, group-major; all of their tokens are sampled.
 
-        The returned log-probabilities are those of the full distribution at ``sampling.temperature``
-        (at 1 when greedy), before top-p and top-k cut it; an engine whose weights are a copy may give those
-        of the distribution after the cut. The same seed gives the same tokens.
+        The returned log-probabilities are those of the distribution that was drawn from: at
+        ``sampling.temperature`` (at 1 when greedy), among the tokens that top-p, top-k and min-p keep. The
+        same seed gives the same tokens.
 
         ``on_finished`` may be told of each response, once, while others are still being sampled, so that
         grading can begin; an engine that tells nothing early does as well without.

@@ -146,9 +146,7 @@ class LocalEngine:
         for step in range(limit):
             # One number for every row of the wave, so that dropping rows does not change the others' draws.
             uniform = sent(torch.rand(rows, dtype=torch.float64, generator=generator), device)[at]
-            tokens, chosen = sample_tokens(
-                logits, uniform, sampling.temperature, sampling.top_p, sampling.top_k
-            )
+            tokens, chosen = sample_tokens(logits, uniform, sampling.temperature, sampling)
             logprobs[at, step] = chosen
             drawn = tokens.cpu()  # all of a step that the device is waited for
             ended = finished[alive]

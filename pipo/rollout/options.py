@@ -7,18 +7,15 @@ from typing import Self
 from pydantic import model_validator
 
 from pipo.records.correction import ImportanceCorrection, Rejection
-from pipo.records.options import Cap, CorrectionLevel, Count, CountOrNone, NotNegative, Options, Share
+from pipo.records.cut import Cut
+from pipo.records.options import Cap, CorrectionLevel, Count, NotNegative, Share
 
 
-class Sampling(Options):
+class Sampling(Cut):
     """The distribution that tokens are drawn from."""
 
     temperature: NotNegative
     """Divisor of the logits; 0 means greedy."""
-    top_p: Share
-    """Nucleus: the smallest set of tokens whose probability reaches this is kept."""
-    top_k: CountOrNone
-    """Number of most likely tokens kept; 0 keeps all."""
 
 
 class SamplingParams(Sampling):
@@ -33,6 +30,9 @@ class SamplingParams(Sampling):
 class SamplingWithCorrection(Sampling):
     """Sampling for training: what it draws may differ from what the trainer computes."""
 
+    replay_sampling_mask: bool
+    """With top-p, top-k or min-p, train the distribution that was drawn from: every log-probability is over
+    the tokens that were kept. Otherwise the whole distribution is trained, as if nothing had been cut."""
     importance_correction: CorrectionLevel
     """Importance weights for the sampler's distance: per token, or per response by the product or by the
     geometric mean of its tokens' ratios, or none."""

@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pipo.functional.cut import keep_top
+from pipo.records.cut import Cut
+
 # Entries summed at a time in the first of the two levels of the inversion.
 BLOCK = 256
 
@@ -66,50 +69,26 @@ def invert_cdf(weights: Tensor, uniform: Tensor) -> Tensor:
     return block * BLOCK + _invert(entries, within)
 
 
-def keep_top(weights: Tensor, top_p: float, top_k: int) -> Tensor:
-    """Zero all but the ``top_k`` largest weights and the smallest set that reaches ``top_p``.
-
-    Args:
-        weights: [n, V], not negative.
-        top_p: in (0, 1]; 1 keeps all.
-        top_k: 0 keeps all.
-    """
-    if top_k == 0 and top_p >= 1:
-        return weights
-    ordered, order = weights.sort(dim=1, descending=True)
-    if top_k:
-        ordered[:, top_k:] = 0
-    if top_p < 1:
-        cumulative = ordered.double().cumsum(dim=1)
-        # A token stays when the ones before it have not reached the threshold yet; the first always stays.
-        reached = (cumulative - ordered) >= top_p * cumulative[:, -1:]
-        reached[:, 0] = False
-        ordered[reached] = 0
-    return torch.zeros_like(weights).scatter_(1, order, ordered)
-
-
-def sample_tokens(
-    logits: Tensor, uniform: Tensor, temperature: float, top_p: float, top_k: int
-) -> tuple[Tensor, Tensor]:
+def sample_tokens(logits: Tensor, uniform: Tensor, temperature: float, cut: Cut) -> tuple[Tensor, Tensor]:
     """Draw one token per row.
 
     Args:
         logits: float32 [n, V].
         uniform: float64 [n], in [0, 1); unused when greedy.
         temperature: 0 takes the most likely token.
-        top_p: see :func:`keep_top`.
-        top_k: see :func:`keep_top`.
+        cut: which tokens may be drawn; all are kept when greedy.
 
     Returns:
-        int64 [n] tokens and float32 [n] log-probabilities under the *full* distribution at this temperature
-        (at 1 when greedy).
+        int64 [n] tokens and float32 [n] log-probabilities, at this temperature among the tokens that are kept
+        (at 1 among all when greedy).
     """
     scaled = logits if temperature in (0.0, 1.0) else logits / temperature
     probabilities = scaled.softmax(dim=1)
     if temperature == 0:
         tokens = logits.argmax(dim=1)
     else:
-        tokens = invert_cdf(keep_top(probabilities, top_p, top_k), uniform)
+        probabilities = keep_top(probabilities, cut)
+        tokens = invert_cdf(probabilities, uniform)
     chosen = probabilities.gather(1, tokens[:, None])[:, 0]
-    # Over a large vocabulary they add up to 1 only to 1e-5.
+    # Over a large vocabulary they add up to 1 only to 1e-5, and after a cut they do not at all.
     return tokens, (chosen / _total(probabilities)).log().float()

@@ -229,8 +229,7 @@ class VllmEngine:
     ) -> Completions:
         """Sample ``group_size`` responses per prompt; see :class:`~pipo.rollout.engine.RolloutEngine`.
 
-        Prompts are read once for all of their responses. After a cut by top-p or top-k the log-probabilities
-        are those of what is left: vLLM has no others at temperatures besides 1.
+        Prompts are read once for all of their responses.
         """
         self.wake()
         wanted = [(ids, numbered_seed(seed, index) >> 1) for index, ids in enumerate(prompts)]
@@ -334,6 +333,7 @@ def _request(sampling: SamplingParams, count: int, seed: int) -> Request:
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
+        min_p=sampling.min_p,
         seed=seed,
         max_tokens=sampling.max_response_tokens,
         stop_token_ids=sorted(sampling.stop_token_ids),

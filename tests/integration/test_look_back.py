@@ -114,11 +114,11 @@ def test_groups_that_a_filter_dropped_count(monkeypatch):
     """What is measured on a batch is measured on its mixed groups alone, too."""
     found, real = [], transition.measure_transition
 
-    def twice(models, annotator, rollouts, old_logprobs):
+    def twice(models, annotator, rollouts, batch):
         groups = mixed_groups(rollouts.rewards, rollouts.group_size)
         rows = (groups[:, None] * rollouts.group_size + torch.arange(rollouts.group_size)).view(-1)
-        part = real(models, annotator, _select(rollouts, groups), old_logprobs[rows])
-        found.append((len(groups), part, real(models, annotator, rollouts, old_logprobs)))
+        part = real(models, annotator, _select(rollouts, groups), batch.rows(rows))
+        found.append((len(groups), part, real(models, annotator, rollouts, batch)))
         return found[-1][-1]
 
     monkeypatch.setattr(transition, "measure_transition", twice)

@@ -35,7 +35,7 @@ RUNS = (
         "recipe.learning_rate=1e-4",
         "iterations=4",
     ),
-    ("algo=ppo", "pipo=none", "iterations=1"),
+    ("algo=ppo", "pipo=none", "iterations=1", "rollout.min_p=0.1"),
     ("algo=sdpo", "pipo=none", "iterations=1"),
     ("task.source._target_=tests.replies.AskedAgain", "pipo=none", "iterations=1"),
 )

@@ -13,11 +13,11 @@ from pipo.callbacks.teacher import TeacherAverage
 from pipo.distributed.metrics import IterationMetrics
 from pipo.functional.aggregation import Aggregation
 from pipo.functional.divergence import DistillationForm
-from pipo.records.correction import ImportanceCorrection
 from pipo.lm.policy import Policy
 from pipo.modules.hooks import RolloutCallback
 from pipo.modules.objectives.base import Distillation
 from pipo.modules.objectives.sdpo import SDPO
+from pipo.records.correction import ImportanceCorrection
 from pipo.runs.checkpoints import STATE, finished_checkpoints
 from tests import toy
 from tests.unit.batches import policy_batch

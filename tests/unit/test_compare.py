@@ -15,7 +15,14 @@ from pipo.evaluation.compare import Comparison, compare
 from pipo.evaluation.comparison_table import comparison_table, comparison_text, print_comparison
 from pipo.evaluation.results_file import read_results
 
-SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_response_tokens": 64, "stop_token_ids": [1]}
+SAMPLING = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "max_response_tokens": 64,
+    "stop_token_ids": [1],
+}
 
 
 def part(problems: int, **changes: Any) -> dict[str, Any]:

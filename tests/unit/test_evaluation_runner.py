@@ -27,7 +27,7 @@ from pipo.tasks.base import Task
 from tests import toy
 
 SAMPLING = SamplingParams(
-    temperature=1.0, top_p=1.0, top_k=0, max_response_tokens=3, stop_token_ids=frozenset({9})
+    temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, max_response_tokens=3, stop_token_ids=frozenset({9})
 )
 PLAN = EvaluationPlan(
     samples=4, ks=(1, 2), prompts_per_batch=2, confidence=0.95, resamples=200, majority=True, seed=11

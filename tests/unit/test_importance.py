@@ -76,8 +76,8 @@ SAMPLER = [[0.4, 0.4, 0.1], [0.3, 0.2, None], [0.1, None, None]]
 def published(level: str) -> list[list[float]]:
     """The ratio that stands for each token, in plain Python.
 
-    token: pi_train / pi_sampler. sequence: the product, which verl writes exp(sum of the log-ratios). geometric:
-    its n-th root, verl's bound on ``seq_mean_k1``, which is minus the mean log-ratio.
+    token: pi_train / pi_sampler. sequence: the product, which verl writes exp(sum of the log-ratios).
+    geometric: its n-th root, verl's bound on ``seq_mean_k1``, which is minus the mean log-ratio.
     """
     rows = []
     for trainer, sampler in zip(TRAINER, SAMPLER, strict=True):
@@ -131,7 +131,7 @@ def test_masking_by_the_ratio_that_weighs(level, low, high):
 
 
 def test_token_weights_and_rejection_of_responses_by_their_geometric_mean():
-    """verl's ``decoupled_geo_rs_token_tis``: min(rho_k, 2), 0 where the geometric mean is above 2.5 or below .8."""
+    """Verl's ``decoupled_geo_rs_token_tis``: min(rho_k, 2), 0 for responses beyond .8 to 2.5."""
     expected = [[1.25, 0.5, 1.0], [2.0, 1.5, 0.0], [0.0, 0.0, 0.0]]
     rejection = Rejection(level="geometric", low=0.8, high=2.5)
     check(ImportanceCorrection(level="token", cap=2.0, rejection=rejection), expected)

@@ -159,7 +159,7 @@ def test_what_is_sampled_has_the_log_probabilities_of_the_update(tmp_path, famil
     policy = load_policy(str(tmp_path), "float32")
     engine = LocalEngine(policy, LocalEngineConfig(max_rows=8, compact_below=0.75))
     sampling = SamplingParams(
-        temperature=1.0, top_p=1.0, top_k=0, max_response_tokens=6, stop_token_ids=frozenset({1})
+        temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, max_response_tokens=6, stop_token_ids=frozenset({1})
     )
     prompts = [(5, 6, 7), (9,)]
     found = engine.generate(prompts, 2, sampling, 0)

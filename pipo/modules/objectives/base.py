@@ -277,4 +277,5 @@ def policy_batch(
         teacher_prompt_ids=teacher_prompt_ids,
         value_targets=value_targets,
         importance=None if teacher_prompt_ids is None else annotations.importance,
+        kept=annotations.kept,
     )
