@@ -11,7 +11,7 @@ class SamplingParams:
         temperature: float,
         top_p: float,
         top_k: int,
-        min_p: float
+        min_p: float,
         seed: int,
         max_tokens: int,
         stop_token_ids: list[int],
