@@ -42,6 +42,41 @@ def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     return (difference.exp() - difference - 1).clamp(-MAX_K3, MAX_K3)
 
 
+KlEstimator = Literal["k3", "k3_corrected"]
+"""The penalty against a reference: as verl's "low_var_kl", or weighted by importance."""
+
+
+def kl_k3_corrected(
+    logprobs: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor, weight: Tensor | None
+) -> Tensor:
+    """k3 of samples from another policy, weighted so that value and gradient are those of KL(pi || pi_ref).
+
+    DeepSeek-V3.2 (arXiv 2512.02556, section 3.1): nu k3 with nu = pi / pi_old, which carries a gradient.
+    Plain k3 has the gradient (1 - exp(d)) grad log pi, which on average is that of KL(pi_ref || pi). With nu,
+
+        grad(nu k3) = nu (k3 + 1 - exp(d)) grad log pi = -nu d grad log pi,    d = log pi_ref - log pi
+
+    which grows as d and not as exp(d): the bound on k3's value, without which the plain estimate takes the
+    step over, would here turn the gradient round, and there is none. The gradient is computed from the last
+    form, so that nothing large cancels. TRL 1.16 has it as ``use_bias_correction_kl``; at nu = 1 its gradient
+    is that of verl 0.9.1's "k3+", which takes k2's.
+
+    Args:
+        logprobs: [n, R], carries the gradient.
+        old_logprobs: [n, R], of the policy that the trainer says sampled; the ratio is of each token.
+        ref_logprobs: [n, R].
+        weight: [n, R], the sampler's distance from ``old_logprobs``; None for 1.
+
+    Returns:
+        [n, R], not negative.
+    """
+    now = logprobs.detach()
+    nu = (now - old_logprobs).clamp(-MAX_K3_GAP, MAX_K3_GAP).exp()
+    factor = nu if weight is None else nu * weight
+    d = (ref_logprobs - now).clamp(-MAX_K3_GAP, MAX_K3_GAP)
+    return factor * (d.exp() - d - 1) - factor * d * (logprobs - now)
+
+
 class DistillationForm(Options):
     """Which divergence draws the student to its teacher."""
 

@@ -98,8 +98,8 @@ class PolicyBatch:
     value_targets: ValueTargets | None
     """What the critic learns from this batch; None without a critic."""
     importance: Tensor | None = None
-    """float32 [N, R], factor on each token's distillation loss for the sampler's distance; None for 1. A
-    surrogate has it in its advantages.
+    """float32 [N, R], factor on each token's distillation loss or corrected penalty for the sampler's
+    distance; None for 1. A surrogate has it in its advantages.
     """
     kept: KeptTokens | None = None
     """The sampling mask, fixed when the batch was sampled, that all log-probabilities are over; None for the
@@ -157,7 +157,7 @@ class PolicyBatch:
             kl_coef=kl_coef,
             teacher_prompt_ids=None,
             value_targets=None,
-            importance=None,
+            importance=self.importance if kl_coef else None,
         )
 
     def rows(self, index: Tensor) -> PolicyBatch:

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from pipo.functional.divergence import kl_k3, kl_k3_corrected
 from pipo.functional.importance import importance_weights
 from pipo.functional.surrogate import ClipRange, clipped_surrogate_loss
 from pipo.records.correction import ImportanceCorrection, Rejection
@@ -145,6 +146,8 @@ SAMPLING = {
     "temperature": 1.0,
     "top_p": 1.0,
     "top_k": 0,
+    "min_p": 0.0,
+    "replay_sampling_mask": True,
     "importance_correction": "token",
     "importance_cap": 2.0,
     "importance_floor": None,
@@ -167,3 +170,52 @@ SAMPLING = {
 def test_a_combination_that_makes_no_sense_is_refused(changes, words):
     with pytest.raises(ValueError, match=words):
         SamplingWithCorrection(**{**SAMPLING, **changes})
+
+
+def test_the_corrected_k3_by_hand():
+    """Pi .3, old .6, reference .9: nu 1/2, d = ln 3, k3 = 3 - ln 3 - 1; times a weight of 1.5.
+
+    The slope by log pi is -1.5 nu ln 3; the plain one is 1 - 3. DeepSeek-V3.2's formula (TRL's
+    ``per_token_kl * coef_1``), differentiated by the library, says the same.
+    """
+    logprobs = torch.tensor([[math.log(0.3)]], dtype=torch.float64, requires_grad=True)
+    old, reference = (torch.tensor([[math.log(p)]], dtype=torch.float64) for p in (0.6, 0.9))
+    weight = torch.tensor([[1.5]], dtype=torch.float64)
+    found = kl_k3_corrected(logprobs, old, reference, weight)
+    assert found.item() == pytest.approx(0.75 * (2 - math.log(3)), rel=1e-12)
+    (slope,) = torch.autograd.grad(found.sum(), logprobs)
+    assert slope.item() == pytest.approx(-0.75 * math.log(3), rel=1e-12)
+    d = reference - logprobs
+    (published,) = torch.autograd.grad((weight * (logprobs - old).exp() * (d.exp() - d - 1)).sum(), logprobs)
+    assert slope.item() == pytest.approx(published.item(), rel=1e-12)
+    (plain,) = torch.autograd.grad(kl_k3(logprobs, reference).sum(), logprobs)
+    assert plain.item() == pytest.approx(-2.0, rel=1e-12)
+
+
+@pytest.mark.parametrize("moved", [0.0, 0.7])
+def test_the_expected_gradient_of_the_corrected_k3_is_that_of_the_divergence(moved):
+    """Over all six tokens that the sampler could draw, with its weights; that of the plain k3 is another."""
+    generator = torch.Generator().manual_seed(3)
+    start, step, other, sampler = 2 * torch.randn(4, 6, generator=generator, dtype=torch.float64)
+    logits = (start + moved * step).requires_grad_()
+    old, reference = start.log_softmax(0), (start + other).log_softmax(0)
+    drawn = (start + 0.3 * sampler).softmax(0)
+    current = logits.log_softmax(0)
+    (exact,) = torch.autograd.grad((current.exp() * (current - reference)).sum(), logits, retain_graph=True)
+    weight = old.exp() / drawn  # untruncated
+    estimate = (drawn * kl_k3_corrected(current, old, reference, weight)).sum()
+    value = (current.exp() * (current - reference)).sum()
+    torch.testing.assert_close(estimate, value, rtol=1e-10, atol=0)
+    (corrected,) = torch.autograd.grad(estimate, logits, retain_graph=True)
+    torch.testing.assert_close(corrected, exact, rtol=1e-9, atol=1e-12)
+    (plain,) = torch.autograd.grad((drawn * kl_k3(current, reference)).sum(), logits)
+    assert (plain - exact).norm() > 0.2 * exact.norm()
+
+
+def test_a_forgotten_token_has_a_slope_of_its_distance_and_not_of_its_exponential():
+    """At d = 12 the plain k3 has a slope of 1.6e5 without verl's bound and none with it; this one has 12."""
+    logprobs = torch.tensor([[-12.0]], dtype=torch.float64, requires_grad=True)
+    reference = torch.zeros(1, 1, dtype=torch.float64)
+    found = kl_k3_corrected(logprobs, logprobs.detach(), reference, None)
+    (slope,) = torch.autograd.grad(found.sum(), logprobs)
+    assert slope.item() == -12.0

@@ -9,14 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Annotated, Self, get_args
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from pipo.functional.aggregation import Aggregation, aggregate, denominator
-from pipo.functional.divergence import DistillationForm, kl_k3
+from pipo.functional.divergence import DistillationForm, KlEstimator, kl_k3, kl_k3_corrected
 from pipo.functional.surrogate import ClipRange, clipped_surrogate_loss, clipped_tokens, token_ratio
 from pipo.lm.packing import PackedRows
 from pipo.records.batches import Annotations, PolicyBatch, ValueTargets
@@ -48,7 +48,7 @@ class MicroBatch(Movable):
     value_targets: ValueTargets | None
     """[n, r] each; None without a critic."""
     weight: Tensor | None = None
-    """float32 [n, r], factor on each token's divergence; None for 1."""
+    """float32 [n, r], factor on each token's divergence and corrected penalty; None for 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,9 @@ class Objective(ABC):
         clip_high: the ratio is clipped above at 1 + clip_high.
         dual_clip: bound on the loss of negative advantages; None for none.
         aggregation: denominator of the loss, see :mod:`pipo.functional.aggregation`.
-        kl_coef: weight of the k3 penalty against the reference model; 0 loads no reference.
+        kl_coef: weight of the penalty against the reference model; 0 loads no reference.
+        kl_estimator: ``k3``, or ``k3_corrected`` for one that is weighted by pi / pi_old and by the sampler's
+            importance weights, and has the gradient of KL(pi || reference).
     """
 
     min_group_size: int = 1
@@ -154,14 +156,18 @@ class Objective(ABC):
         dual_clip: float | None,
         aggregation: Aggregation,
         kl_coef: float,
+        kl_estimator: KlEstimator = "k3",
     ) -> None:
+        if kl_estimator not in get_args(KlEstimator):
+            choices = " or ".join(get_args(KlEstimator))
+            raise ValueError(f"kl_estimator must be {choices}, got {kl_estimator!r}")
         if aggregation not in ("token-mean", "seq-mean-token-mean"):
             raise ValueError(f"aggregation must be token-mean or seq-mean-token-mean, got {aggregation!r}")
         if not 0 <= kl_coef < float("inf"):
             raise ValueError(f"kl_coef must be >= 0, got {kl_coef}")
         self.clip = ClipRange(low=clip_low, high=clip_high, dual=dual_clip)
         self.aggregation: Aggregation = aggregation
-        self.kl_coef = kl_coef
+        self.kl_coef, self.kl_estimator = kl_coef, kl_estimator
 
     @property
     def needs_reference(self) -> bool:
@@ -200,6 +206,12 @@ class Objective(ABC):
         """Bool [n, r]: tokens that the trust region acted on, for the metrics."""
         return clipped_tokens(ratio, micro.advantages, self.clip)
 
+    def penalty(self, logprobs: Tensor, ref_logprobs: Tensor, micro: MicroBatch) -> Tensor:
+        """Estimate of KL(pi || reference) per token, [n, r]."""
+        if self.kl_estimator == "k3":
+            return kl_k3(logprobs, ref_logprobs)
+        return kl_k3_corrected(logprobs, micro.old_logprobs, ref_logprobs, micro.weight)
+
     def loss(self, values: Tensor, micro: MicroBatch, total: float) -> Loss:
         """Surrogate plus the KL penalty, or the distance from the self-teacher.
 
@@ -226,7 +238,7 @@ class Objective(ABC):
                 "entropy": (-(logprobs * mask).sum(), count),
             }
         if micro.ref_logprobs is not None:
-            penalty = kl_k3(logprobs, micro.ref_logprobs)
+            penalty = self.penalty(logprobs, micro.ref_logprobs, micro)
             if micro.kl_coef != 0:
                 value = value + micro.kl_coef * self.aggregate(penalty, mask, total)
             metrics["kl_ref"] = ((penalty.detach() * mask).sum(), count)
@@ -246,7 +258,8 @@ def policy_batch(
     """Put a batch together from its parts.
 
     The surrogate is linear in the size of its advantages, so importance weights of the sampler multiply
-    these, and the attribution for the same reason; a distillation loss has them beside it.
+    these, and the attribution for the same reason; a distillation loss and a corrected penalty have them
+    beside.
 
     Args:
         rollouts: the responses.
@@ -276,6 +289,6 @@ def policy_batch(
         kl_coef=kl_coef,
         teacher_prompt_ids=teacher_prompt_ids,
         value_targets=value_targets,
-        importance=None if teacher_prompt_ids is None else annotations.importance,
+        importance=annotations.importance,
         kept=annotations.kept,
     )
