@@ -100,6 +100,8 @@ def pipo(**changes: Any) -> PIPOCallback:
         "lr_scale": 1.0,
         "kl_coef": 0.0,
         "mini_batch": None,
+        "deviation": "sample",
+        "clip": "signed",
         "max_progress": None,
         "feedback": "progress",
         "constant": 1.0,

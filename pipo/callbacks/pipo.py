@@ -65,7 +65,13 @@ class PIPOCallback(RolloutCallback):
         applied = False
         if self.previous is not None and len(self.history) == self.options.window:
             scale, bound = self.options.negative_scale, self.options.max_progress
-            feedback = policy_improvement_feedback(stats.mean_reward, self.history, scale, bound)  # (1), (2)
+            feedback = policy_improvement_feedback(  # (1), (2)
+                stats.mean_reward,
+                self.history,
+                scale,
+                bound,
+                deviation=self.options.deviation,
+            )
             feedback = self.coefficient_source(feedback, stats, module.seed)
             self._log.write(module.metrics, feedback)
             applied = self._verify(module, self.previous, feedback, stats.iteration)
@@ -91,7 +97,11 @@ class PIPOCallback(RolloutCallback):
             s = self.rows(module, previous, feedback.coefficient, iteration)
             r_hat = policy_improvement_reward(s, feedback.coefficient)  # (3)
             steps = module.policy_update(  # (4)
-                previous.reweighted(r_hat, kl_coef=self.options.kl_coef),
+                previous.reweighted(
+                    r_hat,
+                    kl_coef=self.options.kl_coef,
+                    plain_minimum=self.options.clip == "authors" and module.objective.authors_minimum,
+                ),
                 prefix="pipo",
                 lr_scale=self.options.lr_scale,
                 mini_batch=self.options.mini_batch,

@@ -47,6 +47,12 @@ class PipoOptions(ControlOptions, RowOptions):
     """Weight of a KL penalty in (4); the paper has none."""
     mini_batch: Count | None
     """Responses per optimiser step of (4), over all ranks; None for the base update's."""
+    deviation: Literal["sample", "population"]
+    """sigma in (1): the sample's standard deviation, as in the paper, or the population's, as in the authors'
+    code, where it counts as 1 for a window that does not vary."""
+    clip: Literal["signed", "authors"]
+    """``signed`` is (4). ``authors`` is min(nu, clip(nu)) r_hat where their code has that, with GRPO and
+    DAPO: for r_hat < 0 the gradient goes on below the clip range and ends above it."""
     max_progress: Positive | None
     """phi follows xi up to this many standard deviations either way; None for no bound, as in the paper."""
     step_control: StepControlOptions | None

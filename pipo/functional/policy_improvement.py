@@ -6,9 +6,12 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+Deviation = Literal["sample", "population"]
 
 # Below this the history says nothing about noise; dividing by it would invent a signal.
 MIN_HISTORY_STD = 1e-8
@@ -35,6 +38,8 @@ def policy_improvement_feedback(
     history: Sequence[float],
     negative_scale: float,
     max_progress: float | None = None,
+    *,
+    deviation: Deviation = "sample",
 ) -> Feedback:
     """xi_t = (mu_t - mean) / std of the K means before it, and phi(xi) = xi or lambda * xi below zero.
 
@@ -43,9 +48,11 @@ def policy_improvement_feedback(
         history: the K means before this iteration; the current one is not among them.
         negative_scale: lambda, in [0, 1].
         max_progress: the coefficient follows xi up to +- this; None for no clamp.
+        deviation: the sample's standard deviation, K - 1 in the denominator, as in the paper; or the
+            population's, K, as in the authors' code, where one below 1e-8 counts as 1.
 
     Returns:
-        The feedback; ``defined`` is False when the window's standard deviation is below 1e-8.
+        The feedback; ``defined`` is False when the sample's deviation is below 1e-8.
 
     Raises:
         ValueError: when the history is shorter than 2 or the mean reward is not finite.
@@ -55,9 +62,12 @@ def policy_improvement_feedback(
     if not math.isfinite(mean_reward):
         raise ValueError(f"mean_reward must be finite, got {mean_reward}")
     window = torch.tensor(list(history), dtype=torch.float64)
-    mean, std = window.mean().item(), window.std(correction=1).item()
+    mean, std = window.mean().item(), window.std(correction=1 if deviation == "sample" else 0).item()
     if std < MIN_HISTORY_STD:
-        return Feedback(history_mean=mean, history_std=std, progress=math.nan, coefficient=0.0, defined=False)
+        if deviation == "sample":
+            undefined = {"progress": math.nan, "coefficient": 0.0, "defined": False}
+            return Feedback(history_mean=mean, history_std=std, **undefined)
+        std = 1.0
     progress = (mean_reward - mean) / std
     return Feedback(
         history_mean=mean,

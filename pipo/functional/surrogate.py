@@ -68,6 +68,23 @@ def clipped_surrogate_loss(ratio: Tensor, advantages: Tensor, clip: ClipRange) -
     return torch.where(advantages < 0, bounded, loss)
 
 
+def plain_minimum_loss(ratio: Tensor, advantages: Tensor, clip: ClipRange) -> Tensor:
+    """-min(nu, clip(nu)) * A per token: the minimum of the ratios and not of the signed products.
+
+    As in the authors' code of PIPO, for comparison. The minimum is min(nu, 1 + high), so that for A < 0 the
+    gradient goes on below 1 - low and is zero above 1 + high. There is no dual bound.
+
+    Args:
+        ratio: [n, R].
+        advantages: [n, R].
+        clip: the trust region.
+
+    Returns:
+        Loss to minimise, [n, R].
+    """
+    return -torch.minimum(ratio, ratio.clamp(1 - clip.low, 1 + clip.high)) * advantages
+
+
 def clipped_tokens(ratio: Tensor, advantages: Tensor, clip: ClipRange) -> Tensor:
     """Bool [n, R]: tokens whose gradient the trust region removed (dual bound not counted)."""
     above = (advantages > 0) & (ratio > 1 + clip.high)

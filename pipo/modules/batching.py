@@ -249,5 +249,6 @@ def _micro_batch(
         if teacher is None
         else pack(teacher, 1, batch.response_ids, lengths, batch.sampled, rows, batch.kept),
         value_targets=None if batch.value_targets is None else batch.value_targets.rows(select, width),
+        plain_minimum=batch.plain_minimum,
         weight=None if batch.importance is None else batch.importance[select, :width],
     )

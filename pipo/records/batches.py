@@ -105,6 +105,9 @@ class PolicyBatch:
     """The sampling mask, fixed when the batch was sampled, that all log-probabilities are over; None for the
     whole vocabulary.
     """
+    plain_minimum: bool = False
+    """Whether the surrogate is -min(nu, clip(nu)) A whatever the sign of A, as in the authors' code of PIPO.
+    """
 
     def __post_init__(self) -> None:
         shape = (len(self.prompt_ids) * self.group_size, self.response_ids.shape[1])
@@ -148,7 +151,7 @@ class PolicyBatch:
         taught = torch.tensor([ids is not None for ids in self.teacher_prompt_ids])
         return self.sampled & taught[:, None]
 
-    def reweighted(self, advantages: Tensor, kl_coef: float) -> PolicyBatch:
+    def reweighted(self, advantages: Tensor, kl_coef: float, *, plain_minimum: bool = False) -> PolicyBatch:
         """The same responses for a surrogate with other advantages; neither distils nor teaches a critic."""
         return replace(
             self,
@@ -158,6 +161,7 @@ class PolicyBatch:
             teacher_prompt_ids=None,
             value_targets=None,
             importance=self.importance if kl_coef else None,
+            plain_minimum=plain_minimum,
         )
 
     def rows(self, index: Tensor) -> PolicyBatch:

@@ -17,7 +17,13 @@ from torch import Tensor
 
 from pipo.functional.aggregation import Aggregation, aggregate, denominator
 from pipo.functional.divergence import DistillationForm, KlEstimator, kl_k3, kl_k3_corrected
-from pipo.functional.surrogate import ClipRange, clipped_surrogate_loss, clipped_tokens, token_ratio
+from pipo.functional.surrogate import (
+    ClipRange,
+    clipped_surrogate_loss,
+    clipped_tokens,
+    plain_minimum_loss,
+    token_ratio,
+)
 from pipo.lm.packing import PackedRows
 from pipo.records.batches import Annotations, PolicyBatch, ValueTargets
 from pipo.records.movable import Movable
@@ -49,6 +55,8 @@ class MicroBatch(Movable):
     """[n, r] each; None without a critic."""
     weight: Tensor | None = None
     """float32 [n, r], factor on each token's divergence and corrected penalty; None for 1."""
+    plain_minimum: bool = False
+    """See :class:`~pipo.records.batches.PolicyBatch`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +151,8 @@ class Objective(ABC):
 
     min_group_size: int = 1
     """Smallest group size that the objective can work with."""
+    authors_minimum: bool = False
+    """Whether the authors' code of PIPO has -min(nu, clip(nu)) r_hat with this objective (``pipo.clip``)."""
     critic: CriticConfig | None = None
     """Options of the critic; None for an objective without one."""
     distillation: Distillation | None = None
@@ -200,10 +210,14 @@ class Objective(ABC):
 
     def surrogate(self, ratio: Tensor, logprobs: Tensor, micro: MicroBatch) -> Tensor:
         """Loss per token before aggregation, [n, r]; clipped unless overridden."""
+        if micro.plain_minimum:
+            return plain_minimum_loss(ratio, micro.advantages, self.clip)
         return clipped_surrogate_loss(ratio, micro.advantages, self.clip)
 
     def clipped(self, ratio: Tensor, micro: MicroBatch) -> Tensor:
         """Bool [n, r]: tokens that the trust region acted on, for the metrics."""
+        if micro.plain_minimum:
+            return (micro.advantages != 0) & (ratio > 1 + self.clip.high)
         return clipped_tokens(ratio, micro.advantages, self.clip)
 
     def penalty(self, logprobs: Tensor, ref_logprobs: Tensor, micro: MicroBatch) -> Tensor:

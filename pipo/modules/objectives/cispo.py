@@ -17,6 +17,8 @@ class CISPO(GRPO):
         **group_options: see :class:`~pipo.modules.objectives.grpo.GRPO`.
     """
 
+    authors_minimum = False
+
     def __init__(self, **group_options: Any) -> None:
         super().__init__(**group_options)
         if self.clip.dual is not None:

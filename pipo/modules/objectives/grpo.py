@@ -21,6 +21,8 @@ class GRPO(GroupObjective):
         **clip_and_loss: see :class:`~pipo.modules.objectives.base.Objective`.
     """
 
+    authors_minimum = True
+
     def __init__(self, *, advantage_eps: float, **clip_and_loss: Any) -> None:
         super().__init__(**clip_and_loss)
         if not 0 <= advantage_eps < float("inf"):
