@@ -152,7 +152,7 @@ class Objective(ABC):
     min_group_size: int = 1
     """Smallest group size that the objective can work with."""
     authors_minimum: bool = False
-    """Whether the authors' code of PIPO has -min(nu, clip(nu)) r_hat with this objective (``pipo.clip``)."""
+    """Whether the authors' code of PIPO has -min(nu, clip(nu)) r_hat with this objective."""
     critic: CriticConfig | None = None
     """Options of the critic; None for an objective without one."""
     distillation: Distillation | None = None
