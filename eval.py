@@ -27,7 +27,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from pipo.config.cli import exit_code, register_resolvers
-from pipo.config.command_line import check_command_line, expand_model, expand_paths, expand_task
+from pipo.config.command_line import check_command_line, expand_model, expand_open, expand_paths, expand_task
 from pipo.config.single_benchmarks import register_single_benchmarks
 from pipo.home import CONF, look_in_this_folder
 
@@ -83,5 +83,6 @@ if __name__ == "__main__":
     expand_model(sys.argv)
     expand_task(sys.argv)
     expand_paths(sys.argv)
+    expand_open(sys.argv)
     check_command_line(sys.argv[1:], "eval")
     main()

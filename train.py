@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from pipo.config import sweep
 from pipo.config.cli import exit_code, register_resolvers
-from pipo.config.command_line import check_command_line, expand_model, expand_paths
+from pipo.config.command_line import check_command_line, expand_model, expand_open, expand_paths
 from pipo.home import look_in_this_folder
 
 register_resolvers()
@@ -47,6 +47,7 @@ if __name__ == "__main__":
     look_in_this_folder()
     expand_model(sys.argv)
     expand_paths(sys.argv)
+    expand_open(sys.argv)
     check_command_line(sys.argv[1:], "train")
     main()
     sys.exit(sweep.report())

@@ -100,7 +100,7 @@ class Run:
             rank_zero_only.rank = rank  # Lightning read the environment when it was imported
             strategy = {"strategy": "ddp", "devices": processes, "accelerator": "cpu"}
             if not any(argument.startswith("resume=") for argument in arguments):
-                arguments += [f"strategy.trainer.{k}={v}" for k, v in strategy.items()]
+                arguments += [f"trainer.{k}={v}" for k, v in strategy.items()]
         sys.argv = ["train.py", *arguments]
         code = 1
         try:

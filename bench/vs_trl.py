@@ -103,7 +103,7 @@ def ours(case: Case, folder: Path, seed: int, out: Path) -> dict[str, Any]:
     if case.straggler:
         overrides.append("+callbacks.straggler._target_=bench.stamps.Straggler")
     if case.cores > 1:
-        overrides += ["strategy=ddp", f"strategy.trainer.devices={case.cores}"]
+        overrides += ["strategy=ddp", f"trainer.devices={case.cores}"]
     ruler.run_program([sys.executable, "train.py", "--config-dir", "bench/conf", *overrides])
     return json.loads(stamps.read_text(encoding="utf-8")) | {"model": str(out / "run" / "model")}
 

@@ -23,7 +23,7 @@ if [[ -f $FOLDER/config.yaml ]]; then
 else
   ARGUMENTS=(
     "output_dir=$FOLDER"
-    strategy.trainer.num_nodes="$SLURM_JOB_NUM_NODES" strategy.trainer.devices="$SLURM_NTASKS_PER_NODE" "$@"
+    trainer.num_nodes="$SLURM_JOB_NUM_NODES" trainer.devices="$SLURM_NTASKS_PER_NODE" "$@"
   )
 fi
 srun --kill-on-bad-exit=1 python -m pipo train "${ARGUMENTS[@]}"

@@ -10,7 +10,7 @@
 set -euo pipefail
 : "${NODES:?how many nodes}" "${HEAD:?host:port of the first node}"
 : "${PER_NODE:=$(nvidia-smi --list-gpus | wc -l)}"
-SHAPE=(strategy.trainer.num_nodes="$NODES" strategy.trainer.devices="$PER_NODE")
+SHAPE=(trainer.num_nodes="$NODES" trainer.devices="$PER_NODE")
 case " $*" in *" resume="*) SHAPE=() ;; esac # a resumed run has its own
 
 exec python -m torch.distributed.run \

@@ -23,7 +23,7 @@ from pipo.callbacks.export import ModelExport
 from pipo.callbacks.guard import SkippedStepLog
 from pipo.callbacks.held_out import HeldOutProblems
 from pipo.callbacks.interrupt import GracefulStop
-from pipo.callbacks.iteration_log import IterationLog
+from pipo.callbacks.iteration_log import IterationLog, MonitoredMetrics
 from pipo.callbacks.pipo import PIPOCallback
 from pipo.callbacks.pipo_options import PipoOptions
 from pipo.callbacks.probe import Probe
@@ -33,8 +33,9 @@ from pipo.callbacks.results import RunResults
 from pipo.callbacks.samples import SampleLog
 from pipo.callbacks.step_control import StepControl
 from pipo.callbacks.teacher import TeacherAverage
-from pipo.config.trainer_options import trainer_options
+from pipo.config.trainer_options import OVERFIT, trainer_options
 from pipo.config.tree import EvalConfig, StrategyConfig, TaskConfig, TrainConfig
+from pipo.distributed.hardware import Hardware
 from pipo.distributed.processes import is_first
 from pipo.distributed.seeds import Purpose, derive_seed
 from pipo.distributed.strategies import build_strategy
@@ -98,13 +99,13 @@ def build_task_setup(
     )
 
 
-def check_products(strategy: StrategyConfig, path: str) -> None:
+def check_products(strategy: StrategyConfig, trainer: Hardware, path: str) -> None:
     """Refuse to compute in float32 on a GPU, with a model that is no toy, where nobody has asked for that.
 
     Raises:
         ConfigError: naming the key.
     """
-    if strategy.compute_dtype is None and strategy.trainer.device == "cuda":
+    if strategy.compute_dtype is None and trainer.device == "cuda":
         parameters = parameter_count(path)
         if parameters > MOST_IN_FLOAT32:
             raise ConfigError(
@@ -117,7 +118,7 @@ def check_products(strategy: StrategyConfig, path: str) -> None:
 def build_module(config: TrainConfig, setup: TaskSetup) -> PolicyModule:
     """The LightningModule; the model itself is loaded later, by the trainer's strategy."""
     setup.model.check_trainable()
-    check_products(config.strategy, setup.model.path)
+    check_products(config.strategy, config.trainer, setup.model.path)
     if not setup.sampling.temperature > 0:
         raise ConfigError("rollout.temperature must be above 0 to train: greedy responses are all alike")
     algo, strategy = config.algo, config.strategy
@@ -129,7 +130,7 @@ def build_module(config: TrainConfig, setup: TaskSetup) -> PolicyModule:
         )
     if algo.dynamic_sampling_rounds and algo.group_size < 2:
         raise ConfigError("algo.dynamic_sampling_rounds compares the responses of a group: group_size >= 2")
-    if (strategy.trainer.strategy == "fsdp") != (strategy.sharding is not None):
+    if (config.trainer.strategy == "fsdp") != (strategy.sharding is not None):
         raise ConfigError("strategy.sharding goes with sharded weights, and only with them: strategy=fsdp")
     compute_dtype = None if strategy.compute_dtype is None else getattr(torch, strategy.compute_dtype)
     return PolicyModule(
@@ -204,6 +205,7 @@ def build_data(config: TrainConfig, setup: TaskSetup) -> PromptDataModule:
         iterations=config.iterations,
         seed=config.seed,
         shuffle=config.shuffle,
+        repeat_after=trainer_options(config).get(OVERFIT) or None,
     )
     if dataset.left_out:
         _LOG.info(
@@ -265,7 +267,8 @@ def build_callbacks(
 ) -> list[pl.Callback]:
     """Everything around the loop; the order is the order in which they act.
 
-    A callback of the user's own acts after all others but checkpoints, which Lightning puts last.
+    A callback of the user's own acts after all others but the log, which writes what it adds to the row, and
+    checkpoints, which Lightning puts last.
     """
     folder = Path(config.output_dir)
     export = ModelExport(folder=str(folder / MODEL_FOLDER), tokenizer=setup.tokenizer)
@@ -294,7 +297,7 @@ def build_callbacks(
         export,
         evaluation,
         *([build_probe(config, setup, start)] if config.probe.prompts else []),
-        IterationLog(extra),
+        MonitoredMetrics(),
         progress,
         RandomState(),
         IterationCheckpoint(
@@ -313,6 +316,7 @@ def build_callbacks(
             pages={CURVES_FILE: write_curves, REPORT_FILE: write_run_report},
         ),
         *extra.values(),
+        IterationLog(extra),
     ]
 
 
@@ -339,8 +343,9 @@ def build_trainer(
     config: TrainConfig, callbacks: list[pl.Callback], loggers: list[Logger], objective: Objective
 ) -> pl.Trainer:
     """A trainer whose one epoch is the whole run and whose batches are iterations."""
-    hardware, sharding = config.strategy.trainer, config.strategy.sharding
+    hardware, sharding = config.trainer, config.strategy.sharding
     options = trainer_options(config)
+    options.pop(OVERFIT, None)  # the data module sees to it
     if "profiler" in options:
         options["profiler"] = build_profiler(options["profiler"], Path(config.output_dir))
     try:

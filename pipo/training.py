@@ -37,6 +37,7 @@ from pipo.runs import run_folder
 from pipo.runs.checkpoints import STATE, finished_checkpoints, iterations_of
 from pipo.runs.files import replace_text
 from pipo.runs.places import command, resuming
+from pipo.runs.profile import PROFILE_FILE, profile_head
 from pipo.runs.quiet import quiet
 from pipo.runs.run_log import DIVERGED_FILE
 from pipo.runs.run_summary import missing_products
@@ -118,7 +119,7 @@ def _drop_limits(cfg: DictConfig, overrides: list[str]) -> None:
     """A limit that has ended the run has had its effect; going on means beyond it."""
     given = {override.lstrip("+").partition("=")[0] for override in overrides}
     for name, key in zip(LIMITS, _LIMIT_KEYS, strict=True):
-        if key not in given and cfg.strategy.trainer.pop(name, None) is not None:
+        if key not in given and cfg.trainer.pop(name, None) is not None:
             log.warning("%s ended the run before, or might have; it goes on without", key)
 
 
@@ -131,7 +132,7 @@ def _run(config: TrainConfig, record: dict[str, Any], checkpoint: Path | None) -
         checkpoint: to go on from; None for a new run.
     """
     folder = Path(config.output_dir)
-    share_node(config.strategy.trainer.per_node)
+    share_node(config.trainer.per_node)
     model = find_model(config.model)
     setup = build.build_task_setup(config, "task", config.task, model, load_tokenizer(model.path))
     start = 0 if checkpoint is None else iterations_of(checkpoint)
@@ -193,6 +194,9 @@ def _finish(config: TrainConfig, callbacks: list[pl.Callback]) -> float:
         if end.cause is not None:
             said = f"ended by {end.cause} after {end.iterations} of {config.iterations} iterations"
             console.print(said, highlight=False, markup=False, soft_wrap=True)
+        if (profile := folder / PROFILE_FILE).exists():
+            said = "\n".join(profile_head(profile))
+            console.print(said, highlight=False, markup=False, soft_wrap=True)
         console.print(
             where(folder, config, end.iterations, seconds), highlight=False, markup=False, soft_wrap=True
         )
@@ -225,10 +229,10 @@ def where(folder: Path, config: TrainConfig, done: int, seconds: float) -> str:
         ("samples.jsonl", "sampled responses"),
         ("metrics.csv", "every metric of every iteration, also as metrics.jsonl"),
         ("checkpoints/", "everything that going on takes"),
-        ("fit-profile.txt", "where the time went, as strategy.trainer.profiler saw it"),
+        (PROFILE_FILE, "where the time went, as trainer.profiler saw it"),
     ):
         if (folder / name).exists():
-            lines.append(f"  {name:<14} {what}")
+            lines.append(f"  {name:<15} {what}")
     # In lines of their own, which fit 80 columns with a folder of the usual length.
     lines.append("score the model, or go on training:")
     lines.append(f"  {command('eval.py', f'model={folder}', *_scored_on(config))}")

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from pipo.errors import ConfigError
 
 #: Where Lightning's trainer stands in the configuration.
-KEY = "strategy.trainer"
+KEY = "trainer"
 #: What ends a start of the program before its budget; going on with the run does not repeat it.
-LIMITS = ("max_time", "max_steps", "limit_train_batches", "overfit_batches")
+LIMITS = ("max_time", "max_steps", "limit_train_batches")
 
 
 class RunEnd(pl.Callback):
@@ -60,15 +60,21 @@ class RunEnd(pl.Callback):
 
     def _cause(self, trainer: pl.Trainer) -> str:
         if is_last(trainer, self.iterations or 0) and not trainer.should_stop:
-            for name in ("max_steps", "overfit_batches", "limit_train_batches"):
+            for name in ("max_steps", "limit_train_batches"):
                 if self.options.get(name):
                     return f"{KEY}.{name}={self.options[name]}"
         for name, callback in self.extra.items():
             if isinstance(callback, Timer) and (callback.time_remaining() or 0) <= 0:
                 return name
+            if isinstance(callback, EarlyStopping) and callback.stopping_reason.value:
+                return name
         if "max_time" in self.options:
             return f"{KEY}.max_time={self.options['max_time']}"
-        return " or ".join(self.extra) or "a callback"
+        # Lightning's others stop nothing.
+        others = [
+            name for name, each in self.extra.items() if not type(each).__module__.startswith("lightning.")
+        ]
+        return " or ".join(others) or "a callback"
 
 
 def is_last(trainer: pl.Trainer, done: int) -> bool:

@@ -10,14 +10,30 @@ import torch
 
 from pipo.errors import RunFailed
 from pipo.modules.hooks import learner
+from pipo.runs.metric_files import RowLogger
 from pipo.runs.run_log import ACCURACY
 
 
-class IterationLog(pl.Callback):
-    """Writes what the module and the callbacks before this one put into the iteration's row.
+class MonitoredMetrics(pl.Callback):
+    """Shows the iteration's row to whoever watches a metric (``trainer.callback_metrics``).
 
-    ``LightningModule.log`` would repeat a value in every later row until it is logged again, in single
-    precision; a feedback that is undefined in this iteration would show the one of an earlier iteration.
+    It stands after what adds to the row and before the callbacks of the user. ``LightningModule.log`` would
+    repeat a value in every later row until it is logged again, in single precision; a feedback that is
+    undefined in this iteration would show the one of an earlier iteration.
+    """
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """The newest value of each."""
+        row = learner(pl_module).row
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in row.items()})
+
+
+class IterationLog(pl.Callback):
+    """Writes what the module and the callbacks before this one, the user's included, put into the row.
+
+    What a callback logs by ``LightningModule.log`` is part of it.
 
     Args:
         watching: the user's own callbacks by their keys. A point of the curve is to them what a validation
@@ -33,9 +49,13 @@ class IterationLog(pl.Callback):
     ) -> None:
         """Write the row; checkpoints are saved after it, so no checkpoint is ahead of its metrics."""
         module = learner(pl_module)
+        logged = {name: float(value) for name, value in trainer.logged_metrics.items()}
+        module.row = {**logged, **module.row}
         for logger in trainer.loggers:
-            logger.log_metrics(module.row, step=batch_idx)
-        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in module.row.items()})
+            if isinstance(logger, RowLogger):
+                logger.log_row(module.row, batch_idx)
+            else:
+                logger.log_metrics(module.row, step=batch_idx)
         if ACCURACY in module.row:
             for key, callback in self.watching.items():
                 self._check_monitor(key, callback, trainer)

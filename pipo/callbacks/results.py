@@ -17,6 +17,7 @@ from pipo.distributed.processes import is_first
 from pipo.errors import reason
 from pipo.evaluation.held_out import AFTER_FILE
 from pipo.runs.run_summary import MODEL_FOLDER, SUMMARY_FILE, write_summary
+from pipo.runs.showing import show_file
 
 
 class RunResults(pl.Callback):
@@ -75,6 +76,10 @@ class RunResults(pl.Callback):
         self._show()
         if SUMMARY_FILE not in self.problems:
             self._make(SUMMARY_FILE, lambda: self._summarise(list(self.problems)))
+        for logger in trainer.loggers:
+            for name in self.pages:
+                if (path := self.folder / name).exists():
+                    show_file(logger, path, trainer.fit_loop.total_batch_idx)
 
     def _summarise(self, missing: list[str]) -> None:
         before, after = self.evaluation.before, self.evaluation.after

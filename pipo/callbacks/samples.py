@@ -1,4 +1,4 @@
-"""Log sampled responses every so many iterations, to ``samples.jsonl`` and a W&B table."""
+"""Log sampled responses every so many iterations, to ``samples.jsonl`` and to loggers that show tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import WandbLogger
 
 from pipo.distributed.processes import is_first
 from pipo.modules.hooks import IterationStats, Learner, RolloutCallback
@@ -15,6 +14,7 @@ from pipo.records.rollouts import Rollouts
 from pipo.records.text import json_text
 from pipo.runs.files import replace_text, sync
 from pipo.runs.run_log import read_metrics
+from pipo.runs.showing import show_table
 
 _COLUMNS = [
     "iteration",
@@ -29,7 +29,7 @@ _COLUMNS = [
     "tokens",
     "finished",
 ]
-# W&B's table: its column -> that of the file. Rows of one group are the responses to one prompt.
+# The loggers' table: its column -> that of the file. Rows of one group are the responses to one prompt.
 _TABLE = {
     "iteration": "iteration",
     "group": "uid",
@@ -90,9 +90,8 @@ class SampleLog(RolloutCallback):
             for row in rows:
                 file.write(json_text(row) + "\n")
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                table = [[row[name] for name in _TABLE.values()] for row in rows]
-                logger.log_table("samples", columns=list(_TABLE), data=table, step=stats.iteration)
+            table = [[row[name] for name in _TABLE.values()] for row in rows]
+            show_table(logger, "samples", list(_TABLE), table, stats.iteration)
 
     def _rows(
         self, module: Learner, rollouts: Rollouts, batch: PolicyBatch, iteration: int

@@ -108,6 +108,19 @@ def expand_task(arguments: list[str]) -> None:
     ]
 
 
+def expand_open(arguments: list[str]) -> None:
+    """Let what these nodes take be typed with and without Hydra's ``+``, whether it is there already or not.
+
+    Args:
+        arguments: the command line, changed in place: ``trainer.max_time=x`` becomes
+            ``++trainer.max_time=x``. Which keys there are is said by Lightning's trainer, and by the class
+            that ``_target_`` names.
+    """
+    for index, argument in enumerate(arguments):
+        if re.match(r"\+{0,2}(?:trainer|callbacks|logger)\.[^=]+=", argument):
+            arguments[index] = f"++{argument.lstrip('+')}"
+
+
 def check_command_line(arguments: Sequence[str], program: str) -> None:
     """End with one line and status 2 when the command cannot work; nothing heavy is imported for that.
 
@@ -180,7 +193,9 @@ def _parsed(parser: OverridesParser, text: str) -> Override:
     name = override.value() if not override.is_sweep_override() else ""
     names = isinstance(name, str | list | dict)  # a dictionary is merged with the option's
     if _is_group(override.key_or_group) and not override.is_delete() and not names:
-        raise ConfigError(f"{text}: {override.key_or_group} takes the name of an option, got {name!r}")
+        group = override.key_or_group
+        options = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+        raise ConfigError(f"{text}: {group} takes the name of an option ({options}), got {name!r}")
     return override
 
 
@@ -215,7 +230,7 @@ def _check_job(cfg: DictConfig, program: str, *, printed: bool) -> None:
     config = read(cfg, _PROGRAMS[program])
     if not printed:
         _check_targets(config)
-    if isinstance(config, TrainConfig) and config.strategy.trainer.lightning:
+    if isinstance(config, TrainConfig) and config.trainer.lightning:
         from pipo.config.trainer_options import trainer_options  # imports Lightning
 
         trainer_options(config)

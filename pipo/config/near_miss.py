@@ -10,9 +10,12 @@ from typing import Any
 _NEAR = 0.7
 # What other programs call it -> how it is called here.
 _ELSEWHERE = {
-    "trainer": "strategy.trainer",
     "ckpt_path": "resume=<run folder>",
-    "debug": "strategy.trainer.fast_dev_run=true",
+    "fast_dev_run": "debug=fast",
+    "data": "task",
+    "datamodule": "task",
+    "task_name": "output_dir",
+    "paths": "output_dir or data_dir",
     "max_epochs": "iterations",
     "max_steps": "iterations",
     "epochs": "iterations",
@@ -40,7 +43,7 @@ def near_miss(key: str, plain: Mapping[str, Any]) -> str | None:
     """
     *node, name = key.split(".")
     if (here := _ELSEWHERE.get(node[0] if node else name)) is not None and not _at(plain, node):
-        return ".".join([here, *node[1:], name]) if node and here.startswith("strategy") else here
+        return here
     if (sibling := near(name, map(str, _at(plain, node)))) is not None:
         return ".".join([*node, sibling])
     if name in _ELSEWHERE:

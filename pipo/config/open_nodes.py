@@ -197,7 +197,8 @@ def _is_simple(hint: Any, *, outermost: bool = True) -> bool:
 def _signature(target: Callable[..., Any]) -> tuple[dict[str, Any], set[str] | None, set[str]]:
     """Annotations, accepted names (None: anything) and required names.
 
-    ``**kwargs`` of a constructor stand for the parent class's own arguments.
+    ``**kwargs`` of a constructor stand for the parent class's own arguments. What a parent of another
+    package needs is not asked for, because the constructor may supply it.
     """
     if inspect.isclass(target) and issubclass(target, pydantic.BaseModel):
         fields = {field.alias or name: field for name, field in target.model_fields.items()}
@@ -207,6 +208,7 @@ def _signature(target: Callable[..., Any]) -> tuple[dict[str, Any], set[str] | N
     accepted: set[str] = set()
     required: set[str] = set()
     owners = list(target.__mro__) if inspect.isclass(target) else [target]
+    ours = ("pipo.", target.__module__)
     for owner in owners:
         function = owner.__dict__.get("__init__") if inspect.isclass(owner) else owner
         if not inspect.isfunction(function):
@@ -219,7 +221,7 @@ def _signature(target: Callable[..., Any]) -> tuple[dict[str, Any], set[str] | N
                 forwards = True
             elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
                 accepted.add(parameter.name)
-                if parameter.default is inspect.Parameter.empty:
+                if parameter.default is inspect.Parameter.empty and owner.__module__.startswith(ours):
                     required.add(parameter.name)
                 elif parameter.default is None and parameter.name in hints:
                     hints[parameter.name] = hints[parameter.name] | None

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 #: Read by :class:`pipo.distributed.hardware.Hardware`.
 HARDWARE = ("accelerator", "devices", "num_nodes", "strategy")
 FAST_DEV_RUN = "fast_dev_run"
+#: Lightning would end the one epoch after so many batches; here the data module makes them come again.
+OVERFIT = "overfit_batches"
 #: The logger that only writes into the run folder.
 FILES = "files"
 
@@ -30,7 +32,7 @@ _NO_VALIDATION = (
 _ONE_EPOCH = "one epoch is the whole run, and iterations says how long it is"
 _FIXED = "it cannot be changed: the loop around sampling needs it as it is"
 # What stands for no limit.
-_OFF = {"max_steps": -1, "overfit_batches": 0, FAST_DEV_RUN: False}
+_OFF = {"max_steps": -1, OVERFIT: 0, FAST_DEV_RUN: False}
 # Trainer argument -> why it cannot be set, and what does here what it does there.
 REFUSED = {
     "max_epochs": _ONE_EPOCH,
@@ -70,13 +72,13 @@ def trainer_options(config: TrainConfig) -> dict[str, Any]:
     Raises:
         ConfigError: naming the key, and our word for what it means.
     """
-    given, hints = config.strategy.trainer.model_extra or {}, _hints()
+    given, hints = config.trainer.model_extra or {}, _hints()
     for name in given:
         if name in REFUSED:
             raise ConfigError(f"{KEY}.{name}: {REFUSED[name]}")
         if name not in hints:
             raise _unknown(name, hints)
-    lightning = config.strategy.trainer.lightning
+    lightning = config.trainer.lightning
     options = {
         name: validated(f"{KEY}.{name}", value, hints[name], exact=True) for name, value in lightning.items()
     }
@@ -97,7 +99,7 @@ def shortened(cfg: DictConfig, config: TrainConfig) -> DictConfig:
     count = trainer_options(config).get(FAST_DEV_RUN)
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)
-    cfg.strategy.trainer.pop(FAST_DEV_RUN, None)
+    cfg.trainer.pop(FAST_DEV_RUN, None)
     if not count:
         return cfg
     cfg.iterations = int(count)
@@ -134,7 +136,7 @@ def _check_counts(options: Mapping[str, Any], iterations: int) -> None:
     Raises:
         ConfigError: naming the key.
     """
-    for name in ("max_steps", "limit_train_batches", "overfit_batches", FAST_DEV_RUN):
+    for name in ("max_steps", "limit_train_batches", OVERFIT, FAST_DEV_RUN):
         value = options.get(name, _OFF.get(name))
         if value is None or value == _OFF.get(name):
             continue
@@ -143,5 +145,7 @@ def _check_counts(options: Mapping[str, Any], iterations: int) -> None:
             raise ConfigError(
                 f"{KEY}.{name}={value}: not one iteration would be made; to score a model as it is: eval.py"
             )
+        if name == OVERFIT and isinstance(value, float):
+            raise ConfigError(f"{KEY}.{name}={value}: a whole number, of iterations whose prompts come again")
         if isinstance(value, float) and not share:
             raise ConfigError(f"{KEY}.{name}={value}: a whole number, or a share of the iterations up to 1.0")

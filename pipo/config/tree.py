@@ -102,8 +102,6 @@ class AlgoConfig(Options):
 class StrategyConfig(Options):
     """How the processes of a run share the model."""
 
-    trainer: Hardware
-    """Devices, and whatever Lightning's trainer is given as it stands."""
     compute_dtype: Precision | None
     """Dtype of matrix products; None for that of the weights."""
     sharding: Sharding | None
@@ -202,7 +200,9 @@ class TrainConfig(_Scored):
     task: TaskConfig
     """Problems and their grader."""
     strategy: StrategyConfig
-    """Devices, DDP or FSDP2 sharding, micro-batches."""
+    """DDP or FSDP2 sharding, precision, micro-batches."""
+    trainer: Hardware
+    """Devices, and whatever else Lightning's trainer is given as it stands."""
     curve: CurveConfig
     """Held-out accuracy during training."""
     probe: ProbeConfig

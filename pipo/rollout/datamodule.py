@@ -40,6 +40,8 @@ class IterationDataset(Dataset[IterationPrompts]):
         iterations: length of the run.
         seed: the run's seed.
         shuffle: False keeps the order of the task in every epoch.
+        repeat_after: so many iterations are all that there are, and their prompts come again and again; None
+            for no such thing.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class IterationDataset(Dataset[IterationPrompts]):
         iterations: int,
         seed: int,
         shuffle: bool,
+        repeat_after: int | None = None,
     ) -> None:
         if len(examples) < prompts_per_iteration:
             raise TaskError(
@@ -59,7 +62,7 @@ class IterationDataset(Dataset[IterationPrompts]):
             )
         self.examples, self.prompt_ids = examples, prompt_ids
         self.prompts_per_iteration, self.iterations, self.seed = prompts_per_iteration, iterations, seed
-        self.shuffle = shuffle
+        self.shuffle, self.repeat_after = shuffle, repeat_after
         self.rank, self.world_size = 0, 1
 
     def share_between(self, rank: int, world_size: int) -> None:
@@ -87,6 +90,8 @@ class IterationDataset(Dataset[IterationPrompts]):
         return digest.hexdigest()[:16]
 
     def __getitem__(self, iteration: int) -> IterationPrompts:
+        if self.repeat_after is not None:
+            iteration %= self.repeat_after
         return IterationPrompts(first=self._first(iteration), refill=partial(self._refill, iteration))
 
     def _refill(self, iteration: int, number: int) -> PromptBatch:

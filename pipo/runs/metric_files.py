@@ -10,8 +10,9 @@ import csv
 import io
 import json
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch.loggers import Logger
 
@@ -19,10 +20,23 @@ from pipo.runs.files import replace_text, sync
 from pipo.runs.run_log import METRICS_FILE, read_metrics
 
 
+@runtime_checkable
+class RowLogger(Protocol):
+    """A logger with one row per iteration, whoever logs.
+
+    Callbacks of Lightning's, such as ``LearningRateMonitor``, hand their metrics to every logger by
+    themselves, before the iteration's row is there or after it.
+    """
+
+    def log_row(self, row: Mapping[str, float], iteration: int) -> None:
+        """The iteration's row."""
+        ...
+
+
 class MetricsFileLogger(Logger):
     """Writes ``metrics.jsonl`` and ``metrics.csv``; a row's ``iteration`` counts from 0.
 
-    Only the first process makes one.
+    Only the first process makes one. What others log waits for the row of its iteration, or joins it.
 
     Args:
         folder: the run folder.
@@ -36,6 +50,7 @@ class MetricsFileLogger(Logger):
         self.jsonl, self.csv = self.folder / METRICS_FILE, self.folder / "metrics.csv"
         self._rows: list[dict[str, Any]] = []
         self._columns: list[str] = []
+        self._waiting: dict[int, dict[str, float]] = {}
         self._take_over(start)
 
     def _take_over(self, start: int) -> None:
@@ -60,10 +75,26 @@ class MetricsFileLogger(Logger):
         """The composed configuration is saved as ``config.yaml`` beside the metrics."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add one row; it is on its way to the disk when this returns."""
+        """What a callback or ``LightningModule.log`` adds to the row of an iteration."""
         if step is None:
             raise ValueError("metrics must be logged with their iteration")
-        row = {"iteration": step, **{name: float(value) for name, value in metrics.items()}}
+        known = self._rows[-1] if self._rows and self._rows[-1]["iteration"] == step else {}
+        # Lightning adds the epoch, of which there is one.
+        new = {name: value for name, value in metrics.items() if name not in known and name != "epoch"}
+        if not known:
+            self._waiting.setdefault(step, {}).update(new)
+        elif new:
+            self._rows.pop()
+            replace_text(self.jsonl, "".join(json.dumps(row) + "\n" for row in self._rows))
+            self._columns = []  # the table is written anew with the row
+            self._add({**known, **new})
+
+    def log_row(self, row: Mapping[str, float], iteration: int) -> None:
+        """Add one row; it is on its way to the disk when this returns."""
+        self._add({"iteration": iteration, **self._waiting.pop(iteration, {}), **row})
+
+    def _add(self, metrics: Mapping[str, Any]) -> None:
+        row = {name: value if name == "iteration" else float(value) for name, value in metrics.items()}
         self._rows.append(row)
         with self.jsonl.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

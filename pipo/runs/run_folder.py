@@ -127,9 +127,9 @@ def storage_errors(folder: Path) -> Iterator[None]:
 def release(folder: Path) -> None:
     """Give a folder back whose run never began."""
     logs = (LOG_FILE, "eval.log", "metrics.jsonl", "metrics.csv")
-    for name in ("config.yaml", RECORD_FILE, "identity.json", "wandb_run.json", *logs):
+    for name in ("config.yaml", RECORD_FILE, "identity.json", "wandb_run.json", "mlflow.db", *logs):
         (folder / name).unlink(missing_ok=True)
-    for name in ("wandb", HELD_OUT_FOLDER):
+    for name in ("wandb", "tensorboard", HELD_OUT_FOLDER):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 

@@ -74,6 +74,8 @@ class WandbRunLogger(WandbLogger):
             raise ValueError(f"table_characters must be >= 1, got {table_characters}")
         self.folder, self.table_characters = Path(save_dir), table_characters
         self._described = False
+        self._waiting: dict[int | None, dict[str, float]] = {}
+        self._newest = -1
         self._place = {"name": name, "group": group, "job_type": job_type}
 
     @property
@@ -132,10 +134,17 @@ class WandbRunLogger(WandbLogger):
             run.define_metric(name, step_metric=ITERATION, step_sync=False, summary=summary)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Send one row."""
+        """What others log waits for the row of its iteration; W&B takes nothing for one that it has."""
+        if step is None or step > self._newest:
+            self._waiting.setdefault(step, {}).update(metrics)
+
+    def log_row(self, row: Mapping[str, float], iteration: int) -> None:
+        """Send one row, with what was logged for it before and what was logged without a step."""
         self._describe_metrics()
+        others = {**self._waiting.pop(None, {}), **self._waiting.pop(iteration, {})}
         # Committed at once: the row of the newest checkpoint must not wait for the iteration after it.
-        self.experiment.log({ITERATION: step, **metrics}, step=step, commit=True)
+        self.experiment.log({**others, ITERATION: iteration, **row}, step=iteration, commit=True)
+        self._newest = iteration
 
     def log_table(
         self,

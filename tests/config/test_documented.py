@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from pipo.__main__ import PROGRAMS
 from pipo.analysis.study.plan import known_studies
-from pipo.config.command_line import expand_model, expand_task
+from pipo.config.command_line import expand_model, expand_open, expand_task
 from tests import documented
 from tests.conftest import ROOT
 from tests.documented import Written
@@ -139,6 +139,7 @@ def check_overrides(compose_config, own_folder: Path, program: str, arguments: l
     expand_model(overrides)
     if program == "eval.py":
         expand_task(overrides)
+    expand_open(overrides)
     for point in points(overrides) if sweep else [overrides]:
         OmegaConf.to_container(compose_config(*point, name=program.removesuffix(".py")), resolve=True)
 

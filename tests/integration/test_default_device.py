@@ -70,7 +70,7 @@ def test_train_runs_through_the_real_loader(elsewhere, compose_config, tmp_path,
     small = ("iterations=1", "recipe.responses=8", "recipe.mini_batch=8", "recipe.kl_coef=0.001")
     cfg = compose_config(
         f"algo={algo}",
-        "strategy.trainer.accelerator=cpu",
+        "trainer.accelerator=cpu",
         *small,
         "evaluation.problems=2",
         "evaluation.samples=1",

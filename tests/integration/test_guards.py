@@ -178,18 +178,18 @@ def test_a_disk_that_is_full_at_a_row_of_metrics_is_one_error_and_the_run_goes_o
     compose_config, tmp_path, monkeypatch, capsys
 ):
     folder = tmp_path / "run"
-    log_metrics = MetricsFileLogger.log_metrics
+    log_row = MetricsFileLogger.log_row
 
-    def full(self, metrics, step=None):
-        if step == 2:
+    def full(self, row, iteration):
+        if iteration == 2:
             with self.jsonl.open("a") as file:
                 file.write('{"iteration": 2, "train/rew')  # what fits
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.jsonl))
-        log_metrics(self, metrics, step)
+        log_row(self, row, iteration)
 
     cfg = compose_config(*SMALL, "iterations=4", f"output_dir={folder}")
     with monkeypatch.context() as patch:
-        patch.setattr(MetricsFileLogger, "log_metrics", full)
+        patch.setattr(MetricsFileLogger, "log_row", full)
         code, _ = exit_code(lambda: train(cfg, []))
     assert code == 1
     message = capsys.readouterr().err.splitlines()[-1]

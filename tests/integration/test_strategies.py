@@ -25,8 +25,8 @@ SMALL = [
     # Five batches of problems for two ranks: one of them has nothing to do in the third round.
     "evaluation.problems=9",
     "evaluation.prompts_per_batch=2",
-    "strategy.trainer.accelerator=cpu",
-    "strategy.trainer.devices=2",
+    "trainer.accelerator=cpu",
+    "trainer.devices=2",
 ]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 

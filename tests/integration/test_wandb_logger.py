@@ -52,12 +52,12 @@ def settled(folder) -> dict[str, str | None]:
 def test_a_resumed_run_is_the_same_one_in_a_second_folder(tmp_path):
     first = logger(tmp_path, name="0-seed_1", group="sweep")
     for step in range(3):
-        first.log_metrics({"reward": step / 10}, step=step)
+        first.log_row({"reward": step / 10}, step)
     first.finalize("failed")
     second = logger(tmp_path)  # resumed by hand, outside of the sweep
     for step in range(2, 5):
         second.log_table("samples", columns=["text"], data=[["abcd"], ["abcdefg"]], step=step)
-        second.log_metrics({"reward": step / 10}, step=step)
+        second.log_row({"reward": step / 10}, step)
     second.finalize("success")
     before, after = wandb_file.run_files(tmp_path)
     for path in (before, after):
@@ -82,7 +82,7 @@ def test_sending_without_a_login_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     said = r"^logger\.wandb\.offline=false: .*; log in with wandb login"
     with pytest.raises(ConfigError, match=said) as found:
-        logger(tmp_path, offline=False).log_metrics({"reward": 0.0}, step=0)
+        logger(tmp_path, offline=False).log_row({"reward": 0.0}, 0)
     assert "\n" not in str(found.value)
 
 
@@ -90,7 +90,7 @@ def test_sending_without_a_login_is_one_line(tmp_path, monkeypatch):
 def test_an_agent_of_a_sweep_names_the_run(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_RUN_ID", "chosen")
     run = logger(tmp_path)
-    run.log_metrics({"reward": 0.5}, step=0)
+    run.log_row({"reward": 0.5}, 0)
     run.finalize("success")
     (path,) = wandb_file.run_files(tmp_path)
     assert wandb_file.run_record(path).run_id == settled(tmp_path)["id"] == "chosen"
@@ -106,7 +106,7 @@ def test_a_server_that_does_not_answer_does_not_keep_the_run_from_training(tmp_p
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
         unreachable = logger(tmp_path, offline=False, init_timeout=1.0)
         with caplog.at_level(logging.WARNING):
-            unreachable.log_metrics({"reward": 0.5}, step=0)
+            unreachable.log_row({"reward": 0.5}, 0)
         unreachable.finalize("success")
     assert "W&B cannot be reached" in caplog.text
     assert "wandb sync" in caplog.text

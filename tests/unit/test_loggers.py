@@ -18,9 +18,9 @@ def table(folder):
 
 def test_rows_are_written_as_they_come_and_late_columns_fill_in(tmp_path):
     logger = MetricsFileLogger(folder=str(tmp_path), start=0)
-    logger.log_metrics({"b": 1.0}, step=0)
-    logger.log_metrics({"b": 2.0, "a": 0.1}, step=1)
-    logger.log_metrics({"b": 3.0}, step=2)
+    logger.log_row({"b": 1.0}, 0)
+    logger.log_row({"b": 2.0, "a": 0.1}, 1)
+    logger.log_row({"b": 3.0}, 2)
     assert read_metrics(tmp_path / "metrics.jsonl") == [
         {"iteration": 0, "b": 1.0},
         {"iteration": 1, "b": 2.0, "a": 0.1},
@@ -36,9 +36,9 @@ def test_rows_are_written_as_they_come_and_late_columns_fill_in(tmp_path):
 def test_a_resumed_run_drops_what_its_checkpoint_does_not_know(tmp_path):
     first = MetricsFileLogger(folder=str(tmp_path), start=0)
     for step in range(4):
-        first.log_metrics({"a": float(step)}, step=step)
+        first.log_row({"a": float(step)}, step)
     second = MetricsFileLogger(folder=str(tmp_path), start=2)
-    second.log_metrics({"a": 20.0}, step=2)
+    second.log_row({"a": 20.0}, 2)
     assert [row["a"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [0.0, 1.0, 20.0]
     assert [row["a"] for row in table(tmp_path)] == ["0.0", "1.0", "20.0"]
 
@@ -71,7 +71,7 @@ def test_what_a_killed_program_wrote_is_taken_over_without_gap_or_repeat(tmp_pat
     """Killed after the checkpoint at iteration 2."""
     first = MetricsFileLogger(folder=str(tmp_path), start=0)
     for step in range(4):
-        first.log_metrics({"a": float(step), f"late{step}": 1.0}, step=step)
+        first.log_row({"a": float(step), f"late{step}": 1.0}, step)
     lines, table = (tmp_path / "metrics.jsonl").read_bytes(), (tmp_path / "metrics.csv").read_bytes()
     checkpoint = len(b"".join(lines.splitlines(keepends=True)[:2]))
     for cut in range(checkpoint, len(lines), 5):
@@ -80,7 +80,7 @@ def test_what_a_killed_program_wrote_is_taken_over_without_gap_or_repeat(tmp_pat
         (tmp_path / ".metrics.csv.partial").write_bytes(table[:cut])
         second = MetricsFileLogger(folder=str(tmp_path), start=2)
         for step in (2, 3):
-            second.log_metrics({"a": float(step), f"late{step}": 1.0}, step=step)
+            second.log_row({"a": float(step), f"late{step}": 1.0}, step)
         assert (tmp_path / "metrics.jsonl").read_bytes() == lines
         assert (tmp_path / "metrics.csv").read_bytes() == table
         assert len(list(tmp_path.iterdir())) == 2

@@ -8,6 +8,7 @@ from transformers import LlamaConfig
 
 from pipo.build import check_products
 from pipo.config.tree import StrategyConfig
+from pipo.distributed.hardware import Hardware
 from pipo.errors import ConfigError
 from pipo.functional.divergence import DistillationForm
 from pipo.lm.critic import Critic
@@ -192,17 +193,20 @@ def test_once_the_policy_has_moved_its_ratio_is_measured():
 def test_a_gpu_computes_in_float32_only_with_small_models_or_when_told(tmp_path):
     """Embedding and head have 200 million parameters each, or share them; the layers have 128 million."""
 
-    def strategy(compute_dtype: str | None, accelerator: str) -> StrategyConfig:
-        hardware = {"accelerator": accelerator, "devices": 1, "num_nodes": 1, "strategy": "single"}
+    def strategy(compute_dtype: str | None) -> StrategyConfig:
         return StrategyConfig.model_validate(
             {
-                "trainer": hardware,
                 "compute_dtype": compute_dtype,
                 "sharding": None,
                 "timeout_s": 7200,
                 "tokens_per_micro_batch": 8,
             }
         )
+
+    cpu, cuda = (
+        Hardware.model_validate({"accelerator": kind, "devices": 1, "num_nodes": 1, "strategy": "single"})
+        for kind in ("cpu", "cuda")
+    )
 
     layers = {"hidden_size": 1000, "intermediate_size": 4000, "num_hidden_layers": 8}
     heads = {"num_attention_heads": 10, "num_key_value_heads": 10, "vocab_size": 200_000}
@@ -212,10 +216,10 @@ def test_a_gpu_computes_in_float32_only_with_small_models_or_when_told(tmp_path)
     # Of a layer: 4 x 1,000^2 in attention, 3 x 1,000 x 4,000 beside it, two norms; one more norm at the end.
     rest = 8 * (4 * 10**6 + 12 * 10**6 + 2000) + 1000
     assert (parameter_count(small), parameter_count(large)) == (200 * 10**6 + rest, 400 * 10**6 + rest)
-    check_products(strategy(None, "cuda"), small)
-    check_products(strategy(None, "cpu"), large)
+    check_products(strategy(None), cuda, small)
+    check_products(strategy(None), cpu, large)
     for dtype in ("bfloat16", "float32"):
-        check_products(strategy(dtype, "cuda"), large)
+        check_products(strategy(dtype), cuda, large)
     said = r"^strategy\.compute_dtype=null: products of 0\.5 billion .*precision@strategy=bfloat16"
     with pytest.raises(ConfigError, match=said):
-        check_products(strategy(None, "cuda"), large)
+        check_products(strategy(None), cuda, large)

@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 
 SMALL = ["pipo.window=2", "evaluation.problems=16", "curve.every=100", "checkpoint.every=1"]
 ENGINE = ["rollout=vllm", "rollout.engine.config.cpu_kv_cache_gib=0.125"]
-TWO = ["strategy.trainer.strategy=ddp", "strategy.trainer.devices=2", "strategy.trainer.accelerator=cpu"]
+TWO = ["trainer.strategy=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
 BREAKING = ["--config-dir", str(ROOT / "tests/vllm/conf"), "rollout=breaking"]
 
 
