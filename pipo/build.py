@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -263,16 +264,29 @@ def build_probe(config: TrainConfig, setup: TaskSetup, start: int) -> Probe:
 
 
 def build_callbacks(
-    config: TrainConfig, setup: TaskSetup, distillation: Distillation | None, start: int
+    config: TrainConfig,
+    setup: TaskSetup,
+    distillation: Distillation | None,
+    start: int,
+    own: Mapping[str, pl.Callback],
 ) -> list[pl.Callback]:
     """Everything around the loop; the order is the order in which they act.
 
     A callback of the user's own acts after all others but the log, which writes what it adds to the row, and
     checkpoints, which Lightning puts last.
+
+    Args:
+        config: of the run.
+        setup: its model at its task.
+        distillation: of the objective, if it has one.
+        start: first iteration of this program.
+        own: callbacks that a script hands over, beside those of the configuration.
     """
     folder = Path(config.output_dir)
     export = ModelExport(folder=str(folder / MODEL_FOLDER), tokenizer=setup.tokenizer)
-    extra = {f"callbacks.{name}": node.build(pl.Callback) for name, node in config.callbacks.items()}
+    extra = {f"callbacks.{name}": node.build(pl.Callback) for name, node in config.callbacks.items()} | dict(
+        own
+    )
     stop, progress = GracefulStop(), RunProgress()
     end = RunEnd(options=trainer_options(config), extra=extra, budget=config.iterations)
     evaluation = build_evaluation(config, setup, stop)

@@ -48,12 +48,13 @@ from pipo.tasks.prompts import reply_encoder, response_decoder
 IDENTITY_FILE = "identity.json"
 
 
-def score(cfg: DictConfig, overrides: Sequence[str]) -> None:
+def score(cfg: DictConfig, overrides: Sequence[str], *, command: Sequence[str] | None = None) -> None:
     """Evaluate every part, write results and samples, print a table; or only show prompts.
 
     Args:
         cfg: the composed configuration.
         overrides: the command line, for ``resume=``.
+        command: that does the same, for the record; None for the one that this program was started with.
 
     Raises:
         ConfigError: when anything the user gave cannot be used; nothing has been generated then.
@@ -77,10 +78,10 @@ def score(cfg: DictConfig, overrides: Sequence[str]) -> None:
     with (
         run_folder.claimed(folder, OmegaConf.to_yaml(cfg)) if fresh else run_folder.held(folder),
         _stoppable(folder),
+        run_folder.logging_to(folder, "eval.log"),
     ):
-        run_folder.open_log(folder, "eval.log")
         try:
-            _score(config, composed(cfg), folder)
+            _score(config, composed(cfg), folder, command)
         except WorkerStartError as error:
             scored = (folder / SAMPLES_FILE).exists()
             again = f"go on with {resuming(folder, 'eval.py')}" if scored else "nothing has been scored"
@@ -97,13 +98,14 @@ def _saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
     return cfg
 
 
-def _score(config: EvalConfig, record: dict[str, Any], folder: Path) -> None:
+def _score(config: EvalConfig, record: dict[str, Any], folder: Path, command: Sequence[str] | None) -> None:
     """Evaluate into a folder that is ours.
 
     Args:
         config: of the evaluation.
         record: the same as plain values, for the files and services that show it.
         folder: where the results go.
+        command: for the record.
     """
     device = torch.device(default_device() if config.device == "auto" else config.device)
     plan, logger = config.evaluation.plan(), _build_logger(config)
@@ -117,7 +119,7 @@ def _score(config: EvalConfig, record: dict[str, Any], folder: Path) -> None:
         engine = make_engine(policy=policy)
         if engine.shares_weights:
             policy.to(device)  # another engine has a copy where it samples; this one only feeds it
-        run = run_folder.record_run(folder)
+        run = run_folder.record_run(folder, command)
         results: dict[str, EvaluationResult] = {}
         with EvaluationBars(Console()) as bars:
             for part in parts:

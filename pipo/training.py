@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import lightning.pytorch as pl
@@ -47,12 +49,20 @@ _LIMIT_KEYS = tuple(f"{KEY}.{name}" for name in LIMITS)
 CallbackType = TypeVar("CallbackType", bound=pl.Callback)
 
 
-def train(cfg: DictConfig, overrides: list[str]) -> float:
+def train(
+    cfg: DictConfig,
+    overrides: list[str],
+    *,
+    callbacks: Mapping[str, pl.Callback] = MappingProxyType({}),
+    command: Sequence[str] | None = None,
+) -> float:
     """Run and summarise; returns held-out pass@1 after training, which sweeps maximise.
 
     Args:
         cfg: the composed configuration.
         overrides: the command line, for ``resume=``.
+        callbacks: beside those of the configuration, by the names that messages call them.
+        command: that does the same, for the record; None for the one that this program was started with.
 
     Raises:
         ConfigError: when anything the user gave cannot be used; no training has begun then.
@@ -76,10 +86,9 @@ def train(cfg: DictConfig, overrides: list[str]) -> float:
         telling_folder(str(folder)),
         run_folder.storage_errors(folder),
         _holding(folder, OmegaConf.to_yaml(cfg), fresh=fresh),
+        run_folder.logging_to(folder, run_folder.LOG_FILE) if is_first() else nullcontext(),
     ):
         checkpoint = None
-        if is_first():
-            run_folder.open_log(folder, run_folder.LOG_FILE)
         if not fresh:
             checkpoint = run_folder.newest_checkpoint(folder, leads=is_first())
             if _ended_before(config, checkpoint):
@@ -87,8 +96,7 @@ def train(cfg: DictConfig, overrides: list[str]) -> float:
                 config = read(cfg, TrainConfig)
             if is_first():
                 save_config(folder, cfg)
-        callbacks = _run(config, composed(cfg), checkpoint)
-        return _finish(config, callbacks)
+        return _finish(config, _run(config, composed(cfg), checkpoint, callbacks, command))
 
 
 def _holding(folder: Path, config: str, *, fresh: bool) -> AbstractContextManager[None]:
@@ -123,13 +131,21 @@ def _drop_limits(cfg: DictConfig, overrides: list[str]) -> None:
             log.warning("%s ended the run before, or might have; it goes on without", key)
 
 
-def _run(config: TrainConfig, record: dict[str, Any], checkpoint: Path | None) -> list[pl.Callback]:
+def _run(
+    config: TrainConfig,
+    record: dict[str, Any],
+    checkpoint: Path | None,
+    own: Mapping[str, pl.Callback],
+    command: Sequence[str] | None,
+) -> list[pl.Callback]:
     """Build everything and train; returns the callbacks, which know what came out.
 
     Args:
         config: of the run.
         record: the same as plain values, for the services that show it.
         checkpoint: to go on from; None for a new run.
+        own: callbacks beside those of the configuration.
+        command: for the record.
     """
     folder = Path(config.output_dir)
     share_node(config.trainer.per_node)
@@ -140,11 +156,11 @@ def _run(config: TrainConfig, record: dict[str, Any], checkpoint: Path | None) -
         module = build.build_module(config, setup)
         check_relations(config, objective=module.objective, vocabulary=len(setup.tokenizer))
         data = build.build_data(config, setup)
-        callbacks = build.build_callbacks(config, setup, module.objective.distillation, start)
+        callbacks = build.build_callbacks(config, setup, module.objective.distillation, start, own)
         loggers = build.build_loggers(config, start)
         trainer = build.build_trainer(config, callbacks, loggers, module.objective)
         if is_first():
-            run_folder.record_run(folder)
+            run_folder.record_run(folder, command)
             (folder / DIVERGED_FILE).unlink(missing_ok=True)
         for logger in trainer.loggers:
             logger.log_hyperparams({"config": record})

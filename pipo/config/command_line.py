@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -136,13 +137,37 @@ def check_command_line(arguments: Sequence[str], program: str) -> None:
     try:
         if options.config_dir is not None:
             overrides.append(_search_path(options.config_dir))
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        with _composing(options.config_name or program):
             for job in _jobs(overrides, options.config_name or program, sweeps=options.multirun):
                 _check_job(job, program, printed=options.cfg is not None)
     except ConfigError as error:
         _end(str(error))
+
+
+def composed_job(overrides: Sequence[str], program: str) -> DictConfig:
+    """The configuration of one run, for a caller that is no command line.
+
+    Args:
+        overrides: words of the command line.
+        program: ``train`` or ``eval``.
+
+    Raises:
+        ConfigError: the command cannot work.
+    """
+    with _composing(program):
+        (job,) = _jobs(overrides, program, sweeps=False)
+        _check_job(job, program, printed=False)
+        return compose(program, overrides=list(overrides))
+
+
+@contextmanager
+def _composing(name: str) -> Iterator[None]:
+    """Hydra looks into ``conf/``; what it objects to becomes one line."""
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            yield
     except (HydraException, OmegaConfBaseException) as error:
-        _end(_said(error, options.config_name or program))
+        raise ConfigError(_said(error, name)) from error
 
 
 def _hydra_options(arguments: Sequence[str]) -> argparse.Namespace:

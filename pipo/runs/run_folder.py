@@ -12,7 +12,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -140,11 +140,17 @@ class _LogFile(logging.FileHandler):
         """Say nothing."""
 
 
-def open_log(folder: Path, name: str) -> None:
+@contextmanager
+def logging_to(folder: Path, name: str) -> Iterator[None]:
     """Send what the program logs to the run folder as well; warnings also go to the terminal."""
     handler = _LogFile(folder / name, encoding="utf-8")
     handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
     logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
 
 
 def newest_checkpoint(folder: Path, *, leads: bool) -> Path | None:
@@ -174,8 +180,13 @@ def newest_checkpoint(folder: Path, *, leads: bool) -> Path | None:
     return None
 
 
-def record_run(folder: Path) -> dict[str, Any]:
-    """Append what is needed to do the same again, and return it: command, commit and versions."""
+def record_run(folder: Path, command: Sequence[str] | None) -> dict[str, Any]:
+    """Append what is needed to do the same again, and return it: command, commit and versions.
+
+    Args:
+        folder: the run folder.
+        command: that does the same; None for the one that this program was started with.
+    """
     versions = {}
     for package in _PACKAGES:
         try:
@@ -183,7 +194,7 @@ def record_run(folder: Path) -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = None
     entry = {
-        "command": ["python", *sys.argv],
+        "command": ["python", *sys.argv] if command is None else list(command),
         "git": _git(),
         "python": platform.python_version(),
         "versions": versions,
