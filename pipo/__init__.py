@@ -1,6 +1,7 @@
 """Policy improvement reinforcement learning: closed-loop RL for language models."""
 
 import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
 # Read once, when torch and the tokenizers are imported, which this package does later. OpenMP's threads would
@@ -18,6 +19,8 @@ def __getattr__(name: str) -> Any:
     """The public names, with torch and all that they need imported at the first use of one."""
     if name not in __all__:
         raise AttributeError(f"module 'pipo' has no attribute {name!r}")
+    # A library asks for a notebook's widgets, for progress bars that are not shown here.
+    warnings.filterwarnings("ignore", message="IProgress not found")
     from pipo import api
 
     return getattr(api, name)

@@ -230,7 +230,13 @@ def data(iterations: int) -> PromptDataModule:
     prompts = [(2 + i, 3 + i % 5, *([9] * (i % 3))) for i in range(len(examples))]
     return PromptDataModule(
         IterationDataset(
-            examples, prompts, prompts_per_iteration=4, iterations=iterations, seed=7, shuffle=True
+            examples,
+            prompts,
+            prompts_per_iteration=4,
+            iterations=iterations,
+            seed=7,
+            shuffle=True,
+            repeat_after=None,
         )
     )
 

@@ -172,9 +172,17 @@ class ModelHolder(pl.LightningModule):
         if self.objective.critic is not None:
             optimizers.append(self._adamw(self.critic, self.objective.critic.learning_rate_scale))
         rate = self.optimizer_config.rate
-        schedules = [torch.optim.lr_scheduler.LambdaLR(each, rate) for each in optimizers]
-        # Lightning's word for once per batch, which is an iteration here.
-        return optimizers, [{"scheduler": schedule, "interval": "step"} for schedule in schedules]
+        # Lightning's word for once per batch, which is an iteration here, is a step.
+        return [
+            {
+                "optimizer": each,
+                "lr_scheduler": {
+                    "scheduler": torch.optim.lr_scheduler.LambdaLR(each, rate),
+                    "interval": "step",
+                },
+            }
+            for each in optimizers
+        ]
 
     def _adamw(self, model: torch.nn.Module, scale: float) -> torch.optim.AdamW:
         config = self.optimizer_config

@@ -53,7 +53,7 @@ class IterationDataset(Dataset[IterationPrompts]):
         iterations: int,
         seed: int,
         shuffle: bool,
-        repeat_after: int | None = None,
+        repeat_after: int | None,
     ) -> None:
         if len(examples) < prompts_per_iteration:
             raise TaskError(

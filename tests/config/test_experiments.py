@@ -203,6 +203,7 @@ def test_the_program_accepts_a_row(row, monkeypatch):
         iterations=config.iterations,
         seed=config.seed,
         shuffle=config.shuffle,
+        repeat_after=None,
     )
     data.share_between(7, 8)
     assert len(data[config.iterations - 1].first) == config.algo.prompts // 8

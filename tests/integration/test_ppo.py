@@ -285,6 +285,7 @@ def test_one_response_per_prompt(monkeypatch):
                 iterations=iterations,
                 seed=7,
                 shuffle=True,
+                repeat_after=None,
             )
         )
         return made

@@ -57,6 +57,7 @@ def run():
                 iterations=iterations,
                 seed=7,
                 shuffle=True,
+                repeat_after=None,
             )
         )
 

@@ -13,7 +13,7 @@ PROMPTS = [(i,) for i in range(10)]
 
 
 def dataset(**changes) -> IterationDataset:
-    options = {"prompts_per_iteration": 3, "iterations": 9, "seed": 5, "shuffle": True}
+    options = {"prompts_per_iteration": 3, "iterations": 9, "seed": 5, "shuffle": True, "repeat_after": None}
     return IterationDataset(EXAMPLES, PROMPTS, **{**options, **changes})
 
 
@@ -108,7 +108,13 @@ def test_the_loader_goes_on_where_it_was():
 def test_the_loader_does_not_go_on_with_other_prompts():
     state = IterationLoader(dataset()).state_dict()
     other = IterationDataset(
-        EXAMPLES, [*PROMPTS[:-1], (9, 9)], prompts_per_iteration=3, iterations=9, seed=5, shuffle=True
+        EXAMPLES,
+        [*PROMPTS[:-1], (9, 9)],
+        prompts_per_iteration=3,
+        iterations=9,
+        seed=5,
+        shuffle=True,
+        repeat_after=None,
     )
     for loader, before in ((IterationLoader(other), state), (IterationLoader(dataset()), {"handed_out": 2})):
         with pytest.raises(
@@ -133,3 +139,12 @@ def test_too_few_problems_are_refused_before_training():
 def test_an_iteration_that_ranks_cannot_share_evenly_is_refused():
     with pytest.raises(ConfigError, match=r"algo\.prompts=3 cannot be shared evenly by 2 processes"):
         dataset().share_between(0, 2)
+
+
+def test_the_same_prompts_come_again_in_the_rounds_of_a_refill_too():
+    data = dataset(repeat_after=2)
+    assert data[0].first != data[1].first
+    for iteration in range(2, 9):
+        assert data[iteration].first == data[iteration % 2].first
+        assert data[iteration].refill(1) == data[iteration % 2].refill(1)
+    assert [data[n].first for n in range(2)] == [dataset()[n].first for n in range(2)]

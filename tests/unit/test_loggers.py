@@ -52,6 +52,19 @@ def test_a_line_cut_by_a_crash_is_left_out_but_a_broken_one_is_not(tmp_path):
         read_metrics(path)
 
 
+def test_what_others_log_before_and_after_a_row_is_part_of_it(tmp_path):
+    """As LearningRateMonitor does before an iteration, and ``LightningModule.log`` after it."""
+    logger = MetricsFileLogger(folder=str(tmp_path), start=0)
+    for step in range(2):
+        logger.log_metrics({"early": step + 0.1}, step=step)
+        logger.log_row({"a": float(step)}, step)
+        logger.log_metrics({"late": step + 0.2, "a": 9.0, "epoch": 0}, step=step)
+    logger.log_metrics({"early": 2.1}, step=2)  # of an iteration that is not finished
+    expected = [{"iteration": n, "early": n + 0.1, "a": float(n), "late": n + 0.2} for n in range(2)]
+    assert read_metrics(tmp_path / "metrics.jsonl") == expected
+    assert table(tmp_path) == [{name: str(value) for name, value in row.items()} for row in expected]
+
+
 def test_metrics_without_an_iteration_are_refused(tmp_path):
     with pytest.raises(ValueError, match="iteration"):
         MetricsFileLogger(folder=str(tmp_path), start=0).log_metrics({"a": 1.0})

@@ -7,6 +7,7 @@ as the text of a page and their letters are not scaled on the way there.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,9 +68,24 @@ def look(number: int) -> dict[str, Any]:
     }
 
 
+class Page(Figure):
+    """A figure that has its style wherever it is drawn, in a notebook, too."""
+
+    def savefig(self, fname: Any, **options: Any) -> None:
+        """Write it."""
+        with mpl.rc_context(STYLE):
+            super().savefig(fname, **{"dpi": DOTS_PER_INCH, **options})
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows of it."""
+        picture = io.BytesIO()
+        self.savefig(picture, format="png")
+        return picture.getvalue()
+
+
 def new_figure(height: float) -> Figure:
     """An empty figure, ``height`` inches high, that can be written without a window or global state."""
-    figure = Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.05))
+    figure = Page(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.05))
     FigureCanvasAgg(figure)
     return figure
 
@@ -77,8 +93,7 @@ def new_figure(height: float) -> Figure:
 def save(figure: Figure, out: Path) -> None:
     """Write a PNG; the folder is made when it is not there."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(STYLE):
-        figure.savefig(out, dpi=DOTS_PER_INCH)
+    figure.savefig(out)
 
 
 def iteration_axis(axis: Axes, last: int) -> None:
