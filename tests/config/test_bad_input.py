@@ -72,7 +72,6 @@ from pipo.training import train
             r"critic\.learning_rate_scale: expected a finite number, got inf",
         ),
         (["~checkpoint"], r"checkpoint: missing; it is needed"),
-        (["~callbacks"], r"callbacks: missing; it is needed"),
         (["~seed"], r"seed: missing; it is needed"),
         (["recipe.learning_rate=null"], r"recipe\.learning_rate: expected float, got None"),
         (["recipe.responses=100000"], r"recipe\.responses|training problems"),

@@ -9,6 +9,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from pipo.config.cli import exit_code
 from pipo.config.command_line import check_command_line, expand_paths, quoted
+from pipo.config.reading import read
+from pipo.config.tree import TrainConfig
 from pipo.runs.places import gone_if_empty
 from pipo.training import train
 
@@ -163,3 +165,13 @@ def test_the_run_folder_of_another_program_is_no_run(compose_config, place, caps
         said = capsys.readouterr().err
         assert (code, said.count("\n")) == (2, 1)
         assert message in said
+
+
+@pytest.mark.parametrize(
+    "words", [["~callbacks"], ["~logger"], ["logger=[csv,tensorboard]"], ["logger=many"]]
+)
+def test_callbacks_and_loggers_are_taken_out_and_put_together(compose_config, words):
+    config = read(compose_config(*words, "output_dir=x"), TrainConfig)
+    assert config.callbacks == {}
+    expected = {"~callbacks": ["files"], "~logger": [], "logger=[csv,tensorboard]": ["files", "tensorboard"]}
+    assert [*config.logger] == expected.get(words[0], ["files", "wandb", "tensorboard"])
