@@ -13,9 +13,9 @@ import matplotlib as mpl
 from omegaconf import OmegaConf
 
 from pipo.analysis.plotting.style import DARK, STYLE, look, new_figure, save
-from pipo.config.cli import CONF
 from pipo.functional.improvement import Improvement
 from pipo.functional.step_control import StepRule, StepSize, followed
+from pipo.home import CONF
 
 # Along a step of length eta the slope falls from .02 eta by .002 eta^2, so that 1 is the point of rest. One
 # prompt sees both slopes with the same noise of .1 eta, and the second with .05 eta^2 more.

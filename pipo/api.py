@@ -18,7 +18,7 @@ from pipo import scoring, training
 from pipo.analysis.plotting.curves import draw
 from pipo.analysis.plotting.groups import Group
 from pipo.analysis.run_metrics import read_run
-from pipo.config.cli import CONF, first_line, register_resolvers
+from pipo.config.cli import first_line, register_resolvers
 from pipo.config.command_line import (
     composed_job,
     expand_model,
@@ -31,6 +31,7 @@ from pipo.config.single_benchmarks import register_single_benchmarks
 from pipo.errors import ConfigError
 from pipo.evaluation.results_file import RESULTS_FILE
 from pipo.evaluation.statistics import Floats
+from pipo.home import CONF
 from pipo.runs.run_log import METRICS_FILE, read_metrics
 from pipo.runs.run_summary import MODEL_FOLDER, SUMMARY_FILE
 

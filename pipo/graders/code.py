@@ -26,7 +26,6 @@ from typing import Any, Literal
 
 from pipo_sandbox import Launcher, Limits, SandboxError, weakness
 
-import pipo
 from pipo.distributed.processes import others_wait, own_cores
 from pipo.errors import TaskError
 from pipo.graders.code_rules import Rules, Run
@@ -36,7 +35,7 @@ from pipo.records.problems import Reward
 
 _LOG = logging.getLogger(__name__)
 # Installed among the packages that programs may import, this one stays hidden from them.
-_OURS = Path(pipo.__file__).parent
+_OURS = Path(__file__).parents[1]
 # Two sandboxes a program, and a slot is one byte on the wire.
 _MOST_WORKERS = 100
 _LATE = "the programs of the batch were not graded in time"

@@ -62,12 +62,12 @@ def test_a_row_runs_on_two_nodes_of_eight_as_it_is(script, start, tmp_path, comp
     added = set(given) - set(row)
     assert added == {
         f"output_dir={folder}",
-        "strategy.trainer.num_nodes=2",
-        "strategy.trainer.devices=8",
+        "trainer.num_nodes=2",
+        "trainer.devices=8",
     }
-    strategy = read(compose_config(*given), TrainConfig).strategy
-    assert (strategy.trainer.strategy, strategy.trainer.processes) == ("fsdp", 16)
-    assert strategy.compute_dtype == "bfloat16"
+    config = read(compose_config(*given), TrainConfig)
+    assert (config.trainer.strategy, config.trainer.processes) == ("fsdp", 16)
+    assert config.strategy.compute_dtype == "bfloat16"
 
 
 def test_torchrun_is_told_where_the_first_node_is_and_waits_for_the_last_save(start):

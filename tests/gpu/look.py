@@ -92,7 +92,7 @@ def train(place: Place, name: str, *overrides: str) -> Ran:
     peaks = place.folder / f"{name}-peaks.json"
     command = [
         *(sys.executable, str(ROOT / "train.py"), f"output_dir={folder}"),
-        *(f"strategy.trainer.accelerator={place.device}", "strategy.trainer.devices=1"),
+        *(f"trainer.accelerator={place.device}", "trainer.devices=1"),
         *("+callbacks.peaks._target_=tests.gpu.peaks.Peaks", f"+callbacks.peaks.path={peaks}"),
         *overrides,
     ]

@@ -122,7 +122,7 @@ def test_an_installed_wheel_starts_its_own_further_processes_and_jobs(run):
         "    def on_train_end(self, trainer, module):\n"
         "        open(f'told-{trainer.global_rank}', 'w').close()\n"
     )
-    two = ["strategy=ddp", "strategy.trainer.devices=2", "strategy.trainer.accelerator=cpu"]
+    two = ["strategy=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
     run("pipo", "train", *SMALL, *two, "output_dir=two", "+callbacks.told._target_=mine.Told")
     assert sorted(path.name for path in run.work.glob("told-*")) == ["told-0", "told-1"]
     run("pipo", "train", "-m", *SMALL, "seed=1,2", "hydra.sweep.dir=sweep")
