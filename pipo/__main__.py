@@ -12,6 +12,10 @@ from pipo.home import HOME
 PROGRAMS = {
     "train": ("train.py", "train a model: python train.py [group=option] [key=value]"),
     "eval": ("eval.py", "evaluate a model, compare two results, grade responses: python eval.py model=..."),
+    "plan": (
+        "pipo.plan",
+        "what a run takes of GPUs, and whether it fits: python -m pipo plan gpus=8xH100-80 [key=value]",
+    ),
     "report": ("pipo.analysis.report", "the page about a run, again: python -m pipo report RUN_FOLDER"),
     "plot": ("pipo.analysis.plotting", "figures of one run or many: python -m pipo plot FOLDER..."),
     "study": ("pipo.analysis.study", "the paper's tables in small: python -m pipo study NAME"),

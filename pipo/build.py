@@ -116,11 +116,13 @@ def check_products(strategy: StrategyConfig, trainer: Hardware, path: str) -> No
             )
 
 
-def build_module(config: TrainConfig, setup: TaskSetup) -> PolicyModule:
-    """The LightningModule; the model itself is loaded later, by the trainer's strategy."""
-    setup.model.check_trainable()
-    check_products(config.strategy, config.trainer, setup.model.path)
-    if not setup.sampling.temperature > 0:
+def build_objective(config: TrainConfig) -> Objective:
+    """The algorithm.
+
+    Raises:
+        ConfigError: it cannot be trained with the rest of the configuration.
+    """
+    if not config.rollout.temperature > 0:
         raise ConfigError("rollout.temperature must be above 0 to train: greedy responses are all alike")
     algo, strategy = config.algo, config.strategy
     objective = algo.objective.build(Objective)
@@ -133,6 +135,14 @@ def build_module(config: TrainConfig, setup: TaskSetup) -> PolicyModule:
         raise ConfigError("algo.dynamic_sampling_rounds compares the responses of a group: group_size >= 2")
     if (config.trainer.strategy == "fsdp") != (strategy.sharding is not None):
         raise ConfigError("strategy.sharding goes with sharded weights, and only with them: strategy=fsdp")
+    return objective
+
+
+def build_module(config: TrainConfig, setup: TaskSetup) -> PolicyModule:
+    """The LightningModule; the model itself is loaded later, by the trainer's strategy."""
+    setup.model.check_trainable()
+    check_products(config.strategy, config.trainer, setup.model.path)
+    objective, algo, strategy = build_objective(config), config.algo, config.strategy
     compute_dtype = None if strategy.compute_dtype is None else getattr(torch, strategy.compute_dtype)
     return PolicyModule(
         load_policy=partial(setup.model.load, derive_seed(config.seed, Purpose.ADAPTERS)),
