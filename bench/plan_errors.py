@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -265,23 +265,26 @@ def main() -> None:
     if options.measure:
         measure(options.measure, options.folder)
         return
-    table = Table(title="memory and time of a phase, measured and planned")
-    for heading in ("case", "phase", "GiB", "planned", "ratio", "CPU s", "planned", "ratio"):
-        table.add_column(heading, justify="left" if heading in ("case", "phase") else "right")
     results: dict[str, Any] = {}
     share: float | None = None
     for name in options.cases:
-        rows, share = run(name, share)
-        results[name] = rows
-        for row in rows:
-            cells = [name, row["phase"]]
-            for unit in ("gib", "seconds"):
-                measured, planned = row[unit], row[f"planned_{unit}"]
-                cells += [f"{measured:.3f}", f"{planned:.3f}", f"{planned / measured:.2f}"]
-            table.add_row(*cells)
-    Console(width=110).print(table)
+        results[name], share = run(name, share)
+        Console(width=110).print(_table(name, results[name]))
+        ruler.write(options.out, results)
     print(f"train_share {share:.2f}, from the first case")
-    ruler.write(options.out, results)
+
+
+def _table(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(title=name)
+    for heading in ("phase", "GiB", "planned", "ratio", "CPU s", "planned", "ratio"):
+        table.add_column(heading, justify="left" if heading == "phase" else "right")
+    for row in rows:
+        cells = [row["phase"]]
+        for unit in ("gib", "seconds"):
+            measured, planned = row[unit], row[f"planned_{unit}"]
+            cells += [f"{measured:.3f}", f"{planned:.3f}", f"{planned / measured:.2f}"]
+        table.add_row(*cells)
+    return table
 
 
 if __name__ == "__main__":

@@ -117,7 +117,8 @@ def assumptions(given: Sequence[str] = ()) -> Assumptions:
     Raises:
         ConfigError: a name or a value is none.
     """
-    values = _yaml("assumptions.yaml") | OmegaConf.to_object(OmegaConf.from_dotlist(list(given)))  # type: ignore[operator]
+    values = _yaml("assumptions.yaml")
+    values |= {str(name): value for name, value in OmegaConf.from_dotlist(list(given)).items()}
     try:
         return Assumptions(**values)
     except pydantic.ValidationError as error:

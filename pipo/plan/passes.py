@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -35,7 +35,6 @@ from pipo.records.batches import ValueTargets
 from pipo.records.movable import Movable
 
 ACTIVATIONS, HEAD, GRADIENTS = "activations", "head blocks", "gradients"
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +80,7 @@ def pass_peaks(config: PreTrainedConfig, objective: Objective, passes: Passes) -
     rows, lengths, mask = _rows(passes)
     with _group(passes) as mesh, _few_blocks(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
         model, parameters = _model(config, passes, mesh)
-        micro = _fake(mode, _micro_batch(passes, rows, lengths, mask))
+        micro: MicroBatch = _fake(mode, _micro_batch(passes, rows, lengths, mask))
         standing = [*model.parameters(), *model.buffers(), *_tensors(micro)]
         scoring, update = Ledger(ACTIVATIONS), Ledger(ACTIVATIONS)
         _mark_head(model, scoring)
@@ -188,14 +187,15 @@ def _micro_batch(passes: Passes, rows: PackedRows, lengths: Tensor, mask: Tensor
     )
 
 
-def _fake(mode: FakeTensorMode, value: Value) -> Value:
+def _fake(mode: FakeTensorMode, value: Any) -> Any:
     """The same record with fake tensors."""
     if isinstance(value, Tensor):
-        return mode.from_tensor(value)  # type: ignore[return-value]
+        return mode.from_tensor(value)
     if isinstance(value, Movable):
+        assert is_dataclass(value)
         return replace(value, **{each.name: _fake(mode, getattr(value, each.name)) for each in fields(value)})
     if isinstance(value, tuple):
-        return tuple(_fake(mode, each) for each in value)  # type: ignore[return-value]
+        return tuple(_fake(mode, each) for each in value)
     return value
 
 
@@ -203,6 +203,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Movable):
+        assert is_dataclass(value)
         for each in fields(value):
             yield from _tensors(getattr(value, each.name))
     elif isinstance(value, tuple):
