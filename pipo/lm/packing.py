@@ -73,6 +73,20 @@ class _Gather(torch.autograd.Function):
         return F.embedding_bag(places, grad.contiguous(), offsets, mode="sum"), None, None, None
 
 
+def similar_lengths(ordered: Sequence[int]) -> list[slice]:
+    """Rows of one call of attention each, by their lengths, which are in order.
+
+    Example:
+        >>> similar_lengths([10, 12, 15, 16, 40])
+        [slice(0, 3, None), slice(3, 4, None), slice(4, 5, None)]
+    """
+    starts = [0]
+    for at, length in enumerate(ordered):
+        if length > LENGTH_RATIO * ordered[starts[-1]]:
+            starts.append(at)
+    return [slice(a, b) for a, b in zip(starts, [*starts[1:], len(ordered)], strict=True)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class RowLayout(Movable):
     """How attention finds the rows among the packed tokens."""
@@ -86,12 +100,8 @@ class RowLayout(Movable):
     def of(rows: Sequence[Sequence[int]], tokens: int) -> RowLayout:
         """The layout of rows that are given by where their tokens are among so many."""
         ordered = sorted(rows, key=len)
-        starts = [0]
-        for at, row in enumerate(ordered):
-            if len(row) > LENGTH_RATIO * len(ordered[starts[-1]]):
-                starts.append(at)
-        ends = [*starts[1:], len(ordered)]
-        blocks = [Gather.of(*pad_rows(ordered[a:b]), tokens) for a, b in zip(starts, ends, strict=True)]
+        together = similar_lengths([len(row) for row in ordered])
+        blocks = [Gather.of(*pad_rows(ordered[part]), tokens) for part in together]
         back, before = torch.empty(tokens, dtype=torch.int64), 0
         for block in blocks:
             # A prompt stands in several rows, and its hidden states are the same in all of them.
