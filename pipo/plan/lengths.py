@@ -34,6 +34,12 @@ class Lengths:
         """Share of responses that have more than so many tokens."""
         return math.exp(-self.rate * token) if token < self.limit else 0.0
 
+    def quantile(self, share: float) -> int:
+        """Length that this share of the responses does not exceed."""
+        if self.rate == 0:
+            return self.limit
+        return min(self.limit, 1 + int(-math.log(max(1 - share, 1e-300)) / self.rate))
+
     def any_alive(self, token: int, rows: float) -> float:
         """Probability that one of so many responses has more than so many tokens."""
         return 1 - (1 - self.alive(token)) ** rows

@@ -67,20 +67,27 @@ class Phase:
         return sum(self.parts.values())
 
 
+def model_bytes(model: PassPeaks, sizes: Sizes) -> int:
+    """Bytes of a whole model; what is trained is float32."""
+    return (model.parameters - model.trained) * sizes.numbers + 4 * model.trained
+
+
 def standing(held: Held, sizes: Sizes) -> dict[str, int]:
-    """Bytes per process of what stands always; weights and moments are in float32."""
+    """Bytes per process of what stands always."""
     share = sizes.processes if held.sharding is not None else 1
-    weights = 4 * held.policy.parameters // share
-    critic = 0 if held.critic is None else 4 * held.critic.parameters // share
+    weights, trained = model_bytes(held.policy, sizes) // share, 4 * held.policy.trained // share
+    critic, values = 0, 0
+    if held.critic is not None:
+        critic, values = model_bytes(held.critic, sizes) // share, 4 * held.critic.trained // share
     parts = {
         WEIGHTS: weights,
-        MOMENTS: 2 * weights,
+        MOMENTS: 2 * trained,
         REFERENCE: weights * sizes.reference,
-        CRITIC: 3 * critic,
-        TEACHER: weights * sizes.teacher,
-        COPY: weights * (sizes.look_back is not None),
+        CRITIC: critic + 2 * values,
+        TEACHER: (trained if sizes.lora else weights) * sizes.teacher,
+        COPY: trained * (sizes.look_back is not None),
         # A bucket for every gradient, from the beginning on.
-        BUCKETS: (weights + critic) * held.exchanges,
+        BUCKETS: (trained + values) * held.exchanges,
     }
     return {name: size for name, size in parts.items() if size}
 
@@ -120,7 +127,8 @@ def phases(held: Held, sizes: Sizes, shape: Shape, gpu: Gpu, assume: Assumptions
     if isinstance(sizes.engine, VllmConfig):
         largest = shape.vocabulary * shape.width * _engine_number(sizes.engine)
         awake = asleep or {ENGINE_WEIGHTS: _engine_weights(sizes, held)}
-        found.append(Phase(name="sync", parts=_joined(stays, awake, {"a tensor on its way": largest})))
+        sent = 4 * held.policy.trained if sizes.lora else largest
+        found.append(Phase(name="sync", parts=_joined(stays, awake, {"weights on their way": sent})))
     return [_with_overhead(phase, assume) for phase in found]
 
 
@@ -180,7 +188,22 @@ def _engine_number(config: VllmConfig) -> int:
 
 def _engine_weights(sizes: Sizes, held: Held) -> int:
     assert isinstance(sizes.engine, VllmConfig)
-    return held.policy.parameters * _engine_number(sizes.engine) // sizes.engine.tensor_parallel_size
+    # Adapters are too small to count.
+    weights = held.policy.parameters - held.policy.trained * sizes.lora
+    return weights * _engine_number(sizes.engine) // sizes.engine.tensor_parallel_size
+
+
+def sent_to_engine(held: Held, sizes: Sizes) -> int:
+    """Bytes that an update sends to an engine with a copy of its own: all weights, or the adapters alone."""
+    if not isinstance(sizes.engine, VllmConfig):
+        return 0
+    return 4 * held.policy.trained if sizes.lora else held.policy.parameters * _engine_number(sizes.engine)
+
+
+def kept_by_engine(held: Held, sizes: Sizes) -> int:
+    """Bytes of main memory in each process where the weights under adapters wait while the engine sleeps."""
+    waits = isinstance(sizes.engine, VllmConfig) and sizes.engine.sleep and sizes.lora
+    return _engine_weights(sizes, held) if waits else 0
 
 
 def _update(held: Held, peaks: PassPeaks, sizes: Sizes) -> Mapping[str, int]:
@@ -188,7 +211,7 @@ def _update(held: Held, peaks: PassPeaks, sizes: Sizes) -> Mapping[str, int]:
     if held.sharding is not None and held.sharding.cpu_offload:
         return peaks.update
     share = sizes.processes if held.sharding is not None else 1
-    gradients = 4 * peaks.parameters // share
+    gradients = 4 * peaks.trained // share
     step = {GRADIENTS: gradients, STEP: gradients}  # on a GPU, square roots of all second moments at a time
     return max(peaks.update, step, key=lambda parts: sum(parts.values()))
 
@@ -212,21 +235,25 @@ def _joined(*many: Mapping[str, int]) -> dict[str, int]:
 def host_memory(held: Held, sizes: Sizes, assume: Assumptions) -> dict[str, int]:
     """Main memory of a node: while models are loaded, one whole in each process, and while it trains."""
     base = sizes.per_node * round(assume.host_gib * GIB)
-    whole = 4 * held.policy.parameters
     parts = standing(held, sizes)
     stays = sum(parts.values()) - sum(on_gpu(held, sizes).values())
     return {
-        "loading": base + sizes.per_node * (whole + stays),
+        "loading": base + sizes.per_node * (model_bytes(held.policy, sizes) + stays),
         # The first process puts the model together to write it.
-        "training": base + sizes.per_node * stays + whole,
+        "training": base
+        + sizes.per_node * (stays + kept_by_engine(held, sizes))
+        + 4 * held.policy.parameters,
     }
 
 
 def checkpoint_bytes(held: Held, sizes: Sizes) -> int:
-    """Of one checkpoint: what is trained with its moments, an averaged teacher, the measurement's copy."""
-    whole = 4 * held.policy.parameters
-    critic = 0 if held.critic is None else 4 * held.critic.parameters
-    return 3 * (whole + critic) + whole * (sizes.teacher + (sizes.look_back is not None))
+    """Of one checkpoint: what is trained with its moments, an averaged teacher, the measurement's copy.
+
+    As :func:`pipo.callbacks.disk_room.needed_bytes` counts it on the models themselves.
+    """
+    trained = 4 * held.policy.trained
+    critic = 0 if held.critic is None else 4 * held.critic.trained
+    return 3 * (trained + critic) + trained * (sizes.teacher + (sizes.look_back is not None))
 
 
 def disk(held: Held, sizes: Sizes, checkpoint: CheckpointConfig) -> dict[str, int]:

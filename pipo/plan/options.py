@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import pydantic
 import yaml
 from omegaconf import OmegaConf
+from pydantic import Field
 
 from pipo.config.cli import CONF
 from pipo.config.explain import explained
@@ -51,14 +52,18 @@ class Assumptions(Options):
     """Rounds of sampling that dynamic sampling takes."""
     trained_share: Share
     """Rows with an advantage, of all."""
-    slowest: Cap
-    """Tokens of the process that has the most in a mini-batch, relative to the mean."""
+    alike: Annotated[float, Field(ge=0, lt=1)]
+    """Of the variance of responses' lengths, what those to one prompt have in common."""
     train_share: Share
     """Of the peak rate of products, in forward and backward passes."""
     memory_share: Share
-    """Of the memory bandwidth."""
+    """Of the memory bandwidth, in decoding."""
+    stream_share: Share
+    """Of the memory bandwidth, in passes over large tensors: logits, gradients, moments."""
     link_share: Share
     """Of the links' bandwidth."""
+    host_gb_s: Positive
+    """Bandwidth between a GPU and main memory, each way."""
     node_gb_s: Positive
     """Bandwidth to other nodes, each way and per GPU."""
     step_s: NotNegative
@@ -93,6 +98,8 @@ class Machine:
     """GPUs per node."""
     gpu: Gpu
     """Their kind."""
+    is_gpu: bool = True
+    """False to plan for a CPU of these rates, as comparisons with real runs do."""
 
 
 def machine(text: str) -> Machine:

@@ -13,6 +13,9 @@ from rich.text import Text
 from pipo.plan.memory import CONTEXT, FRAGMENTS, GIB
 from pipo.plan.plan import Plan, gib
 
+MOST_WASTE = 0.05
+"""Share of the updates above which a loss is worth looking at."""
+
 
 def print_plan(plan: Plan, console: Console) -> None:
     """The page."""
@@ -25,9 +28,14 @@ def _page(plan: Plan) -> list[RenderableType]:
         f"{plan.model}, {plan.parameters / 1e9:.2f} billion parameters, {its.processes} processes on "
         f"{its.nodes} x {plan.machine.name}. In each {its.rows} responses per iteration, about "
         f"{its.response:.0f} tokens long (at most {its.longest_response}) after prompts of {its.prompt:.0f} "
-        f"(at most {its.longest_prompt}); {its.step_rows} per optimiser step, in {its.micro_batches} "
+        f"(at most {its.longest_prompt}); {its.step_rows} per optimiser step, in {plan.work.passes:.3g} "
         "micro-batches."
     )
+    if plan.trained < plan.parameters:
+        heading += (
+            f" Trained are {plan.trained / 1e6:.1f} million, {plan.trained / plan.parameters:.2%} of them: "
+            f"with gradients and moments {gib(16 * plan.trained)} over all processes."
+        )
     fullest = max(plan.phases, key=lambda phase: phase.total)
     left = gib(plan.machine.gpu.memory - fullest.total)
     said = [f"does not fit: {limit}" for limit in plan.limits] or [
@@ -45,6 +53,7 @@ def _page(plan: Plan) -> list[RenderableType]:
         _memory(plan),
         _other(plan),
         _time(plan),
+        _waste(plan),
         *(Text(line, style="bold") for line in said),
         *(Text(f"note: {note}") for note in plan.notes),
         Text(f"assumed (assume.<name>= changes it): {assumed}", style="dim"),
@@ -72,13 +81,15 @@ def _number(size: int) -> str:
 
 
 def _other(plan: Plan) -> Table:
-    table = Table(title="main memory of a node and disk of the run")
+    table = Table(title="main memory of a node, disk of the run")
     table.add_column("")
     table.add_column("", justify="right")
     for name, size in plan.host.items():
         table.add_row(f"main memory, {name}", gib(size))
     for name, size in plan.disk.items():
         table.add_row(f"disk, {name}", gib(size))
+    if plan.sent:
+        table.add_row("sent to the engine after an update", gib(plan.sent))
     return table
 
 
@@ -97,11 +108,22 @@ def _time(plan: Plan) -> Table:
     return table
 
 
+def _waste(plan: Plan) -> Table:
+    table = Table(title="of all updates, what a perfect machine would do without")
+    for each in ("", "seconds", "share", f"below {MOST_WASTE:.0%}"):
+        table.add_column(each, justify="right" if each else "left")
+    whole = plan.updates.seconds
+    for name, share in plan.updates.waste.items():
+        table.add_row(name, f"{share * whole:.2f}", f"{share:.1%}", "yes" if share < MOST_WASTE else "no")
+    return table
+
+
 def as_object(plan: Plan) -> Mapping[str, Any]:
     """The same as plain values: bytes and seconds."""
     return {
         "model": plan.model,
         "parameters": plan.parameters,
+        "trained": plan.trained,
         "gpus": plan.machine.name,
         "processes": plan.sizes.processes,
         "gpu_bytes": plan.machine.gpu.memory,
@@ -109,6 +131,10 @@ def as_object(plan: Plan) -> Mapping[str, Any]:
         "main_memory_bytes": plan.host,
         "disk_bytes": plan.disk,
         "seconds": {each.name: each.seconds for each in plan.seconds},
+        "update": asdict(plan.updates),
+        "waste": plan.updates.waste,
+        "optimiser_step": asdict(plan.work),
+        "sent_bytes": plan.sent,
         "iterations": plan.iterations,
         "evaluation_seconds": plan.evaluations,
         "limits": plan.limits,

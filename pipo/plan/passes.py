@@ -1,6 +1,6 @@
 """Peak memory of scoring and of an update beyond what stands always, by running them on fake tensors.
 
-The program's own functions run (sharding, forward and backward pass, loss, clipping), in a group of as many
+The program's own functions run (sharding, forward and backward pass, loss), in a group of as many
 processes as the run will have, on tensors that have shapes and no numbers. They say that they are on the CPU:
 a GPU's attention keeps the same tensors, but its kernels' own workspace is not seen here.
 """
@@ -22,12 +22,13 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from pipo.functional.value import clipped_value_loss
 from pipo.lm import distillation, logprobs
+from pipo.lm.adapters import add_adapters
 from pipo.lm.attention import ATTENTION_NAME
 from pipo.lm.critic import Critic
-from pipo.lm.options import Sharding
+from pipo.lm.options import Lora, Sharding
 from pipo.lm.packing import PackedRows, pack
 from pipo.lm.policy import Policy
-from pipo.lm.sharding import clip_gradients, reshard, shard, sync_gradients
+from pipo.lm.sharding import exchanges_each_pass, reshard, shard, sync_gradients
 from pipo.modules.annotation import unflatten
 from pipo.modules.objectives.base import MicroBatch, Objective
 from pipo.plan.ledger import Ledger
@@ -61,6 +62,10 @@ class Passes:
     """Tokens of the self-teacher's prompt; None without one."""
     accumulates: bool
     """An optimiser step takes several micro-batches, so that gradients wait for the next one."""
+    on_gpu: bool
+    """On a GPU or, to compare with real runs, on a CPU."""
+    memory: int | None
+    """Bytes of the GPU, which may decide when gradients are exchanged; None where nothing depends on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,18 +73,43 @@ class PassPeaks:
     """Part -> bytes at the peak, without weights and moments, which stand always."""
 
     parameters: int
-    """Parameters of the model, each counted once."""
+    """Parameters of the model with its adapters, each counted once."""
+    trained: int
+    """Those of them that are trained."""
+    exchanges_each_pass: bool
+    """Shards of gradients are exchanged with every micro-batch."""
     scoring: Mapping[str, int]
     """Of a forward pass without gradient."""
     update: Mapping[str, int]
     """Of an optimiser step."""
 
 
-def pass_peaks(config: PreTrainedConfig, objective: Objective, passes: Passes) -> PassPeaks:
-    """Run the passes of a full micro-batch on fake tensors."""
+def pass_peaks(
+    config: PreTrainedConfig, objective: Objective, passes: Passes, dtype: torch.dtype, lora: Lora | None
+) -> PassPeaks:
+    """Run the passes of a full micro-batch on fake tensors.
+
+    Args:
+        config: of the model.
+        objective: the algorithm.
+        passes: what else decides.
+        dtype: of the model's weights.
+        lora: its adapters; None for none.
+    """
     rows, lengths, mask = _rows(passes)
-    with _group(passes) as mesh, _few_blocks(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        model, parameters = _model(config, passes, mesh)
+    with torch.device("meta"):
+        model = _model(config, passes, dtype, lora)
+    with _group(passes) as mesh, _few_blocks(passes), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        _bring_to_cpu(model)
+        parameters = sum(each.numel() for each in model.parameters())
+        trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+        if passes.sharding is not None and mesh is not None:
+            # Where shards live, the passes do not ask; and there is no GPU that they could visit.
+            options = passes.sharding.model_copy(update={"cpu_offload": False})
+            shard(model, mesh, options, _dtype(passes))
+        each_pass = passes.sharding is not None and exchanges_each_pass(
+            passes.sharding, trained, passes.memory
+        )
         micro: MicroBatch = _fake(mode, _micro_batch(passes, rows, lengths, mask))
         standing = [*model.parameters(), *model.buffers(), *_tensors(micro)]
         scoring, update = Ledger(ACTIVATIONS), Ledger(ACTIVATIONS)
@@ -91,17 +121,29 @@ def pass_peaks(config: PreTrainedConfig, objective: Objective, passes: Passes) -
         _mark_head(model, update)
         update.ignore(standing)
         with update:
-            _step(model, objective, micro, passes, update)
-    return PassPeaks(parameters=parameters, scoring=scoring.peak, update=update.peak)
+            _step(model, objective, micro, update, accumulates=passes.accumulates, each_pass=each_pass)
+    return PassPeaks(
+        parameters=parameters,
+        trained=trained,
+        exchanges_each_pass=each_pass,
+        scoring=scoring.peak,
+        update=update.peak,
+    )
 
 
 def _step(
-    model: Policy | Critic, objective: Objective, micro: MicroBatch, passes: Passes, ledger: Ledger
+    model: Policy | Critic,
+    objective: Objective,
+    micro: MicroBatch,
+    ledger: Ledger,
+    *,
+    accumulates: bool,
+    each_pass: bool,
 ) -> None:
     """Forward and backward passes of an optimiser step; what AdamW adds is known without."""
-    for last in (False, True) if passes.accumulates else (True,):
+    for last in (False, True) if accumulates else (True,):
         ledger.part = ACTIVATIONS
-        sync_gradients(model, wanted=last)
+        sync_gradients(model, wanted=last or each_pass)
         if isinstance(model, Critic):
             targets = micro.value_targets
             assert targets is not None
@@ -117,8 +159,9 @@ def _step(
         loss.backward()
         del loss
         ledger.settle(GRADIENTS)
+    # Clipping is left out. It scales shards where they are, but they would first try the operation on whole
+    # tensors, to know what comes out of it, and those would be counted.
     reshard(model)
-    clip_gradients(list(model.parameters()), 1.0)
 
 
 def _forward(model: Policy | Critic, micro: MicroBatch) -> Tensor:
@@ -138,24 +181,41 @@ def _mark_head(model: Policy | Critic, ledger: Ledger) -> None:
     backbone.register_forward_hook(begin)
 
 
-def _model(config: PreTrainedConfig, passes: Passes, mesh: DeviceMesh | None) -> tuple[Policy | Critic, int]:
-    """The model as a process of the run holds it, and its parameters in all."""
+def _model(
+    config: PreTrainedConfig, passes: Passes, dtype: torch.dtype, lora: Lora | None
+) -> Policy | Critic:
+    """The model as a process of the run loads it."""
     whole = AutoModelForCausalLM.from_config(
-        config, attn_implementation=ATTENTION_NAME, dtype=torch.float32, trust_remote_code=False
+        config, attn_implementation=ATTENTION_NAME, dtype=dtype, trust_remote_code=False
     )
     if passes.gradient_checkpointing:
         whole.gradient_checkpointing_enable()
     policy = Policy(whole).train()
-    dtype = None if passes.compute_dtype is None else getattr(torch, passes.compute_dtype)
+    if lora is not None:
+        add_adapters(policy, lora, 0)
     if passes.sharding is None:
-        policy.compute_dtype = dtype
-    model: Policy | Critic = Critic(policy) if passes.model == "critic" else policy
-    parameters = sum(each.numel() for each in model.parameters())
-    if passes.sharding is not None and mesh is not None:
-        # Where shards live, the passes do not ask; and there is no GPU that they could visit.
-        options = passes.sharding.model_copy(update={"cpu_offload": False})
-        shard(model, mesh, options, dtype)
-    return model, parameters
+        policy.compute_dtype = _dtype(passes)
+    return Critic(policy) if passes.model == "critic" else policy
+
+
+def _bring_to_cpu(model: nn.Module) -> None:
+    """Fake tensors in place of those without a device; what is shared stays so."""
+    made: dict[int, Tensor] = {}
+    for module in model.modules():
+        for weight in module.parameters(recurse=False):
+            if id(weight) not in made:
+                empty = torch.empty_like(weight, device="cpu")
+                made[id(weight)] = nn.Parameter(empty, requires_grad=weight.requires_grad)
+        for buffer in module.buffers(recurse=False):
+            made.setdefault(id(buffer), torch.empty_like(buffer, device="cpu"))
+        for held in (module._parameters, module._buffers):
+            for key, tensor in held.items():
+                if tensor is not None:
+                    held[key] = made[id(tensor)]  # type: ignore[assignment]
+
+
+def _dtype(passes: Passes) -> torch.dtype | None:
+    return None if passes.compute_dtype is None else getattr(torch, passes.compute_dtype)
 
 
 def _rows(passes: Passes) -> tuple[PackedRows, Tensor, Tensor]:
@@ -225,16 +285,22 @@ def _group(passes: Passes) -> Iterator[DeviceMesh | None]:
 
 
 @contextmanager
-def _few_blocks() -> Iterator[None]:
-    """Of the head's equal blocks three stand for all: each gives back what it took before the next begins."""
-    whole = logprobs.row_blocks
+def _few_blocks(passes: Passes) -> Iterator[None]:
+    """Blocks of the head as large as a GPU's, where one is meant.
 
-    def few(rows: int, vocabulary: int) -> list[slice]:
-        blocks = whole(rows, vocabulary)
+    Of equal blocks three stand for all: each gives back what it took before the next begins.
+    """
+    blocks_of, room = logprobs.row_blocks, logprobs.block_logits
+    device = torch.device("cuda" if passes.on_gpu else "cpu")
+
+    def few(rows: int, vocabulary: int, _: torch.device) -> list[slice]:
+        blocks = blocks_of(rows, vocabulary, device)
         return blocks if len(blocks) <= 3 else [*blocks[:2], blocks[-1]]
 
     logprobs.row_blocks = distillation.row_blocks = few
+    logprobs.block_logits = lambda _: room(device)
     try:
         yield
     finally:
-        logprobs.row_blocks = distillation.row_blocks = whole
+        logprobs.row_blocks = distillation.row_blocks = blocks_of
+        logprobs.block_logits = room

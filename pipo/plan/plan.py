@@ -7,18 +7,32 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
+import torch
 from hydra import compose, initialize_config_dir
 
-from pipo.build import build_objective
+from pipo.build import MOST_IN_FLOAT32, build_objective
 from pipo.config.cli import CONF
+from pipo.config.models import find_model
 from pipo.config.reading import read
 from pipo.config.relations import check_relations
 from pipo.config.trainer_options import shortened
 from pipo.config.tree import TrainConfig
-from pipo.plan.memory import GIB, Held, Phase, cache_needs, cache_room, disk, host_memory, on_gpu, phases
+from pipo.plan.balance import Work, step_work
+from pipo.plan.memory import (
+    GIB,
+    Held,
+    Phase,
+    cache_needs,
+    cache_room,
+    disk,
+    host_memory,
+    on_gpu,
+    phases,
+    sent_to_engine,
+)
 from pipo.plan.options import Assumptions, Machine
 from pipo.plan.passes import Passes, PassPeaks, pass_peaks
-from pipo.plan.seconds import Clock, Seconds, held_out, iteration
+from pipo.plan.seconds import Clock, Seconds, Update, held_out, iteration
 from pipo.plan.sizes import Shape, Sizes, model_config, sizes
 from pipo.rollout.vllm import VllmConfig
 
@@ -32,7 +46,9 @@ class Plan:
     model: str
     """Its path."""
     parameters: int
-    """Of the model."""
+    """Of the model, with its adapters."""
+    trained: int
+    """Those of them that are trained."""
     machine: Machine
     """GPUs of each node."""
     sizes: Sizes
@@ -45,8 +61,14 @@ class Plan:
     """Main memory of a node, bytes."""
     disk: Mapping[str, int]
     """Disk of the run, bytes."""
+    sent: int
+    """Bytes that an update sends to an engine with weights of its own."""
+    work: Work
+    """How an optimiser step is cut."""
     seconds: Sequence[Seconds]
     """Of an iteration."""
+    updates: Update
+    """All updates of an iteration, and what of them is lost."""
     iterations: int
     """Of the run."""
     evaluations: float
@@ -91,23 +113,28 @@ def composed_config(settings: Settings) -> TrainConfig:
 
 def _plan(settings: Settings, machine: Machine, assume: Assumptions) -> Plan:
     config = composed_config(settings)
+    find_model(config.model).check_trainable()
     objective, model = build_objective(config), model_config(config.model)
     shape, its = Shape.of(model), sizes(config, objective, machine, assume)
     check_relations(config, objective=objective, vocabulary=shape.vocabulary)
     held = _held(settings, machine, assume)
-    clock = Clock(held=held, sizes=its, shape=shape, gpu=machine.gpu, assume=assume)
-    found = phases(held, its, shape, machine.gpu, assume)
+    clock = Clock(held=held, sizes=its, shape=shape, gpu=machine.gpu, assume=assume, on_gpu=machine.is_gpu)
+    found, time = phases(held, its, shape, machine.gpu, assume), iteration(clock, config)
     path = config.model.path if isinstance(config.model.path, str) else config.model.name
     return Plan(
         model=path,
         parameters=held.policy.parameters,
+        trained=held.policy.trained,
         machine=machine,
         sizes=its,
         assume=assume,
         phases=found,
         host=host_memory(held, its, assume),
         disk=disk(held, its, config.checkpoint),
-        seconds=iteration(clock, config),
+        sent=sent_to_engine(held, its),
+        work=_step(its, assume),
+        seconds=time.phases,
+        updates=time.updates,
         iterations=config.iterations,
         evaluations=2 * held_out(clock, config, config.evaluation.samples),
         limits=tuple(_limits(config, held, its, shape, machine, assume, found)),
@@ -121,6 +148,8 @@ def _held(settings: Settings, machine: Machine, assume: Assumptions) -> Held:
     its = sizes(config, build_objective(config), machine, assume)
     prompt, responses = its.full_micro_batch()
     strategy = config.strategy
+    # Nothing else asks how large the GPU is.
+    left_open = strategy.sharding is not None and strategy.sharding.gradient_exchange is None
     policy = Passes(
         processes=its.processes,
         sharding=strategy.sharding,
@@ -132,7 +161,9 @@ def _held(settings: Settings, machine: Machine, assume: Assumptions) -> Held:
         group_size=its.group,
         # A successful response of the group stands before it.
         teacher_prompt=prompt + its.longest_response if its.distils else None,
-        accumulates=its.micro_batches > 1,
+        accumulates=_step(its, assume).passes > 1,
+        on_gpu=machine.is_gpu,
+        memory=machine.gpu.memory if machine.is_gpu and left_open else None,
     )
     run = _Passing(config)
     return Held(
@@ -160,7 +191,15 @@ class _Passing:
 
 @cache
 def _peaks(run: _Passing, passes: Passes) -> PassPeaks:
-    return pass_peaks(model_config(run.config.model), build_objective(run.config), passes)
+    model = run.config.model
+    lora = None if model.lora is None or model.lora.rank is None else model.lora
+    dtype = getattr(torch, model.dtype)
+    return pass_peaks(model_config(model), build_objective(run.config), passes, dtype, lora)
+
+
+def _step(its: Sizes, assume: Assumptions) -> Work:
+    """An optimiser step of the update."""
+    return step_work(its, assume, waits=its.sharded, share=assume.trained_share)
 
 
 def _limits(
@@ -181,6 +220,12 @@ def _limits(
     if config.recipe.mini_batch % its.processes:
         size = config.recipe.mini_batch
         yield f"recipe.mini_batch={size} cannot be shared evenly by {its.processes} processes"
+    slow = config.strategy.compute_dtype is None and machine.is_gpu
+    if slow and held.policy.parameters > MOST_IN_FLOAT32:
+        yield (
+            f"strategy.compute_dtype=null: products of {held.policy.parameters / 1e9:.1f} billion parameters "
+            "would be in float32, which train.py refuses on a GPU"
+        )
     if isinstance(its.engine, VllmConfig):
         room, (longest, _, _) = cache_room(held, its, machine.gpu, assume), cache_needs(its, shape)
         if room < longest:
@@ -209,12 +254,14 @@ def _notes(held: Held, its: Sizes, shape: Shape, machine: Machine, assume: Assum
             yield f"{said}; all rows at their limit would take {gib(most)}, and some would have to wait"
         else:
             yield f"{said}, and {gib(most)} if all rows run to their limit"
-    if held.sharding is not None and its.micro_batches > 1:
-        whole = 4 * held.policy.parameters
-        yield (
-            f"an optimiser step takes about {its.micro_batches} micro-batches, between which a whole "
-            f"gradient stays on every GPU ({gib(whole)} in float32)"
+    if held.sharding is not None and _step(its, assume).passes > 1:
+        whole, each = 4 * held.policy.trained, held.policy.exchanges_each_pass
+        when = (
+            "exchanged with each, so that no GPU holds a whole one"
+            if each
+            else "exchanged after the last, until when every GPU holds a whole one"
         )
+        yield f"gradients of the micro-batches of an optimiser step are {when} ({gib(whole)} in float32)"
 
 
 def _changes(made: Plan, settings: Settings, machine: Machine, assume: Assumptions) -> Iterator[Settings]:
@@ -225,8 +272,11 @@ def _changes(made: Plan, settings: Settings, machine: Machine, assume: Assumptio
         yield (f"strategy.trainer.devices={machine.count}",)
     if trainer.strategy != "fsdp" and machine.count > 1:
         yield ("strategy=fsdp_bf16",)
-    if config.strategy.compute_dtype is None and trainer.strategy == "fsdp":
+    if config.strategy.compute_dtype is None:
         yield ("strategy.compute_dtype=bfloat16",)
+    sharding = config.strategy.sharding
+    if sharding is not None and sharding.gradient_exchange == "step":
+        yield ("strategy.sharding.gradient_exchange=micro_batch",)
     if its.look_back == "device":
         yield ("improvement=cpu",)
     if isinstance(its.engine, VllmConfig):

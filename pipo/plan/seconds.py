@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+import torch
 
 from pipo.config.tree import TrainConfig
+from pipo.evaluation.runner import batch_size
 from pipo.lm.logprobs import row_blocks
+from pipo.plan.balance import scoring_work, step_work
 from pipo.plan.lengths import Lengths
-from pipo.plan.memory import Held, checkpoint_bytes
+from pipo.plan.memory import Held, checkpoint_bytes, kept_by_engine, sent_to_engine
 from pipo.plan.options import Assumptions, Gpu
+from pipo.plan.passes import PassPeaks
 from pipo.plan.sizes import Shape, Sizes
 from pipo.rollout.vllm import VllmConfig
 
-# Bytes per logit that pass through memory: made, cast, and read or written by each operation of a block
-# (pipo.lm.logprobs), in a forward pass, and in an update, which makes most of them twice.
-LOGIT_SCORED, LOGIT_TRAINED = 40, 86
+# Bytes per logit that pass through memory (pipo.lm.logprobs): made, cast, and read or written by each
+# operation of a block forward; made again for the backward pass, all but the last block; and that pass.
+LOGIT_SCORED, LOGIT_AGAIN, LOGIT_BACK = 40, 32, 10
 # Bytes per weight of the head for each block of an update: its product, and the float32 sum that it joins.
 HEAD_GRADIENT = 12
 # Bytes per weight of AdamW's step: weight, gradient and two moments read, three of them written.
@@ -33,6 +38,47 @@ class Seconds:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Update:
+    """Seconds of updates, and what of them a perfect machine would do without."""
+
+    work: float = 0.0
+    """Products of layers, attention and head, each once but for layers whose activations are made again."""
+    step: float = 0.0
+    """AdamW."""
+    padding: float = 0.0
+    """Attention on padding."""
+    imbalance: float = 0.0
+    """Processes wait for the one that has most tokens."""
+    idle: float = 0.0
+    """Processes have no row left in a pass."""
+    head: float = 0.0
+    """Logits through memory, made a second time, and sums of the head's gradient."""
+    exchange: float = 0.0
+    """Weights and gradients between GPUs, where nothing is computed meanwhile."""
+
+    def __add__(self, other: Update) -> Update:
+        """Both."""
+        return Update(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Update)})
+
+    @property
+    def seconds(self) -> float:
+        """Of everything."""
+        return sum(getattr(self, each.name) for each in fields(Update))
+
+    @property
+    def waste(self) -> dict[str, float]:
+        """Name -> share of the whole."""
+        names = {
+            "padding": self.padding,
+            "imbalance": self.imbalance,
+            "idle ranks": self.idle,
+            "head": self.head,
+            "exchange": self.exchange,
+        }
+        return {name: seconds / self.seconds for name, seconds in names.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Clock:
     """Rates of a machine, and the run that they are applied to."""
 
@@ -46,6 +92,8 @@ class Clock:
     """Peak rates."""
     assume: Assumptions
     """Shares of them."""
+    on_gpu: bool = True
+    """Whether blocks of the head have a GPU's size."""
 
     @property
     def rate(self) -> float:
@@ -54,9 +102,9 @@ class Clock:
         return tflops * 1e12 * self.assume.train_share
 
     @property
-    def bandwidth(self) -> float:
-        """Bytes per second from and to memory."""
-        return self.gpu.memory_gb_s * 1e9 * self.assume.memory_share
+    def stream(self) -> float:
+        """Bytes per second from and to memory, in passes over large tensors."""
+        return self.gpu.memory_gb_s * 1e9 * self.assume.stream_share
 
     @property
     def link(self) -> float:
@@ -65,6 +113,11 @@ class Clock:
             min(self.gpu.link_gb_s, self.assume.node_gb_s) if self.sizes.nodes > 1 else self.gpu.link_gb_s
         )
         return slowest * 1e9 * self.assume.link_share
+
+    @property
+    def sharded(self) -> bool:
+        """Weights are gathered for every pass."""
+        return self.sizes.sharded
 
     @property
     def head(self) -> int:
@@ -76,59 +129,134 @@ class Clock:
         """Weights of all layers, which multiply every token."""
         return self.held.policy.parameters - self.head * (1 if self.shape.tied else 2)
 
-    def passes(self, tokens: float) -> float:
-        """Operations of one forward pass through the layers, attention over half of a row included."""
+    @property
+    def attention(self) -> float:
+        """Operations of attention for a token, over half of a row."""
         row = self.sizes.prompt + self.sizes.response
-        attention = 2 * self.shape.layers * self.shape.heads * self.shape.head_dim * row
-        return tokens * (2 * self.layers + attention)
+        return 2 * self.shape.layers * self.shape.heads * self.shape.head_dim * row
 
-    # ------------------------------------------------------------------ phases
+    def passes(self, tokens: float, padded: float = 1.0) -> float:
+        """Operations of one forward pass through the layers."""
+        return tokens * (2 * self.layers + self.attention * padded)
+
+    # ------------------------------------------------------------------ scoring and updates
 
     def scoring(self) -> float:
-        """A forward pass over the batch."""
-        sizes = self.sizes
+        """A forward pass over the batch, until all processes are done."""
+        sizes, work = self.sizes, scoring_work(self.sizes, self.assume, waits=self.sharded)
         sampled = sizes.rows * sizes.response
-        products = (self.passes(sizes.tokens) + 2 * self.head * sampled) / self.rate
-        logits = LOGIT_SCORED * self.shape.vocabulary * sampled / self.bandwidth
-        passes = math.ceil(sizes.tokens / sizes.budget)
-        return max((products + logits) * self.assume.slowest, self._gathers(passes))
+        products = (self.passes(work.tokens, work.padded) + 2 * self.head * sampled) / self.rate
+        logits = LOGIT_SCORED * self.shape.vocabulary * sampled / self.stream
+        busy = (products + logits) * work.slowest
+        return busy + work.passes * self._exposed(busy / work.passes, self.held.policy, gathers=1, sums=False)
 
-    def update(self, share: float, *, head: bool = True, teacher: bool = False, checkpointing: bool) -> float:
+    def update(
+        self, share: float, *, checkpointing: bool, teacher: bool = False, critic: bool = False
+    ) -> Update:
         """Passes and steps on a share of the batch."""
-        sizes = self.sizes
-        tokens = share * sizes.tokens
-        sampled = share * sizes.rows * sizes.response
-        forwards = 4 if checkpointing else 3  # the backward pass takes two, and layers that were not kept one
-        operations = (forwards + teacher) * self.passes(tokens)
-        seconds = 0.0
-        if head:
-            # Blocks are computed again for the backward pass; with a teacher its logits as well.
-            operations += (4 + 2 * teacher) * 2 * self.head * sampled
-            blocks = sampled / row_blocks(1, self.shape.vocabulary)[0].stop
-            logits = LOGIT_TRAINED * self.shape.vocabulary * sampled * (1 + teacher)
-            seconds = (logits + HEAD_GRADIENT * self.head * blocks) / self.bandwidth
-        seconds = (seconds + operations / self.rate) * self.assume.slowest
+        sizes, model = self.sizes, self.held.policy
+        if critic:
+            assert self.held.critic is not None
+            model = self.held.critic
+        work = step_work(sizes, self.assume, waits=self.sharded, share=share)
         steps = math.ceil(sizes.rows / sizes.step_rows)
-        sharded = self.held.sharding is not None
-        passes = steps * max(1, math.ceil(share * sizes.micro_batches))
-        exchange = 2 * self._gathers(passes) + steps * self._exchange()
-        own = self.held.policy.parameters / (sizes.processes if sharded else 1)
-        return max(seconds, exchange) + steps * ADAMW * own / self.bandwidth
+        # Of a step in a process. Forward pass, the gradients of what goes in and of weights that are trained,
+        # and once more forward where activations were not kept.
+        again = 1 if checkpointing else 0
+        each = (3 + again) * self.attention
+        frozen = self.layers - min(self.layers, model.trained) if sizes.lora else 0
+        each += 2 * (self.layers - frozen) * (3 + again) + 2 * frozen * (2 + again)
+        products = work.tokens * (each + teacher * (2 * self.layers + self.attention)) / self.rate
+        padding = (work.padded - 1) * work.tokens * self.attention * (3 + again + teacher) / self.rate
+        head = 0.0
+        if not critic:
+            sampled = share * sizes.step_rows * sizes.response
+            needed, head = self._head(sampled, work.passes, teacher=teacher)
+            products += needed
+        busy = products + padding + head
+        waits = busy * (work.slowest - 1)
+        idle = min(waits, busy * work.idle)
+        exposed = self._step_exchange((busy + waits) / work.passes, model, round(work.passes))
+        own = model.trained / (sizes.processes if self.sharded else 1)
+        each_step = Update(
+            work=products,
+            step=ADAMW * own / self.stream,
+            padding=padding,
+            imbalance=waits - idle,
+            idle=idle,
+            head=head,
+            exchange=exposed,
+        )
+        return sum([each_step] * steps, Update())
 
-    def _gathers(self, passes: int) -> float:
-        """Seconds to gather the weights once in each of so many passes."""
-        if self.held.sharding is None:
-            return 0.0
-        return passes * self.held.policy.parameters * self.sizes.products * self._others / self.link
+    def _head(self, sampled: float, passes: float, *, teacher: bool) -> tuple[float, float]:
+        """Seconds of the head's products in a step, and of what is lost beside them."""
+        block = row_blocks(1, self.shape.vocabulary, torch.device("cuda" if self.on_gpu else "cpu"))[0].stop
+        blocks = max(1.0, sampled / passes / block)
+        again = 1 - 1 / blocks  # the last block of each pass is kept
+        trained = not self.sizes.lora
+        product = 2 * self.head * sampled / self.rate
+        per_logit = LOGIT_SCORED + LOGIT_AGAIN * again + LOGIT_BACK
+        lost = per_logit * self.shape.vocabulary * sampled * (1 + teacher) / self.stream
+        lost += again * product * (1 + teacher)
+        if trained and blocks > 1:
+            lost += HEAD_GRADIENT * self.head * blocks * passes / self.stream
+        return product * (2 + trained + teacher), lost
 
-    def _exchange(self) -> float:
-        """Seconds to sum a gradient over the processes."""
-        once = 4 * self.held.policy.parameters * self._others / self.link
-        return once if self.held.sharding is not None else 2 * once * self.held.exchanges
+    # ------------------------------------------------------------------ between GPUs
 
     @property
     def _others(self) -> float:
         return 1 - 1 / self.sizes.processes
+
+    def _step_exchange(self, busy: float, model: PassPeaks, passes: int) -> float:
+        """Seconds of an optimiser step in which processes only send.
+
+        Args:
+            busy: seconds of each pass.
+            model: which is trained.
+            passes: of the step.
+        """
+        if not self.sharded:
+            summed = 2 * 4 * model.trained * self._others / self.link * self.held.exchanges
+            return max(0.0, summed - 2 / 3 * busy)  # beside the last backward pass
+        summed = passes if model.exchanges_each_pass else 1
+        each = self._exposed(busy, model, gathers=2, sums=False)
+        last = self._exposed(busy, model, gathers=2, sums=True)
+        return (passes - summed) * each + summed * last
+
+    def _exposed(self, busy: float, model: PassPeaks, *, gathers: int, sums: bool) -> float:
+        """Seconds of a pass over shards in which nothing is computed.
+
+        What is in no layer (embeddings, head) is gathered before a pass begins and summed when it has ended;
+        so is the first layer, and the last that gets its gradient. All others travel beside the products.
+
+        Args:
+            busy: seconds of the pass.
+            model: whose pass it is.
+            gathers: how often weights of layers are gathered.
+            sums: whether gradients are summed.
+        """
+        if not self.sharded:
+            return 0.0
+        assert self.held.sharding is not None
+        reduced = getattr(torch, self.held.sharding.reduce_dtype).itemsize
+        around = model.parameters - self.layers
+        gathered, layers = self.sizes.products, self.layers
+        summed = (0 if self.sizes.lora else reduced) * sums
+        outside = around * (gathered + summed) + layers / self.shape.layers * (gathered + summed)
+        beside = layers * (gathers * gathered + summed)
+        return (outside + max(0.0, beside - busy * self.link / self._others)) * self._others / self.link
+
+    def sync(self) -> float:
+        """Weights, or adapters alone, to the engine, which slept."""
+        if not isinstance(self.sizes.engine, VllmConfig):
+            return 0.0
+        gather = sent_to_engine(self.held, self.sizes) * self._others / self.link * self.sharded
+        waited = 2 * kept_by_engine(self.held, self.sizes) / (self.assume.host_gb_s * 1e9)
+        return self.assume.cycle_s + gather + waited
+
+    # ------------------------------------------------------------------ sampling
 
     def sampling(self, rows: int, together: int) -> float:
         """Responses of one process, until the longest of all processes is finished.
@@ -152,6 +280,7 @@ class Clock:
                 engine.max_rows,
                 self.assume.layer_s * shape.layers,
             )
+        bandwidth = self.gpu.memory_gb_s * 1e9 * self.assume.memory_share
         rows, waves = rows * split, max(1, rows * split / at_a_time)
         rows = min(rows, at_a_time)
         weights = (self.layers + self.head) * number / split
@@ -163,20 +292,22 @@ class Clock:
             live = rows * lengths.alive(step)
             read = weights + live * (sizes.prompt + step) * token
             products = live * 2 * (self.layers + self.head) / split
-            busy = max(read / self.bandwidth, products / self.rate)
+            busy = max(read / bandwidth, products / self.rate)
             seconds += lengths.any_alive(step, together) * (fixed + busy)
         return waves * seconds
 
-    def sync(self) -> float:
-        """Weights to the engine, which slept."""
-        if not isinstance(self.sizes.engine, VllmConfig):
-            return 0.0
-        number = 4 if self.sizes.engine.dtype == "float32" else 2
-        gather = self.held.policy.parameters * number * self._others / self.link
-        return self.assume.cycle_s + (gather if self.held.sharding is not None else 0.0)
+
+@dataclass(frozen=True, kw_only=True)
+class Iteration:
+    """Seconds of an iteration."""
+
+    phases: list[Seconds]
+    """In their order."""
+    updates: Update
+    """All updates together."""
 
 
-def iteration(clock: Clock, config: TrainConfig) -> list[Seconds]:
+def iteration(clock: Clock, config: TrainConfig) -> Iteration:
     """Every phase of an iteration in its order."""
     sizes, assume = clock.sizes, clock.assume
     checkpointing, trained = config.model.gradient_checkpointing, assume.trained_share
@@ -184,27 +315,18 @@ def iteration(clock: Clock, config: TrainConfig) -> list[Seconds]:
     found = [
         Seconds(name="sampling", seconds=sizes.rounds * clock.sampling(sizes.rows, together)),
         Seconds(name="grading", seconds=sizes.rounds * sizes.rows * assume.grade_s),
-        Seconds(name="scoring", seconds=sizes.scorings * clock.scoring()),
+        Seconds(name="scoring", seconds=sizes.scorings * clock.scoring() if sizes.scorings else 0.0),
     ]
     if sizes.look_back is not None:
         found.append(Seconds(name="look-back", seconds=clock.scoring()))
+    updates = {}
     if sizes.retrospective:
         share = trained * sizes.retrospective
-        found.append(
-            Seconds(name="retrospective update", seconds=clock.update(share, checkpointing=checkpointing))
-        )
-    found.append(
-        Seconds(
-            name="update",
-            seconds=clock.update(trained, teacher=sizes.distils, checkpointing=checkpointing),
-        )
-    )
+        updates["retrospective update"] = clock.update(share, checkpointing=checkpointing)
+    updates["update"] = clock.update(trained, teacher=sizes.distils, checkpointing=checkpointing)
     if sizes.critic:
-        found.append(
-            Seconds(
-                name="critic's update", seconds=clock.update(1.0, head=False, checkpointing=checkpointing)
-            )
-        )
+        updates["critic's update"] = clock.update(1.0, critic=True, checkpointing=checkpointing)
+    found += [Seconds(name=name, seconds=update.seconds) for name, update in updates.items()]
     curve = held_out(clock, config, config.curve.samples) / config.curve.every
     if config.probe.prompts:
         rows = config.probe.prompts * config.probe.samples
@@ -215,13 +337,13 @@ def iteration(clock: Clock, config: TrainConfig) -> list[Seconds]:
         Seconds(name="held-out", seconds=curve),
         Seconds(name="checkpoints", seconds=written),
     ]
-    return [each for each in found if each.seconds]
+    return Iteration(phases=[each for each in found if each.seconds], updates=sum(updates.values(), Update()))
 
 
 def held_out(clock: Clock, config: TrainConfig, samples: int) -> float:
-    """Seconds to score the held-out problems once; batches are dealt to the processes."""
-    size, problems = config.evaluation.prompts_per_batch, config.evaluation.problems or clock.assume.held_out
-    batches = math.ceil(problems / size)
-    rounds = math.ceil(batches / clock.sizes.processes)
-    rows = min(size, problems) * samples
-    return rounds * (clock.sampling(rows, rows) + rows * clock.assume.grade_s)
+    """Seconds to score the held-out problems once; all processes have some."""
+    problems, ranks = config.evaluation.problems or clock.assume.held_out, clock.sizes.processes
+    size = min(problems, batch_size(problems, config.evaluation.prompts_per_batch, ranks))
+    rounds = math.ceil(math.ceil(problems / size) / ranks)
+    rows = size * samples
+    return rounds * (clock.sampling(rows, rows * ranks) + rows * clock.assume.grade_s)

@@ -89,12 +89,18 @@ class Sizes:
     """Mean tokens of a response, assumed."""
     rounds: float
     """Rounds of sampling per iteration."""
+    numbers: int
+    """Bytes of a weight that is not trained; of trained ones it is always 4."""
     products: int
     """Bytes of a number in products."""
+    sharded: bool
+    """Weights are in shards over all processes."""
+    lora: bool
+    """Adapters are trained, and nothing else."""
     scorings: int
     """Forward passes over the batch before the update: old, reference, critic, teacher."""
     reference: bool
-    """A frozen model of the KL penalty is held."""
+    """A frozen model of the KL penalty is held; with adapters it is the same model."""
     critic: bool
     """A second model is trained."""
     teacher: bool
@@ -112,12 +118,6 @@ class Sizes:
     def tokens(self) -> float:
         """Tokens of a batch in this process, prompts once."""
         return self.rows * (self.prompt / self.group + self.response)
-
-    @property
-    def micro_batches(self) -> int:
-        """Of an optimiser step, on average."""
-        own = self.step_rows * (self.prompt / self.group + self.response)
-        return max(1, math.ceil(own / self.budget))
 
     def full_micro_batch(self) -> tuple[int, tuple[int, ...]]:
         """The longest prompt, and responses that fill a micro-batch, or all of a step, beside it."""
@@ -165,6 +165,7 @@ def sizes(config: TrainConfig, objective: Objective, on: Machine, assume: Assump
     loop = pipo if isinstance(pipo, PipoOptions) else None
     acts = pipo.step_control is not None or (loop is not None and loop.feedback == "paired")
     distils = objective.distillation is not None
+    lora = config.model.lora is not None and config.model.lora.rank is not None
     return Sizes(
         processes=processes,
         per_node=per_node,
@@ -178,9 +179,12 @@ def sizes(config: TrainConfig, objective: Objective, on: Machine, assume: Assump
         prompt=assume.prompt_share * config.task.max_prompt_tokens,
         response=assume.response_share * config.task.max_response_tokens,
         rounds=assume.dynamic_rounds if config.algo.dynamic_sampling_rounds else 1.0,
+        numbers=4 if config.model.dtype == "float32" else 2,
         products=4 if products == "float32" else 2,
+        sharded=strategy.sharding is not None,
+        lora=lora,
         scorings=scores_again + objective.needs_reference + (objective.critic is not None) + distils,
-        reference=objective.needs_reference,
+        reference=objective.needs_reference and not lora,
         critic=objective.critic is not None,
         teacher=objective.distillation is not None and objective.distillation.teacher_average < 1,
         distils=distils,
