@@ -188,7 +188,7 @@ class Peaks(pl.Callback):
 def measure(name: str, folder: Path) -> None:
     """Train a case; every process of it comes here."""
     case = CASES[name]
-    more = ["strategy.trainer.accelerator=cpu", f"strategy.trainer.devices={case.processes}"]
+    more = ["trainer.accelerator=cpu", f"trainer.devices={case.processes}"]
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
         config = read(compose("train", overrides=[*settings(case, folder), *more]), TrainConfig)
     model = find_model(config.model)
@@ -199,7 +199,7 @@ def measure(name: str, folder: Path) -> None:
         accelerator="cpu",
         devices=case.processes,
         strategy=build_strategy(
-            config.strategy.trainer,
+            config.trainer,
             has_critic=False,
             cpu_offload=False,
             timeout_s=config.strategy.timeout_s,

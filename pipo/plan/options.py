@@ -12,10 +12,10 @@ import yaml
 from omegaconf import OmegaConf
 from pydantic import Field
 
-from pipo.config.cli import CONF
 from pipo.config.explain import explained
 from pipo.config.near_miss import near
 from pipo.errors import ConfigError
+from pipo.home import CONF
 from pipo.records.options import Cap, Count, NotNegative, Options, Positive, Share
 
 FILES = CONF / "plan"

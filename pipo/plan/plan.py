@@ -11,12 +11,12 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from pipo.build import MOST_IN_FLOAT32, build_objective
-from pipo.config.cli import CONF
 from pipo.config.models import find_model
 from pipo.config.reading import read
 from pipo.config.relations import check_relations
 from pipo.config.trainer_options import shortened
 from pipo.config.tree import TrainConfig
+from pipo.home import CONF
 from pipo.plan.balance import Work, step_work
 from pipo.plan.memory import (
     GIB,
@@ -171,7 +171,7 @@ def _held(settings: Settings, machine: Machine, assume: Assumptions) -> Held:
         retrospective=_peaks(run, replace(policy, teacher_prompt=None)),
         critic=_peaks(run, replace(policy, model="critic")) if its.critic else None,
         sharding=strategy.sharding,
-        exchanges=strategy.trainer.strategy == "ddp" and its.processes > 1,
+        exchanges=config.trainer.strategy == "ddp" and its.processes > 1,
     )
 
 
@@ -214,8 +214,8 @@ def _limits(
     """What does not fit, in the order in which a run meets it."""
     memory = machine.gpu.memory
     if its.per_node > machine.count:
-        yield f"strategy.trainer.devices={its.per_node}, but a node has {machine.count} GPUs"
-    if config.strategy.trainer.strategy == "single" and its.processes > 1:
+        yield f"trainer.devices={its.per_node}, but a node has {machine.count} GPUs"
+    if config.trainer.strategy == "single" and its.processes > 1:
         yield f"{its.processes} processes need strategy=ddp or strategy=fsdp"
     if config.recipe.mini_batch % its.processes:
         size = config.recipe.mini_batch
@@ -245,7 +245,7 @@ def _notes(held: Held, its: Sizes, shape: Shape, machine: Machine, assume: Assum
     """What fits, but should be known."""
     if its.per_node < machine.count:
         idle = machine.count - its.per_node
-        yield f"{idle} of {machine.count} GPUs of a node are left idle (strategy.trainer.devices)"
+        yield f"{idle} of {machine.count} GPUs of a node are left idle (trainer.devices)"
     if isinstance(its.engine, VllmConfig):
         room = cache_room(held, its, machine.gpu, assume)
         _, expected, most = cache_needs(its, shape)
@@ -267,9 +267,9 @@ def _notes(held: Held, its: Sizes, shape: Shape, machine: Machine, assume: Assum
 def _changes(made: Plan, settings: Settings, machine: Machine, assume: Assumptions) -> Iterator[Settings]:
     """Settings that may make it fit, the cheapest first; each is tried with those before."""
     config, its = composed_config(settings), made.sizes
-    trainer = config.strategy.trainer
+    trainer = config.trainer
     if its.per_node > machine.count:
-        yield (f"strategy.trainer.devices={machine.count}",)
+        yield (f"trainer.devices={machine.count}",)
     if trainer.strategy != "fsdp" and machine.count > 1:
         yield ("strategy=fsdp_bf16",)
     if config.strategy.compute_dtype is None:
@@ -296,7 +296,7 @@ def _changes(made: Plan, settings: Settings, machine: Machine, assume: Assumptio
         yield ("strategy.sharding.cpu_offload=true",)
         for nodes in (2, 4, 8):
             if nodes > trainer.num_nodes:
-                yield ("strategy.sharding.cpu_offload=false", f"strategy.trainer.num_nodes={nodes}")
+                yield ("strategy.sharding.cpu_offload=false", f"trainer.num_nodes={nodes}")
 
 
 def _utilization(settings: Settings, machine: Machine, assume: Assumptions) -> float:

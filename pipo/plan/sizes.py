@@ -153,9 +153,9 @@ def sizes(config: TrainConfig, objective: Objective, on: Machine, assume: Assump
     Raises:
         ConfigError: naming the key, when it is no run on GPUs.
     """
-    hardware, strategy, pipo = config.strategy.trainer, config.strategy, config.pipo
+    hardware, strategy, pipo = config.trainer, config.strategy, config.pipo
     if hardware.accelerator == "cpu":
-        raise ConfigError("strategy.trainer.accelerator=cpu: a plan is made for GPUs; leave it out")
+        raise ConfigError("trainer.accelerator=cpu: a plan is made for GPUs; leave it out")
     per_node = on.count if hardware.devices == "auto" else hardware.devices
     processes = per_node * hardware.num_nodes
     responses = config.algo.prompts * config.algo.group_size

@@ -9,8 +9,8 @@ import torch
 import yaml
 from transformers import Qwen3Config
 
-from pipo.config.cli import CONF
 from pipo.errors import ConfigError
+from pipo.home import CONF
 from pipo.lm.options import Lora, Sharding
 from pipo.plan import balance, memory
 from pipo.plan.__main__ import main
