@@ -1,5 +1,6 @@
 """Policy improvement reinforcement learning: closed-loop RL for language models."""
 
+import importlib
 import os
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -21,9 +22,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'pipo' has no attribute {name!r}")
     # A library asks for a notebook's widgets, for progress bars that are not shown here.
     warnings.filterwarnings("ignore", message="IProgress not found")
-    from pipo import api
-
-    return getattr(api, name)
+    return getattr(importlib.import_module("pipo.api"), name)
 
 
 def __dir__() -> list[str]:

@@ -128,6 +128,8 @@ def check_overrides(compose_config, own_folder: Path, program: str, arguments: l
             overrides.append(f"hydra.searchpath=[file://{own_folder / next(words)}]")
         elif word == "--cfg":
             assert next(words) in ("job", "hydra", "all")
+        elif word == "--resolve":
+            continue
         else:
             assert not word.startswith("-"), f"{word} is none of the options that this test knows"
             group, _, option = word.partition("=")
