@@ -46,6 +46,8 @@ class Counts:
     """Rows with nothing to grade."""
     scores: list[float] = field(default_factory=list)
     """Scores, one for each response."""
+    solved: int = 0
+    """Responses that count as right."""
     errors: int = 0
     """Responses that a grader failed on."""
     infrastructure: int = 0
@@ -62,6 +64,7 @@ class Counts:
         self.rows += 1
         self.unusable += not verdicts
         self.scores += [verdict.score for verdict in verdicts]
+        self.solved += sum(verdict.solved for verdict in verdicts)
         self.infrastructure += sum(verdict.infrastructure for verdict in verdicts)
         before = recorded_scores(entry) if verdicts else []
         known = [(old, v.score) for old, v in zip(before, verdicts, strict=False) if old is not None]
@@ -75,11 +78,11 @@ class Counts:
 
     def report(self) -> Iterator[str]:
         """Lines for the terminal."""
-        responses, solved = len(self.scores), sum(score >= 1.0 for score in self.scores)
+        responses = len(self.scores)
         mean = f"{sum(self.scores) / responses:.4f}" if responses else "none"
         yield f"rows: {self.rows}"
         yield f"responses: {responses}"
-        yield f"solved: {solved}" + (f" ({100 * solved / responses:.1f} %)" if responses else "")
+        yield f"solved: {self.solved}" + (f" ({100 * self.solved / responses:.1f} %)" if responses else "")
         yield f"mean score: {mean}"
         yield f"errors: {self.errors}"
         yield f"infrastructure errors: {self.infrastructure}"

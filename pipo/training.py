@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 import lightning.pytorch as pl
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -27,7 +28,7 @@ from pipo.config.relations import check_relations
 from pipo.config.saved import save_config, saved_config
 from pipo.config.single_benchmarks import single_benchmarks
 from pipo.config.trainer_options import shortened
-from pipo.config.tree import TrainConfig
+from pipo.config.tree import TaskConfig, TrainConfig
 from pipo.distributed.processes import is_first, share_node, telling_folder
 from pipo.errors import ConfigError, Diverged, RunFailed, RunStopped
 from pipo.evaluation.summary_tables import before_after_table
@@ -259,6 +260,8 @@ def where(folder: Path, config: TrainConfig, done: int, seconds: float) -> str:
 def _scored_on(config: TrainConfig) -> list[str]:
     """What makes ``eval.py`` score the run's own held-out problems, with the data that the run had."""
     task, data = config.task, [] if config.data_dir is None else [f"data_dir={config.data_dir}"]
+    if "rows" in task.source.node:
+        return _rewarded_on(task)
     sources = {"path": task.source.node.get("train"), "test_path": task.source.node.get("test")}
     paths = {
         key: each["path"] for key, each in sources.items() if isinstance(each, dict) and each.get("path")
@@ -268,6 +271,23 @@ def _scored_on(config: TrainConfig) -> list[str]:
         return [f"benchmark={task.name}", *data]
     files = [] if data else [f"benchmark.parts.{task.name}.{key}={path}" for key, path in paths.items()]
     return [f"{'benchmark' if alone else 'task'}={task.name}", *data, *files]
+
+
+def _rewarded_on(task: TaskConfig) -> list[str]:
+    """The same for prompts and reward functions of the user's own: whatever is not as in the file."""
+    rows, grader = task.source.node["rows"], task.source.node["grader"]
+    given = {**task.model_dump(exclude={"source"}), **rows, **grader}
+    own = yaml.safe_load((CONF / "task" / "prompts.yaml").read_text(encoding="utf-8"))
+    keys = [key for key in own if key not in ("defaults", "source") and given[key] != own[key]]
+    told = {f"task.{key}": given[key] for key in keys} | {
+        "reward": grader["functions"],
+        "reward_weights": grader["weights"],
+    }
+    return ["task=prompts"] + [
+        f"{key}=[{','.join(map(str, value))}]" if isinstance(value, list) else f"{key}={value}"
+        for key, value in told.items()
+        if value is not None
+    ]
 
 
 def _only(callbacks: list[pl.Callback], kind: type[CallbackType]) -> CallbackType:

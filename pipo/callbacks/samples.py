@@ -117,5 +117,7 @@ class SampleLog(RolloutCallback):
                 lengths[i],
                 bool(rollouts.completions.finished[i]),
             )
-            rows.append(dict(zip(_COLUMNS, values, strict=True)))
+            seldom = {"rewards": verdict.rewards, "noted": verdict.noted}  # of a few tasks only
+            known = {name: value for name, value in seldom.items() if value}
+            rows.append({**dict(zip(_COLUMNS, values, strict=True)), **known})
         return rows

@@ -60,7 +60,8 @@ def expand_paths(arguments: list[str], *keys: str) -> None:
         key, equals, value = argument.partition("=")
         if not equals or argument.startswith("-") or value[:1] in ("'", '"') or "${" in value:
             continue
-        if key.lstrip("+") in ("output_dir", "resume", *keys) or os.path.exists(os.path.expanduser(value)):
+        file = value.rpartition(":")[0] if key == "reward" else value  # file.py:function
+        if key.lstrip("+") in ("output_dir", "resume", *keys) or os.path.exists(os.path.expanduser(file)):
             arguments[index] = f"{key}={quoted(value)}"
 
 

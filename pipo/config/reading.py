@@ -118,6 +118,7 @@ class _Names:
             elif others is not None:
                 self.check(value, others, here)
             elif self._referred(here):
+                self.check(value, None, here)
                 self.own.append(here)
             elif isinstance(value, dict | list) and any(e[: len(here)] == here for e in self.references):
                 if isinstance(value, dict):

@@ -246,7 +246,7 @@ def graded_row(entry: Entry, verdicts: Sequence[Reward]) -> dict[str, Any]:
     failed = [f"sample {i}: {e}" for i, e in enumerate(errors, start=1) if e is not None]
     return fields | {
         "score": score,
-        "solved": score >= 1.0,
+        "solved": all(verdict.solved for verdict in verdicts),
         "error": errors[0] if len(verdicts) == 1 else "; ".join(failed) or None,
         "feedback": verdicts[0].feedback if len(verdicts) == 1 else None,
     }
@@ -255,7 +255,7 @@ def graded_row(entry: Entry, verdicts: Sequence[Reward]) -> dict[str, Any]:
 def _sample(verdict: Reward) -> dict[str, Any]:
     return {
         "score": verdict.score,
-        "solved": verdict.score >= 1.0,
+        "solved": verdict.solved,
         "answer": verdict.answer,
         "error": verdict.error,
         "infrastructure": verdict.infrastructure,

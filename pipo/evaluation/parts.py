@@ -23,7 +23,9 @@ from pipo.rollout.task_setup import Problems, TaskSetup
 _WITHOUT_INFLUENCE = ("output_dir", "resume", "preview", "logger")
 _LEFT_OUT_SHOWN = 10
 # How many processes grade, and how long they may wait for the machine.
-_WITHOUT_VERDICT = ("workers", "batch_s", "grader_workers", "grader_wall_s")
+_WITHOUT_VERDICT = ("workers", "batch_s", "wall_s", "grader_workers", "grader_wall_s")
+# By one of these a node is known to say where rows are.
+_OF_ROWS = {"hub_id", "held_out"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +156,7 @@ def _grading(source: Any) -> Any:
     return {
         key: _grading(value)
         for key, value in source.items()
-        if key not in _WITHOUT_VERDICT and not (isinstance(value, dict) and "hub_id" in value)
+        if key not in _WITHOUT_VERDICT and not (isinstance(value, dict) and _OF_ROWS & value.keys())
     }
 
 

@@ -20,7 +20,7 @@ class Sample:
     response: str
     """Decoded text without special tokens."""
     score: float
-    """Verifier reward in [0, 1]; 1 counts as solved."""
+    """Verifier reward in [0, 1], of which 1 counts as solved; any number where ``right`` is given."""
     answer: str | None
     """What the grader read as the final answer; None when it found none."""
     error: str | None
@@ -31,6 +31,12 @@ class Sample:
     """Response length in tokens, the stop token included."""
     infrastructure: bool = False
     """Whether the machine was at fault there and not the response."""
+    right: bool | None = None
+    """Whether it counts as solved; None: when it has the full score."""
+    rewards: Mapping[str, float | None] | None = None
+    """Name -> what a function of several gave; None for a single verdict."""
+    noted: Mapping[str, Any] | None = None
+    """Name -> what the grader wants to be kept; None for nothing."""
 
     @classmethod
     def of(cls, response: str, verdict: Reward, *, finished: bool, length: int) -> Sample:
@@ -43,12 +49,15 @@ class Sample:
             finished=finished,
             length=length,
             infrastructure=verdict.infrastructure,
+            right=verdict.right,
+            rewards=verdict.rewards,
+            noted=verdict.noted,
         )
 
     @property
     def solved(self) -> bool:
-        """Whether it got the full score."""
-        return self.score >= 1.0
+        """Whether it counts as right."""
+        return self.score >= 1.0 if self.right is None else self.right
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from pipo.evaluation.results import ProblemResult, Sample
 from pipo.records.text import json_text
 
 SAMPLES_FILE = "samples.jsonl"
+_SELDOM = ("right", "rewards", "noted")
 
 
 def append_samples(path: Path, part: str, problems: Sequence[ProblemResult]) -> None:
@@ -75,7 +76,16 @@ def _record(part: str, problem: ProblemResult) -> dict[str, Any]:
         "majority": problem.majority,
         "prompt": problem.prompt,
         "answer": problem.answer,
-        "samples": [dataclasses.asdict(sample) for sample in problem.samples],
+        "samples": [_sample(sample) for sample in problem.samples],
+    }
+
+
+def _sample(sample: Sample) -> dict[str, Any]:
+    """What few tasks say is left out where it is not said."""
+    return {
+        name: value
+        for name, value in dataclasses.asdict(sample).items()
+        if value is not None or name not in _SELDOM
     }
 
 

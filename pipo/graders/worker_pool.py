@@ -13,7 +13,7 @@ more, on a worker of its own, and then is an infrastructure error and no verdict
 The worker program is a file that the same interpreter runs:
 
 * ``argv[1]`` is the file descriptor of its end of the socket, ``argv[2]`` the seconds of processor
-  time for one message, after which it has to end by ``SIGPROF``;
+  time for one message, after which it has to end by ``SIGPROF``; what follows is for itself;
 * it sends ``ready`` once its imports are done, or one line that says why it cannot work;
 * then it answers each message with one message, until the socket is closed.
 
@@ -23,6 +23,7 @@ has started its threads, and ``spawn`` would import the training script, and tor
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -88,13 +89,13 @@ class _Worker:
         deadline: when it is late with what it is doing, on the monotonic clock.
     """
 
-    def __init__(self, program: Path, limits: Limits) -> None:
+    def __init__(self, program: Path, arguments: Sequence[str], limits: Limits) -> None:
         self.connection, child_end = Pipe(duplex=True)
         with child_end:
             fd = child_end.fileno()
             # -P: the program's own folder must not come first on the path, where a module
             # of the project may be named like one of the standard library.
-            command = [sys.executable, "-P", str(program), str(fd), str(limits.cpu_s)]
+            command = [sys.executable, "-P", str(program), str(fd), str(limits.cpu_s), *arguments]
             quiet = subprocess.DEVNULL
             self._process = subprocess.Popen(command, pass_fds=[fd], stdin=quiet, stdout=quiet, stderr=quiet)
         self.ready, self.fresh = False, True
@@ -135,10 +136,11 @@ class WorkerPool:
         program: the worker program, see the head of this module.
         workers: number of processes at most, at least 1.
         limits: what one request may take.
+        arguments: further ones of the program.
     """
 
-    def __init__(self, *, program: Path, workers: int, limits: Limits) -> None:
-        self._program, self._limit, self._limits = program, workers, limits
+    def __init__(self, *, program: Path, workers: int, limits: Limits, arguments: Sequence[str] = ()) -> None:
+        self._program, self._limit, self._limits, self._arguments = program, workers, limits, arguments
         self._lock = threading.Lock()
         self._begin()
 
@@ -151,13 +153,17 @@ class WorkerPool:
         with self._lock:
             self._check_owner()
             if self._ahead is None:
-                self._ahead = _Ahead(_Batch(self._program, self._limits), self._workers, self._limit)
+                self._ahead = _Ahead(self._batch(), self._workers, self._limit)
             self._ahead.batch.add(requests)
 
-    def run(self, requests: Sequence[bytes]) -> list[Outcome]:
+    def run(self, requests: Sequence[bytes], *, until: float = math.inf) -> list[Outcome]:
         """One outcome per request, in order. A request that kills its worker costs only itself.
 
         Equal requests are worked on once; of those begun before, the outcome may be there already.
+
+        Args:
+            requests: in the order in which they are begun.
+            until: on the monotonic clock; what has no outcome then gets an infrastructure error.
 
         Raises:
             WorkerStartError: a worker cannot be started.
@@ -166,14 +172,14 @@ class WorkerPool:
             self._check_owner()
             try:
                 if self._ahead is None:
-                    batch = _Batch(self._program, self._limits)
+                    batch = self._batch()
                     places = batch.add(requests)
-                    batch.end()
+                    batch.end(until)
                     batch.run(self._workers, self._limit)
                 else:
                     batch = self._ahead.batch
                     places = batch.add(requests)
-                    self._ahead.wait()
+                    self._ahead.wait(until)
                     self._ahead = None
                 return [batch.outcomes[place] for place in places]
             except BaseException:
@@ -187,6 +193,9 @@ class WorkerPool:
         if ahead is not None and os.getpid() == self._owner:
             ahead.stop()
         _kill_all(self._workers, self._owner)
+
+    def _batch(self) -> _Batch:
+        return _Batch(self._program, self._arguments, self._limits)
 
     def _check_owner(self) -> None:
         if os.getpid() != self._owner:  # forked since: the sockets belong to the parent
@@ -224,13 +233,13 @@ class _Ahead:
         except BaseException as error:
             self._error = error
 
-    def wait(self) -> None:
-        """Nothing will be added: return when all is done.
+    def wait(self, until: float) -> None:
+        """Nothing will be added: return when all is done, or the time has come.
 
         Raises:
             WorkerStartError: a worker cannot be started.
         """
-        self.batch.end()
+        self.batch.end(until)
         self._thread.join()
         if self._error is not None:
             raise self._error
@@ -248,8 +257,9 @@ class _Batch:
         outcomes: by the place of a request.
     """
 
-    def __init__(self, program: Path, limits: Limits) -> None:
-        self._program, self._limits = program, limits
+    def __init__(self, program: Path, arguments: Sequence[str], limits: Limits) -> None:
+        self._program, self._arguments, self._limits = program, arguments, limits
+        self._until = math.inf
         self._requests: list[bytes] = []
         self._places: dict[bytes, int] = {}
         self._waiting: deque[int] = deque()
@@ -274,9 +284,9 @@ class _Batch:
         self._ring()
         return [self._places[request] for request in requests]
 
-    def end(self) -> None:
-        """No further request will come."""
-        self._grows = False
+    def end(self, until: float) -> None:
+        """No further request will come, and there is time until then."""
+        self._until, self._grows = until, False
         self._ring()
 
     def stop(self) -> None:
@@ -295,6 +305,9 @@ class _Batch:
                 workers.remove(worker)
                 worker.kill()
             while not self._stopped and (self._grows or len(self.outcomes) < len(self._requests)):
+                if time.monotonic() >= self._until:
+                    self._give_up(workers)
+                    break
                 self._employ(workers, max(1, limit - 1) if self._grows else limit)
                 self._listen(workers)
         finally:
@@ -308,14 +321,14 @@ class _Batch:
                 self._next(worker)
         starting = sum(not w.ready for w in workers)
         while len(workers) < most and starting < len(self._waiting) + len(self._again):
-            workers.append(_Worker(self._program, self._limits))
+            workers.append(_Worker(self._program, self._arguments, self._limits))
             self._next(workers[-1])
             starting += 1
 
     def _listen(self, workers: list[_Worker]) -> None:
         """Wait until a worker has something to say, one is late, or the bell rings."""
-        soonest = min((w.deadline for w in self._busy.values()), default=None)
-        left_s = None if soonest is None else max(0.0, soonest - time.monotonic())
+        soonest = min([self._until, *(w.deadline for w in self._busy.values())])
+        left_s = None if soonest == math.inf else max(0.0, soonest - time.monotonic())
         for connection in wait([*self._busy, self._bell], timeout=left_s):
             assert isinstance(connection, Connection)
             if connection is self._bell:
@@ -381,6 +394,14 @@ class _Batch:
         if worker.job is None:
             raise _cannot_start(f"not ready after {START_TIMEOUT_S:g} s")
         self._blame_machine(worker.job, f"no answer within {self._limits.wall_s:g} s of wall-clock time")
+
+    def _give_up(self, workers: list[_Worker]) -> None:
+        """There is no time left: what has no outcome gets none, and who works on it has to go."""
+        for worker in [w for w in self._busy.values() if w.job is not None]:
+            workers.remove(worker)
+            worker.kill()
+        late = Outcome(reply=None, error="there was no time left for it", infrastructure=True)
+        self.outcomes = {place: self.outcomes.get(place, late) for place in range(len(self._requests))}
 
     def _blame_machine(self, job: int, error: str) -> None:
         """Try a request once more; at the second time there is no verdict on it."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from math import isfinite
+from typing import Any, Literal, TypeVar
 
 from pipo.records.text import has_half_pair, whole_text
 
@@ -66,7 +68,7 @@ class Reward:
     """The verdict on one response."""
 
     score: float
-    """Verifier reward in [0, 1]."""
+    """Verifier reward in [0, 1]; any number where ``right`` is given."""
     answer: str | None = None
     """Final answer as the grader read it; None when it found none."""
     error: str | None = None
@@ -78,10 +80,23 @@ class Reward:
     after a second try, a worker that something else has killed. Needs ``error``, scores 0, and is counted
     apart: the response may be right.
     """
+    right: bool | None = None
+    """Whether the response counts as right; None: when it has the full score of 1."""
+    rewards: Mapping[str, float | None] | None = None
+    """Name -> what a function of several gave, None where it does not apply; None for a single verdict."""
+    noted: Mapping[str, Any] | None = None
+    """Name -> what the grader wants to be kept beside the response, as JSON has it; None for nothing."""
+
+    @property
+    def solved(self) -> bool:
+        """Whether the response counts as right, for accuracy and pass@k."""
+        return self.score >= 1.0 if self.right is None else self.right
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.score <= 1.0:
+        if self.right is None and not 0.0 <= self.score <= 1.0:
             raise ValueError(f"Reward.score must lie in [0, 1], got {self.score}")
+        if not isfinite(self.score):
+            raise ValueError(f"Reward.score must be finite, got {self.score}")
         # What a program prints and what a response calls may hold half of a surrogate pair, which could
         # neither be written to a file nor tokenised for a teacher.
         for name in ("answer", "error", "feedback"):

@@ -144,7 +144,11 @@ class Collector:
         """Metrics over all sampled responses, those that a filter will drop included."""
         count, lengths = len(rollouts.rewards), rollouts.completions.sampled_lengths
         metrics.add("train/reward", rollouts.rewards.sum(), count)
-        metrics.add("train/accuracy", (rollouts.rewards == 1).sum(), count)
+        metrics.add("train/accuracy", sum(verdict.solved for verdict in rollouts.verdicts), count)
+        for name in self.task.reward_names:
+            given = [(verdict.rewards or {}).get(name) for verdict in rollouts.verdicts]
+            known = [value for value in given if value is not None]
+            metrics.add(f"train/rewards/{name}", sum(known), len(known))
         metrics.add("train/response_length", lengths.sum(), count)
         machine = sum(verdict.infrastructure for verdict in rollouts.verdicts)
         errors = sum(verdict.error is not None for verdict in rollouts.verdicts)

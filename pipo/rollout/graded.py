@@ -85,14 +85,14 @@ def sample_and_grade(
             if spoken.transcripts is not None:
                 known.clear()  # what was said last is not all of the text
             drawn = spoken.completions
+            rows, lengths = drawn.response_ids.tolist(), drawn.lengths.tolist()
+            tokens = [row[:length] for row, length in zip(rows, lengths, strict=True)]
             texts = tuple(
-                known[i] if i in known else decode(row[:length], prompt_ids[i // group_size])
-                for i, (row, length) in enumerate(
-                    zip(drawn.response_ids.tolist(), drawn.lengths.tolist(), strict=True)
-                )
+                known[i] if i in known else decode(row, prompt_ids[i // group_size])
+                for i, row in enumerate(tokens)
             )
             asked = [example for example in examples for _ in range(group_size)]
-            verdicts = verdicts_of(task, asked, texts, spoken.transcripts) if asked else ()
+            verdicts = verdicts_of(task, asked, texts, spoken.transcripts, tokens) if asked else ()
     except BaseException:
         task.close()  # what was begun would go on
         raise

@@ -30,6 +30,8 @@ class Task(ABC, Generic[E]):
     """Whether responses to a problem can be put to the vote (maj@k): they have a final answer,
     ``same_answers`` compares two of them, and those with the full score all give the same one.
     """
+    reward_names: tuple[str, ...] = ()
+    """Names in ``Reward.rewards``, where a reward is put together of several."""
     max_turns: int | None = None
     """How often the policy may speak in a conversation; None for a task that never replies."""
 
@@ -161,6 +163,24 @@ class Task(ABC, Generic[E]):
             One verdict per conversation, in order.
         """
         return self.grade(examples, [transcript[-1].content for transcript in transcripts])
+
+    def grade_tokens(
+        self, examples: Sequence[E], responses: Sequence[str], tokens: Sequence[Sequence[int]]
+    ) -> list[Reward]:
+        """Grade responses of which the tokens are known as well, here by their text alone.
+
+        Override it where the verdict depends on them. Where only texts are there, as in ``eval.py grade``,
+        ``grade`` is asked.
+
+        Args:
+            examples: the problem of each response.
+            responses: decoded text.
+            tokens: token ids of each response, its stop token included.
+
+        Returns:
+            One verdict per response, in order.
+        """
+        return self.grade(examples, responses)
 
     def same_answers(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Whether two final answers, as in ``Reward.answer``, mean the same; for each pair.

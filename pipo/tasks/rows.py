@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -66,11 +67,13 @@ class Source:
     """The source of the rows of one split."""
 
     path: str | None
-    """A local file (JSON Lines, a JSON list, or Parquet) in place of the hub; None for the hub."""
+    """A local file (JSON Lines, a JSON list, Parquet or CSV) in place of the hub; None for the hub."""
     hub_id: str
     """Name of the data set on the Hugging Face hub."""
-    configs: tuple[str, ...]
-    """Configurations of the data set on the hub, read one after another; ``default`` where it has none."""
+    configs: tuple[str | None, ...]
+    """Configurations of the data set on the hub, read one after another; ``default`` where it has none. None
+    is the one that the hub takes by itself.
+    """
     split: str
     """Split of the data set on the hub."""
     revision: str
@@ -119,15 +122,15 @@ class Source:
                 elsewhere = self.data_files is not None and "://" in self.data_files[0]
                 where = self.data_files[0] if elsewhere and self.data_files else "the Hugging Face hub"
                 raise TaskError(
-                    f"cannot load {self.hub_id}@{self.revision} ({config}, {self.split}) from {where} "
+                    f"cannot load {self.hub_id}@{self.revision} ({_of(config, self.split)}) from {where} "
                     f"({type(error).__name__}: {reason}); without access to it, name a local file: "
                     "path or test_path of the task, or a folder in data_dir"
                 ) from error
-            place = f"{self.hub_id} ({config}, {self.split})"
+            place = f"{self.hub_id} ({_of(config, self.split)})"
             rows += [Row(f"{place}, row {i}", fields) for i, fields in enumerate(table, start=1)]
         return rows
 
-    def _table(self, config: str) -> Iterable[Mapping[str, Any]]:
+    def _table(self, config: str | None) -> Iterable[Mapping[str, Any]]:
         from datasets import load_dataset
 
         if self.data_files is None:
@@ -136,6 +139,10 @@ class Source:
         home = f"hf://datasets/{self.hub_id}@{self.revision}/"
         files = [file if "://" in file else home + file for file in self.data_files]
         return load_dataset(_BUILDERS[Path(files[0]).suffix], data_files=files, split="train")  # pyright: ignore[reportReturnType]
+
+
+def _of(config: str | None, split: str) -> str:
+    return split if config is None else f"{config}, {split}"
 
 
 class RowSource(Protocol):
@@ -215,12 +222,11 @@ def read_file(file: Path) -> list[Row]:
     Raises:
         TaskError: no such file, or it is broken as a whole; the message names the line.
     """
-    readers = {".jsonl": _json_lines, ".json": _json, ".parquet": _parquet}
     if not file.is_file():
         raise TaskError(f"{file}: no such file")
-    if file.suffix not in readers:
-        raise TaskError(f"{file}: the name must end in one of {sorted(readers)}")
-    return list(readers[file.suffix](file))
+    if file.suffix not in READERS:
+        raise TaskError(f"{file}: the name must end in one of {sorted(READERS)}")
+    return list(READERS[file.suffix](file))
 
 
 def _row(place: str, content: Any) -> Row:
@@ -304,3 +310,34 @@ def _parquet(file: Path) -> Iterator[Row]:
             yield Row(place, table.slice(number, 1).to_pylist()[0])
         except UnicodeDecodeError as error:
             yield Row(place, {}, f"not UTF-8 text ({error.reason})")
+
+
+def _csv(file: Path) -> Iterator[Row]:
+    """The first line names the columns; numbers are numbers, as ``datasets`` reads them."""
+    import pyarrow
+    from pyarrow import csv
+
+    wrong: list[Row] = []
+
+    def refused(row: csv.InvalidRow) -> str:
+        reason = f"{row.actual_columns} columns, and the first line names {row.expected_columns}"
+        wrong.append(Row(f"{file}, row {(row.number or 2) - 1}", {}, reason))
+        return "skip"
+
+    try:
+        table = csv.read_csv(
+            file,
+            # One thread, because with more it does not know which row is wrong.
+            read_options=csv.ReadOptions(use_threads=False),
+            parse_options=csv.ParseOptions(newlines_in_values=True, invalid_row_handler=refused),
+        )
+    except (pyarrow.ArrowException, OSError) as error:
+        raise TaskError(f"{file}: not a CSV file ({' '.join(str(error).split())})") from error
+    left_out = {row.place for row in wrong}
+    places = (place for n in itertools.count(1) if (place := f"{file}, row {n}") not in left_out)
+    yield from (Row(place, content) for place, content in zip(places, table.to_pylist(), strict=False))
+    yield from wrong
+
+
+READERS = {".jsonl": _json_lines, ".json": _json, ".parquet": _parquet, ".csv": _csv}
+"""Ending of a file's name -> what reads its rows."""

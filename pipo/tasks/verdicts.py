@@ -24,6 +24,7 @@ def verdicts_of(
     examples: Sequence[E],
     responses: Sequence[str],
     transcripts: Sequence[Transcript] | None = None,
+    tokens: Sequence[Sequence[int]] | None = None,
 ) -> tuple[Reward, ...]:
     """The verdict on each response. Everything that is graded, in training and evaluation alike, is here.
 
@@ -31,16 +32,19 @@ def verdicts_of(
         task: grades.
         examples: the problem of each response.
         responses: decoded text.
-        transcripts: the same responses as conversations, for ``grade_transcripts``; None for ``grade``.
+        transcripts: the same responses as conversations, for ``grade_transcripts``; None for one turn.
+        tokens: token ids of each response, for ``grade_tokens``; None where only its text is known.
 
     Raises:
         TaskError: what the task returned is not one ``Reward`` per response, in a list or a tuple.
     """
-    if transcripts is None:
-        grade, found = f"{type(task).__name__}.grade", task.grade(examples, responses)
+    name = type(task).__name__
+    if transcripts is not None:
+        grade, found = f"{name}.grade_transcripts", task.grade_transcripts(examples, transcripts)
+    elif tokens is not None and type(task).grade_tokens is not Task.grade_tokens:
+        grade, found = f"{name}.grade_tokens", task.grade_tokens(examples, responses, tokens)
     else:
-        grade = f"{type(task).__name__}.grade_transcripts"
-        found = task.grade_transcripts(examples, transcripts)
+        grade, found = f"{name}.grade", task.grade(examples, responses)
     if not isinstance(found, list | tuple):
         raise TaskError(f"{grade} must return a list of Reward, got {type(found).__name__}")
     if len(found) != len(responses):

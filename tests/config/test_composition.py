@@ -39,14 +39,15 @@ def settable(plain) -> int:
     ],
 )
 def test_every_option_composes_and_resolves(compose_config, group, option):
-    needed = ["task.domain=biology"] if (group, option) == ("task", "science") else []
+    needed = {"science": ["task.domain=biology"], "prompts": ["reward=mine.py:f"]}.get(option, [])
     cfg = compose_config(f"{group}={option}", *needed, "output_dir=somewhere")
     OmegaConf.to_container(cfg, resolve=True)
 
 
 @pytest.mark.parametrize("option", [*options("benchmark"), *SINGLE])
 def test_every_benchmark_composes_for_eval(compose_config, option):
-    cfg = compose_config(f"benchmark={option}", "output_dir=somewhere", name="eval")
+    needed = ["reward=mine.py:f"] if option == "prompts" else []
+    cfg = compose_config(f"benchmark={option}", *needed, "output_dir=somewhere", name="eval")
     OmegaConf.to_container(cfg, resolve=True)
     assert cfg.benchmark.name == option
     assert all(part.name == name for name, part in cfg.benchmark.parts.items())

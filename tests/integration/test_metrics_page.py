@@ -35,7 +35,17 @@ RUNS = (
         "recipe.learning_rate=1e-4",
         "iterations=4",
     ),
-    ("algo=ppo", "pipo=none", "iterations=1", "rollout.min_p=0.1"),
+    (
+        "algo=ppo",
+        "pipo=none",
+        "iterations=1",
+        "rollout.min_p=0.1",
+        "task=prompts",
+        "task.path=rows.jsonl",
+        "reward=mine.py:length",
+        "task.max_response_tokens=24",
+        "task.held_out=4",
+    ),
     ("algo=sdpo", "pipo=none", "iterations=1"),
     ("task.source._target_=tests.replies.AskedAgain", "pipo=none", "iterations=1"),
 )
@@ -55,10 +65,17 @@ def logged(compose_config: Callable, folder: Path, overrides: tuple[str, ...]) -
     train(compose_config(*SMALL, *overrides, f"output_dir={folder}"), [])
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     names = {re.sub(r"level_\d+", "level_<level>", name) for row in rows for name in row}
-    return {re.sub(r"(?<=reward_terms/).*", "<name>", name) for name in names} - {"iteration"}
+    return {re.sub(r"(?<=/reward_terms/).*|(?<=train/rewards/).*", "<name>", name) for name in names} - {
+        "iteration"
+    }
 
 
-def test_the_page_and_the_program_name_the_same_metrics(compose_config, tmp_path):
+def test_the_page_and_the_program_name_the_same_metrics(compose_config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text("".join(json.dumps({"prompt": f"{n}+1="}) + "\n" for n in range(40)))
+    Path("mine.py").write_text(
+        "def length(completions):\n    return [len(text) / 9 for text in completions]\n"
+    )
     names: set[str] = set()
     for index, overrides in enumerate(RUNS):
         names |= logged(compose_config, tmp_path / str(index), overrides)

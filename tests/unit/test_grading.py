@@ -92,6 +92,8 @@ TASKS: list[tuple[str, tuple[str, ...], dict[str, Any], str, str]] = [
      '[garden.water(plant="fern")]', '[garden.water(plant="ivy")]'),
     ("bfcl", ("task.category=irrelevance",), first("bfcl_small.json") | {"id": "irrelevance_7"},
      "None of these helps.", '[garden.water(plant="fern")]'),
+    ("prompts", (f"reward={ROOT / 'tests/data/own_rewards.py'}:exact",), {"prompt": "1+1=", "answer": "2"},
+     "2", "3"),
     *(("science", (f"task.domain={domain.lower()}",), CHOICE | {"domain": domain},
        "<answer>B</answer>", "<answer>A</answer>")
       for domain in ("Biology", "Chemistry", "Material", "Physics")),

@@ -58,6 +58,15 @@ def test_a_prompt_without_tokens_is_named():
 def test_rewards_lie_between_zero_and_one():
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         Reward(score=1.5)
+    assert Reward(score=1.0).solved
+    assert not Reward(score=0.99).solved
+
+
+def test_where_it_is_said_what_is_right_a_reward_may_be_any_number():
+    assert Reward(score=-3.0, right=True).solved
+    assert not Reward(score=3.0, right=False).solved
+    with pytest.raises(ValueError, match=r"Reward\.score must be finite, got inf"):
+        Reward(score=float("inf"), right=True)
 
 
 @pytest.mark.parametrize("verdict", [{"score": 0.0}, {"score": 0.5, "error": "late"}])
