@@ -39,7 +39,6 @@ from pipo.config.cli import register_resolvers
 from pipo.config.models import find_model
 from pipo.config.reading import read
 from pipo.config.tree import TrainConfig
-from pipo.lm.policy import load_tokenizer
 from pipo.modules.policy_module import PolicyModule
 from pipo.runs.quiet import quiet
 
@@ -173,7 +172,7 @@ def measure(point: Point, rounds: int) -> dict[str, Any]:
         cfg = configuration(point, Path(scratch), iterations)
         config = read(cfg, TrainConfig)
         model = find_model(config.model)
-        setup = build.build_task_setup(config, "task", config.task, model, load_tokenizer(model.path))
+        setup = build.build_task_setup(config, "task", config.task, model, model.tokenizer())
         module = build.build_module(config, setup)
         assert isinstance(config.pipo, PipoOptions)
         recorder = Recorder()

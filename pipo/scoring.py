@@ -36,7 +36,6 @@ from pipo.evaluation.runner import evaluate
 from pipo.evaluation.samples_file import SAMPLES_FILE, append_samples, recover_samples
 from pipo.evaluation.summary_tables import benchmark_table
 from pipo.graders.worker_pool import WorkerStartError
-from pipo.lm.policy import load_tokenizer
 from pipo.lm.spec import ModelSpec
 from pipo.rollout.engine import RolloutEngine
 from pipo.runs import run_folder
@@ -163,7 +162,7 @@ def _opened_parts(config: EvalConfig) -> Iterator[tuple[Benchmark, ModelSpec, li
         raise ConfigError(
             "model.lora: new adapters do nothing; score a run, a checkpoint or an adapter's folder"
         )
-    tokenizer = load_tokenizer(model.path)
+    tokenizer = model.tokenizer()
     parts: list[Part] = []
     errors: list[ConfigError] = []
     with ExitStack() as stack:

@@ -34,7 +34,6 @@ from pipo.errors import ConfigError, Diverged, RunFailed, RunStopped
 from pipo.evaluation.summary_tables import before_after_table
 from pipo.graders.worker_pool import WorkerStartError
 from pipo.home import CONF
-from pipo.lm.policy import load_tokenizer
 from pipo.rollout.engine import EngineFailed
 from pipo.runs import run_folder
 from pipo.runs.checkpoints import STATE, finished_checkpoints, iterations_of
@@ -151,7 +150,7 @@ def _run(
     folder = Path(config.output_dir)
     share_node(config.trainer.per_node)
     model = find_model(config.model)
-    setup = build.build_task_setup(config, "task", config.task, model, load_tokenizer(model.path))
+    setup = build.build_task_setup(config, "task", config.task, model, model.tokenizer())
     start = 0 if checkpoint is None else iterations_of(checkpoint)
     try:
         module = build.build_module(config, setup)

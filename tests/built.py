@@ -10,7 +10,6 @@ from pipo import build
 from pipo.config.models import find_model
 from pipo.config.open_nodes import Open
 from pipo.config.tree import EvalConfig, TrainConfig
-from pipo.lm.policy import load_tokenizer
 from pipo.lm.spec import ModelSpec
 from pipo.rollout.task_setup import TaskSetup
 
@@ -28,4 +27,4 @@ def at_its_task(config: TrainConfig | EvalConfig, model: ModelSpec | None = None
     """The model of a training run, or another one, at the run's task."""
     assert isinstance(config, TrainConfig)
     model = model or find_model(config.model)
-    return build.build_task_setup(config, "task", config.task, model, load_tokenizer(model.path))
+    return build.build_task_setup(config, "task", config.task, model, model.tokenizer())

@@ -22,12 +22,15 @@ from pipo.lm.spec import ModelSpec
 def find_model(config: ModelConfig) -> ModelSpec:
     """The model that a configuration names.
 
+    What the chat template of a run was told goes on to hold where that run's model is named.
+
     Raises:
         ConfigError: there is none there.
     """
     name = _made(config.path) if isinstance(config.path, Open) else config.path
     path = Path(name).expanduser()
     lora = None if config.lora is None or config.lora.rank is None else config.lora
+    told = config.chat_template_kwargs or {}
     if path.suffix == ".ckpt":
         path = path.resolve()
         saved = path.parent.parent / "config.yaml"
@@ -41,7 +44,8 @@ def find_model(config: ModelConfig) -> ModelSpec:
             raise ConfigError(
                 f"model.lora: adapters are put on a model in Hugging Face format, {path} is a checkpoint"
             )
-        return replace(find_model(read_model(run)), checkpoint=path)
+        spec = find_model(read_model(run))
+        return replace(spec, checkpoint=path, chat_template_kwargs={**spec.chat_template_kwargs, **told})
     if (path / ADAPTER_FILE).is_file():
         base = base_of(path)
         if (Path(base) / ADAPTER_FILE).is_file():
@@ -52,6 +56,9 @@ def find_model(config: ModelConfig) -> ModelSpec:
             raise ConfigError(
                 f"model.path={path}: this run has not exported its model yet; name a checkpoint"
             )
+        run = load_config(path / "config.yaml", f"model.path={path}")
+        if isinstance(run, DictConfig) and isinstance(run.get("model"), DictConfig):
+            told = {**(read_model(run).chat_template_kwargs or {}), **told}
         path = path / "model"
     if not path.exists():
         without_network_from_cache()
@@ -61,6 +68,7 @@ def find_model(config: ModelConfig) -> ModelSpec:
         dtype=config.dtype,
         gradient_checkpointing=config.gradient_checkpointing,
         lora=lora,
+        chat_template_kwargs=told,
     )
 
 

@@ -41,6 +41,9 @@ class ModelConfig(Options):
     """Dtype of the weights; to train them, float32."""
     gradient_checkpointing: bool
     """Trade compute for activation memory."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Variables of the chat template, as TRL's option of that name. Where the model is a run's own, the run's
+    hold unless they are given anew. None for none."""
     lora: Lora | None = None
     """Adapters that are trained in place of the weights; None, or a rank of None, for none."""
 

@@ -18,6 +18,7 @@ from pipo.evaluation.results import EvaluationResult
 from pipo.evaluation.statistics import Floats, pass_at_k
 from pipo.lm.spec import ModelSpec
 from pipo.rollout.task_setup import Problems, TaskSetup
+from pipo.tasks.chat import variables_of
 
 # Where the results go, which has no influence on them.
 _WITHOUT_INFLUENCE = ("output_dir", "resume", "preview", "logger")
@@ -137,8 +138,11 @@ def _identity(part: Part, plan: EvaluationPlan) -> dict[str, Any]:
 
 
 def _chat_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """The hash of the model's chat template; None if it has none and reads plain text."""
-    return _hash([tokenizer.get_chat_template()]) if tokenizer.chat_template else None
+    """The hash of the model's chat template and its variables; None if it has none and reads plain text."""
+    if not tokenizer.chat_template:
+        return None
+    variables = variables_of(tokenizer)
+    return _hash([tokenizer.get_chat_template(), *([variables] if variables else [])])
 
 
 def _left_out(part: Part) -> dict[str, Any]:

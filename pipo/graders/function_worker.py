@@ -7,8 +7,9 @@ functions, and where Python looks for modules besides.
 A request is pickled: None asks what the functions are called and take; else it is a mapping with the number
 of a ``function`` and the ``arguments`` to call it with, lists of equal lengths. A reply is JSON. Of the
 second kind: ``rewards``, one for each response, null where the function does not apply; ``errors`` likewise,
-why it raised; ``noted``, column -> values, what it gave to ``log_extra``; ``printed``, what it printed, and gave to
-``log_metric``; ``refused``, why what it returned is no list of rewards; ``source``, the hash of its file.
+why it raised; ``noted``, column -> values, what it gave to ``log_extra``; ``printed``, what it printed, and
+gave to ``log_metric``; ``refused``, why what it returned is no list of rewards; ``source``, the hash of its
+file.
 """
 
 from __future__ import annotations

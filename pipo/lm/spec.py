@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,8 +14,9 @@ from pipo.errors import ConfigError
 from pipo.lm.adapters import add_adapters, apply_folder
 from pipo.lm.model_files import check_finite
 from pipo.lm.options import Lora
-from pipo.lm.policy import Policy, load_policy, load_weights, most_positions
+from pipo.lm.policy import Policy, Tokenizer, load_policy, load_tokenizer, load_weights, most_positions
 from pipo.runs.checkpoints import STATE, verify
+from pipo.tasks.chat import set_variables
 
 
 def embedded_model(name: str) -> str:
@@ -55,8 +58,20 @@ class ModelSpec:
     """A checkpoint whose weights replace those at ``path``; None for none."""
     lora: Lora | None = None
     """Adapters: to be trained on the model, or, with a checkpoint, those that it holds; None for none."""
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Variables of its chat template, besides the turns of the conversation."""
     adapter: Path | None = None
     """A folder with an adapter of PEFT's, which belongs to the model at ``path``; None for none."""
+
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer, which tells the chat template its variables.
+
+        Raises:
+            ConfigError: there is none, or a variable is not the user's to set.
+        """
+        tokenizer = load_tokenizer(self.path)
+        set_variables(tokenizer, self.chat_template_kwargs)
+        return tokenizer
 
     @cached_property
     def positions(self) -> int | None:

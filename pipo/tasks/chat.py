@@ -7,14 +7,18 @@ that a prompt is the same whenever it is rendered. Anything else that a template
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from pipo.errors import TaskError
+from pipo.errors import ConfigError, TaskError
 from pipo.records.problems import Message
 
 # What a template is told is now. It is the date that Llama's own templates show where there is no clock.
@@ -27,6 +31,40 @@ _FAILURES = (
 # Stand for the text of a turn, to see whether it arrives, and where.
 _PROBE = "Pipo0Probe"
 _ANSWER = "Pipo1Answer"
+# Where a tokenizer carries the variables of its template.
+_VARIABLES = "_pipo_chat_variables"
+_OWN = {
+    *inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters,
+    *("messages", "strftime_now", "bos_token", "eos_token"),
+}
+_LOG = logging.getLogger(__name__)
+
+
+def set_variables(tokenizer: PreTrainedTokenizerBase, variables: Mapping[str, Any]) -> None:
+    """Have the chat template told more than the turns, wherever the tokenizer goes.
+
+    They stay with this object and are in no file that it saves: whoever serves the model chooses anew.
+
+    Args:
+        tokenizer: of the model.
+        variables: by name, such as ``enable_thinking``.
+
+    Raises:
+        ConfigError: a variable is not the user's to set.
+    """
+    for name in variables:
+        if name in _OWN:
+            raise ConfigError(f"model.chat_template_kwargs.{name}: is set by the program")
+    text = str(tokenizer.chat_template or "")
+    if unread := [name for name in variables if not re.search(rf"\b{re.escape(name)}\b", text)]:
+        what = "its chat template does not read it" if text else "it has no chat template"
+        _LOG.warning("model.chat_template_kwargs.%s: of no effect, %s", unread[0], what)
+    setattr(tokenizer, _VARIABLES, dict(variables))
+
+
+def variables_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What the chat template is told besides the turns."""
+    return getattr(tokenizer, _VARIABLES, {})
 
 
 def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
@@ -108,6 +146,10 @@ def _is_lost(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], turn:
 def _render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], *, begin: bool = True) -> str:
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
     text = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=begin, strftime_now=NOW.strftime
+        messages,
+        tokenize=False,
+        add_generation_prompt=begin,
+        strftime_now=NOW.strftime,
+        **variables_of(tokenizer),
     )
     return str(text)

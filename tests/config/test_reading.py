@@ -212,6 +212,25 @@ def test_a_checkpoint_whose_run_names_no_model_is_one_line(tmp_path, text):
         find_model(model)
 
 
+def test_what_a_runs_chat_template_was_told_holds_for_its_model(compose_config, tmp_path):
+    words = ["model.chat_template_kwargs={enable_thinking: false, style: 1}", "iterations=1"]
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(compose_config(*words, f"output_dir={tmp_path}")))
+    checkpoint = tmp_path / "checkpoints/iteration_000001.ckpt"
+    for folder in (checkpoint, tmp_path / "model"):
+        folder.mkdir(parents=True)
+    for place in (tmp_path, checkpoint):
+
+        def told(*more, place=place):
+            cfg = compose_config(
+                "model=huggingface", f"model.path={place}", *more, "output_dir=x", name="eval"
+            )
+            return find_model(read(cfg, EvalConfig).model).chat_template_kwargs
+
+        assert told() == {"enable_thinking": False, "style": 1}
+        again = told("model.chat_template_kwargs={enable_thinking: true}")
+        assert again == {"enable_thinking": True, "style": 1}
+
+
 def test_another_kind_of_object_is_refused():
     with pytest.raises(ConfigError, match=r"my\.thing\._target_: .*Thing makes no GRPO"):
         node({"_target_": f"{HERE}.Thing", "size": {"rows": 1}}).build(GRPO)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from pipo.errors import TaskError
+from pipo.errors import ConfigError, TaskError
 from pipo.records.problems import Message, Prompt
+from pipo.tasks.chat import render_reply, set_variables
 from pipo.tasks.prompts import encode_prompt, response_decoder
 from pipo.tasks.template import load_template
 
@@ -273,3 +275,57 @@ def test_a_question_about_the_tag_opens_nothing_and_a_plain_prompt_may() -> None
     made = tokenizer()
     prompt = encode_prompt(made, conversation(("user", "-"), text="Problem: 2+3?\n<think>\n"))
     assert response_decoder(made)(made("5")["input_ids"], prompt) == "<think>\n5"
+
+
+# As Qwen3's: the thought is closed before the answer begins, where it is turned off.
+SWITCH = CHATML.replace(
+    "assistant\n{% endif",
+    "assistant\n{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n"
+    "{% endif %}{% endif",
+)
+
+
+def test_thinking_is_turned_off_for_prompts_replies_and_what_is_read_of_a_response() -> None:
+    made = tokenizer(SWITCH)
+    assert rendered(made, ASKED).endswith("<|im_start|>assistant\n")
+    set_variables(made, {"enable_thinking": False})
+    assert rendered(made, ASKED).endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert render_reply(made, "No.").endswith("No.<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    prompt, ids = encode_prompt(made, ASKED), made("5")["input_ids"]
+    assert response_decoder(made)(ids, prompt) == "5"  # no thought is open
+    set_variables(made, {"enable_thinking": True})
+    assert rendered(made, ASKED).endswith("<|im_start|>assistant\n")
+
+
+def test_variables_are_in_no_file_of_the_tokenizer(tmp_path: Path) -> None:
+    made = tokenizer(SWITCH)
+    set_variables(made, {"enable_thinking": False})
+    made.save_pretrained(tmp_path)
+    again = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    assert again.chat_template == SWITCH
+    assert rendered(again, ASKED).endswith("<|im_start|>assistant\n")
+
+
+def test_a_date_can_be_given_and_what_the_program_sets_cannot() -> None:
+    made = tokenizer("Today: {{ date_string }}\n" + PLAIN_TURNS)
+    set_variables(made, {"date_string": "1 Jan 2026"})
+    assert rendered(made, ASKED).startswith("Today: 1 Jan 2026\n")
+    for name in ("tokenize", "add_generation_prompt", "messages", "strftime_now"):
+        with pytest.raises(
+            ConfigError, match=rf"^model\.chat_template_kwargs\.{name}: is set by the program$"
+        ):
+            set_variables(made, {name: 1})
+
+
+@pytest.mark.parametrize(
+    ("template", "why"), [(CHATML, "its chat template does not read it"), (None, "it has no chat template")]
+)
+def test_a_variable_of_no_effect_is_said(
+    template: str | None, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = tokenizer(template)
+    before = rendered(made, ASKED)
+    set_variables(made, {"enable_thinkin": False})
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"model.chat_template_kwargs.enable_thinkin: of no effect, {why}"]
+    assert rendered(made, ASKED) == before
