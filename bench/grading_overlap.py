@@ -102,6 +102,7 @@ def one_round(
             temperature=1.0,
             top_p=1.0,
             top_k=0,
+            min_p=0.0,
             max_response_tokens=TOKENS,
             stop_token_ids=frozenset({1}),
         ),
