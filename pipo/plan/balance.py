@@ -9,7 +9,6 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cache
 from statistics import NormalDist
 
 import numpy as np
@@ -47,7 +46,6 @@ class Work:
         )
 
 
-@cache
 def step_work(sizes: Sizes, assume: Assumptions, *, waits: bool, share: float = 1.0) -> Work:
     """Of an optimiser step, whose rows go where there is least to do.
 
@@ -72,7 +70,6 @@ def step_work(sizes: Sizes, assume: Assumptions, *, waits: bool, share: float = 
     return Work.mean(found)
 
 
-@cache
 def scoring_work(sizes: Sizes, assume: Assumptions, *, waits: bool) -> Work:
     """Of scoring an iteration's responses, which stay where they were sampled."""
     own_prompts = max(1, round(sizes.rows / sizes.group))

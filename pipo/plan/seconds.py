@@ -25,6 +25,9 @@ LOGIT_SCORED, LOGIT_AGAIN, LOGIT_BACK = 40, 32, 10
 HEAD_GRADIENT = 12
 # Bytes per weight of AdamW's step: weight, gradient and two moments read, three of them written.
 ADAMW = 28
+# Bytes per weight of a look-back (pipo.lm.weights_copy): weights and their copy change places twice, by way of
+# a third, and the copy is made anew; and of a copy in main memory, what crosses over.
+LOOKED_BACK, CROSSED = 56, 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +152,13 @@ class Clock:
         logits = LOGIT_SCORED * self.shape.vocabulary * sampled / self.stream
         busy = (products + logits) * work.slowest
         return busy + work.passes * self._exposed(busy / work.passes, self.held.policy, gathers=1, sums=False)
+
+    def look_back(self) -> float:
+        """A forward pass with the weights of before, which change places with those of now."""
+        own = self.held.policy.trained / (self.sizes.processes if self.sharded else 1)
+        if self.sizes.look_back == "cpu":
+            return self.scoring() + CROSSED * own / (self.assume.host_gb_s * 1e9)
+        return self.scoring() + LOOKED_BACK * own / self.stream
 
     def update(
         self, share: float, *, checkpointing: bool, teacher: bool = False, critic: bool = False
@@ -318,7 +328,7 @@ def iteration(clock: Clock, config: TrainConfig) -> Iteration:
         Seconds(name="scoring", seconds=sizes.scorings * clock.scoring() if sizes.scorings else 0.0),
     ]
     if sizes.look_back is not None:
-        found.append(Seconds(name="look-back", seconds=clock.scoring()))
+        found.append(Seconds(name="look-back", seconds=clock.look_back()))
     updates = {}
     if sizes.retrospective:
         share = trained * sizes.retrospective
