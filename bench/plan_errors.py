@@ -238,7 +238,7 @@ def compared(made: Plan, found: Mapping[str, Mapping[str, float]]) -> list[dict[
     seconds = {each.name: each.seconds for each in made.seconds}
     rows = []
     for phase in made.phases:
-        timer = PHASES.get(phase.name)
+        timer = PHASES.get(phase.name, "")
         if timer in found["gib"]:
             rows.append(
                 {

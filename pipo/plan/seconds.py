@@ -25,8 +25,8 @@ LOGIT_SCORED, LOGIT_AGAIN, LOGIT_BACK = 40, 32, 10
 HEAD_GRADIENT = 12
 # Bytes per weight of AdamW's step: weight, gradient and two moments read, three of them written.
 ADAMW = 28
-# Bytes per weight of a look-back (pipo.lm.weights_copy): weights and their copy change places twice, by way of
-# a third, and the copy is made anew; and of a copy in main memory, what crosses over.
+# Bytes per weight of a look-back (pipo.lm.weights_copy): weights and their copy change places twice, by way
+# of a third, and the copy is made anew; and of a copy in main memory, what crosses over.
 LOOKED_BACK, CROSSED = 56, 20
 
 
