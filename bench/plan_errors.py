@@ -1,4 +1,4 @@
-"""How far ``python -m pipo plan`` is off: memory and time of small runs on the CPU, planned and measured.
+"""Errors of ``python -m pipo plan``: memory and time of small runs on the CPU, planned and measured.
 
     python bench/plan_errors.py [--out plan_errors.json] [--cases wide long ...]
 

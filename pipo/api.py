@@ -1,4 +1,4 @@
-"""``pipo.train`` and ``pipo.evaluate``: the programs as functions, for scripts and notebooks."""
+"""Training, scoring and drawing as functions, for scripts and notebooks; the package exports them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plan is made for and what it assumes: kinds of GPU, shapes of models, shares of peak rates."""
+"""Inputs and assumptions of a plan: kinds of GPU, shapes of models, shares of peak rates."""
 
 from __future__ import annotations
 

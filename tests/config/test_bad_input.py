@@ -175,7 +175,7 @@ from pipo.training import train
         (["+pipo.lamda=0.7"], r"pipo\.lamda: unknown key; did you mean pipo\.lambda\?"),
         (["+recipe.lr=1e-5"], r"recipe\.lr: unknown key; did you mean recipe\.learning_rate\?"),
         (["+evaluation.foo=1"], r"evaluation\.foo: unknown key; evaluation takes confidence, ks, problems"),
-        (["+rollout.min_p=0.1"], r"rollout\.min_p: unknown key; rollout takes engine, "),
+        (["+rollout.typical_p=0.1"], r"rollout\.typical_p: unknown key; rollout takes engine, "),
         (["+foo=1"], r"foo: unknown key; known are algo, callbacks, "),
         (["++seeed=2"], r"seeed: unknown key; did you mean seed\?"),
         (["+temperature=1.0"], r"temperature: unknown key; did you mean rollout\.temperature\?"),
@@ -266,6 +266,7 @@ def test_every_shipped_option_has_known_keys_only(compose_config):
     for number in range(max(map(len, options.values()))):  # every option once, together with others
         chosen = [f"{group}={names[number % len(names)]}" for group, names in options.items()]
         needed = ["task.domain=physics"] if "task=science" in chosen else []
+        needed += ["task.path=rows.jsonl", "reward=mine.py:f"] if "task=prompts" in chosen else []
         read(compose_config(*chosen, *needed), TrainConfig)
     rows = ("math_8b algo=ppo", "code algo=dapo pipo=none", "science algo=sdpo task.domain=physics")
     for row in rows:

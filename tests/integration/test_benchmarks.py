@@ -264,16 +264,16 @@ def test_preview_shows_prompts_and_loads_no_weights(
 def test_preview_makes_special_tokens_visible(
     compose_eval: Compose, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import pipo.scoring
+    import pipo.lm.spec
 
-    load = pipo.scoring.load_tokenizer
+    load = pipo.lm.spec.load_tokenizer
 
     def with_chat_template(path: str):
         tokenizer = load(path)
         tokenizer.chat_template = "{{ eos_token }}{{ messages[0].content }}"
         return tokenizer
 
-    monkeypatch.setattr(pipo.scoring, "load_tokenizer", with_chat_template)
+    monkeypatch.setattr(pipo.lm.spec, "load_tokenizer", with_chat_template)
     score(compose_eval("preview=1"), [])
     out = capsys.readouterr().out
     assert f"\n{load(str(ROOT / 'pipo/lm/assets/tiny')).eos_token}" in out

@@ -139,7 +139,8 @@ def test_bad_rows_name_file_and_line(tmp_path: Path, content: str, message: str)
             r"none of the 2 rows can be used; .*bad.json, row 1: no field 'answer'",
         ),
         ("bad.jsonl", b'{"question": "\xff"}', r"not UTF-8"),
-        ("bad.csv", b"question,answer", r"must end in one of"),
+        ("bad.csv", b"", r"bad.csv: not a CSV file"),
+        ("bad.txt", b"question,answer", r"must end in one of"),
         ("bad.parquet", b"not parquet", r"bad.parquet: not a Parquet file"),
     ],
 )
