@@ -91,7 +91,7 @@ def test_a_product_that_cannot_be_written_costs_itself_and_resuming_makes_it(
         assert before == {"model/config.json": (folder / "model/config.json").stat().st_mtime_ns}
     code, _ = exit_code(lambda: train(compose_config(f"resume={folder}"), [f"resume={folder}"]))
     assert code == 2
-    assert "its 1 iterations are finished" in capsys.readouterr().err
+    assert "its 1 iterations are finished; iterations= above that goes on" in capsys.readouterr().err
 
 
 def test_a_mistake_in_somebodys_own_callback_comes_after_the_results(compose_config, tmp_path):

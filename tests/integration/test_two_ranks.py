@@ -189,7 +189,9 @@ def test_some_rank_had_nothing_to_learn_from(fast):
     assert min(rows) < 1  # the filter leaves no row that teaches nothing, but for those that stand in
 
 
-@pytest.mark.parametrize("name", ["fsdp:grpo:default:export", "fsdp:dapo:default", "fsdp:sdpo_official:default"])
+@pytest.mark.parametrize(
+    "name", ["fsdp:grpo:default:export", "fsdp:dapo:default", "fsdp:sdpo_official:default"]
+)
 def test_rows_go_to_the_rank_that_has_less_to_do(fast, name):
     """In some step all rows were sampled on one rank; of more than one row, both train on a part."""
     steps = [torch.load(fast / f"{name.replace(':', '-')}-{rank}-tokens.pt") for rank in range(2)]
