@@ -13,6 +13,7 @@ from pipo.training import train
 from tests.conftest import ROOT
 
 ALGORITHMS = sorted(path.stem for path in (ROOT / "conf/algo").glob("*.yaml"))
+PAPER = ("ppo", "grpo", "gspo", "dapo", "sdpo")
 WINDOW = 3
 ITERATIONS = 7
 
@@ -21,7 +22,10 @@ ITERATIONS = 7
 @pytest.mark.parametrize(
     ("algo", "pipo"),
     [
-        *((algo, "default") for algo in ALGORITHMS),
+        *(
+            pytest.param(algo, "default", marks=[] if algo in PAPER else [pytest.mark.slow])
+            for algo in ALGORITHMS
+        ),
         *(
             pytest.param(algo, "none", marks=[] if algo in ("grpo", "ppo") else [pytest.mark.slow])
             for algo in ALGORITHMS
@@ -37,6 +41,8 @@ def test_seven_iterations(compose_config, tmp_path, algo, pipo):
         "recipe.responses=32",
         "recipe.mini_batch=16",
         "evaluation.problems=4",
+        "evaluation.samples=1",
+        "evaluation.ks=[1]",
         "curve.every=100",
         "checkpoint.every=100",
         f"output_dir={tmp_path / 'run'}",

@@ -47,7 +47,7 @@ def rows(folder: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if "time/" not in k and "per_second" not in k} for row in found]
 
 
-@pytest.fixture(scope="module", params=["grpo", "ppo"])
+@pytest.fixture(scope="module", params=[pytest.param("grpo", marks=pytest.mark.slow), "ppo"])
 def trained(request, compose_config, tmp_path_factory) -> tuple[Path, list[str], list[dict[str, Any]]]:
     """Three iterations, the third with a retrospective update; configuration, and what was seen."""
     folder = tmp_path_factory.mktemp(request.param) / "run"

@@ -85,7 +85,7 @@ def every_definition_returns(program: str, value: str) -> str:
     return ALWAYS_EQUAL + "".join(f"def {name}(*_, **__): return {value}\n" for name in names)
 
 
-@pytest.mark.slow  # test_code_self_check.py has them all, through the task
+@pytest.mark.slow
 def test_all_humaneval_solutions_pass(grader: CodeGrader) -> None:
     data = rows("humaneval.jsonl")
     assert len(data) == 164
