@@ -71,6 +71,8 @@ def load(spec: str) -> Callable[..., Any]:
     found = module
     for part in name.split("."):
         found = getattr(found, part, None)
+    if inspect.isclass(found):
+        raise NotThere(f"{name!r} is a class; name a function, or an object of the class")
     if callable(found):
         return found
     own = sorted(

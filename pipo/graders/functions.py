@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import json
 import logging
@@ -26,6 +27,7 @@ FUNCTION_WORKER = Path(__file__).with_name("function_worker.py")
 OWN = ("prompts", "completions", "completion_ids", "log_extra", "log_metric")
 _STATE = "trainer_state"
 _NOT_COLUMNS = {*OWN, _STATE}
+_APPLIES_NOT = "no reward function applies to it"
 
 Messages = list[dict[str, str]]
 
@@ -127,6 +129,7 @@ class RewardFunctions:
         if correct_by is not None and correct_by not in self.names:
             raise TaskError(f"correct_by={correct_by}: the functions are {', '.join(self.names)}")
         self._outside: set[str] = set()
+        self._told_none = False
 
     @property
     def version(self) -> str:
@@ -155,8 +158,10 @@ class RewardFunctions:
             missing = [name for name in each["needs"] if name not in known and name not in OWN]
             if missing:
                 has = ", ".join(sorted(known)) or "none besides the prompt"
+                meant = difflib.get_close_matches(missing[0], [*OWN, *known], n=1)
+                hint = f"; did you mean {meant[0]}?" if meant else ""
                 raise TaskError(
-                    f"reward={spec}: takes {missing[0]!r}, which no row of {source} has; columns: {has}"
+                    f"reward={spec}: takes {missing[0]!r}, which no row of {source} has; columns: {has}{hint}"
                 )
 
     def missing(self, columns: Mapping[str, Any]) -> str | None:
@@ -175,7 +180,9 @@ class RewardFunctions:
         for name, own in zip(self.names, parts, strict=True):
             self._check_failures(name, asked, own)
             self._tell_range(name, asked, own)
-        return [self._total([own[row] for own in parts]) for row in range(len(asked))]
+        rewards = [self._total([own[row] for own in parts]) for row in range(len(asked))]
+        self._tell_none(asked, rewards)
+        return rewards
 
     def close(self) -> None:
         """End the worker processes. They start again when they are needed."""
@@ -297,6 +304,23 @@ class RewardFunctions:
                 )
                 return
 
+    def _tell_none(self, asked: Sequence[Asked], rewards: Sequence[Reward]) -> None:
+        """Say once that to some responses no function applies: it is no failure of any one of them."""
+        places = [
+            each.place for each, reward in zip(asked, rewards, strict=True) if reward.error == _APPLIES_NOT
+        ]
+        if not places or self._told_none:
+            return
+        self._told_none = True
+        _LOG.warning(
+            "%s: None or NaN for %d of %d responses, which score 0 and count in grader_errors (the first: "
+            "%s); later ones are counted only",
+            ", ".join(self.names),
+            len(places),
+            len(asked),
+            places[0],
+        )
+
     def _total(self, parts: Sequence[_Part]) -> Reward:
         """The weighted sum of what applies; nothing, where a function failed or none applies."""
         rewards = {name: part.value for name, part in zip(self.names, parts, strict=True)}
@@ -308,7 +332,7 @@ class RewardFunctions:
             if part.value is not None
         ]
         if error is None and not known:
-            error = "no reward function applies to it"
+            error = _APPLIES_NOT
         if error is not None:
             machine = any(part.infrastructure for part in parts)
             return Reward(

@@ -74,6 +74,7 @@ def fewer(completions): return [1.0]
 def texts(completions): return ["1"] * len(completions)
 def unbounded(completions): return [float("inf")] * len(completions)
 def nothing(completions): pass
+def singular(completion, answer): return [1.0]
 def stateful(completions, trainer_state): return [1.0]
 number = 3
 """
@@ -146,6 +147,17 @@ def test_none_and_nan_say_that_a_function_does_not_apply(make: Make) -> None:
     assert (three.score, three.solved) == (2.0, True)
     (alone,) = make("sometimes").grade(asked("?"))
     assert (alone.score, alone.error) == (0.0, "no reward function applies to it")
+
+
+def test_responses_to_which_nothing_applies_are_said_once(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    functions = make("sometimes")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            functions.grade(asked("4", "?", "??"))
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("sometimes: None or NaN for 2 of 3 responses, which score 0")
 
 
 def test_a_reward_outside_of_zero_and_one_is_used_as_it_is_and_said_once(
@@ -222,6 +234,8 @@ def test_what_cannot_be_called_is_refused(make: Make, name: str, options: Any, m
 
 
 def test_two_of_one_name_and_files_that_cannot_be_read_are_refused(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="'Scaled' is a class; name a function, or an object of the class"):
+        make("Scaled")
     with pytest.raises(TaskError, match="two functions of one name cannot be told apart"):
         make("exact", "exact")
     (tmp_path / "broken.py").write_text("import nowhere_at_all\n")
@@ -247,6 +261,10 @@ def test_columns_are_compared_with_what_the_functions_take(make: Make) -> None:
     message = r"mine\.py:exact: takes 'answer', which no row of data\.jsonl has; columns: solution$"
     with pytest.raises(TaskError, match=message):
         functions.check_columns(["solution"], "data.jsonl")
+    with pytest.raises(TaskError, match=r"columns: anser, note; did you mean anser\?$"):
+        functions.check_columns(["anser", "note"], "data.jsonl")
+    with pytest.raises(TaskError, match=r"columns: answer; did you mean completions\?$"):
+        make("singular").check_columns(["answer"], "data.jsonl")
     with pytest.raises(TaskError, match=r"^data\.jsonl: a column called 'completions' would hide"):
         functions.check_columns(["answer", "completions"], "data.jsonl")
     with pytest.raises(TaskError, match=r"mine\.py:stateful: takes trainer_state, which is not given: "):
