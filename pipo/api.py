@@ -34,6 +34,7 @@ from pipo.evaluation.statistics import Floats
 from pipo.home import CONF
 from pipo.runs.run_log import METRICS_FILE, read_metrics
 from pipo.runs.run_summary import MODEL_FOLDER, SUMMARY_FILE
+from pipo.runs.terminal import warnings_on_terminal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -129,7 +130,7 @@ def train(*words: str, callbacks: Sequence[pl.Callback] = (), **options: Any) ->
     expand_model(given)
     expand_paths(given)
     expand_open(given)
-    with _one_line():
+    with _one_line(), warnings_on_terminal():
         cfg = composed_job(given, "train")
         folder = Path(str(cfg.resume or cfg.output_dir))
         OmegaConf.update(cfg, "output_dir", str(folder))  # else it would follow the clock
@@ -158,7 +159,7 @@ def evaluate(model: str | Path | Run, *words: str, **options: Any) -> Evaluation
     expand_task(given)
     expand_paths(given)
     expand_open(given)
-    with _one_line():
+    with _one_line(), warnings_on_terminal():
         cfg = composed_job(given, "eval")
         folder = Path(str(cfg.resume or cfg.output_dir))
         OmegaConf.update(cfg, "output_dir", str(folder))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class TerminalHandler(logging.StreamHandler):
@@ -17,3 +19,20 @@ class TerminalHandler(logging.StreamHandler):
         """Write one message."""
         self.setStream(sys.stderr)
         super().emit(record)
+
+
+@contextmanager
+def warnings_on_terminal() -> Iterator[None]:
+    """Show warnings as the command line does, unless whoever calls has set up logging already."""
+    root = logging.getLogger()
+    if root.handlers:
+        yield
+        return
+    handler = TerminalHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)

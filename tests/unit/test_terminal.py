@@ -15,7 +15,7 @@ from rich.console import Console
 from pipo.callbacks.progress_bar import RunProgress
 from pipo.evaluation.summary_tables import before_after_table, benchmark_table
 from pipo.modules.hooks import RolloutCallback
-from pipo.runs.terminal import TerminalHandler
+from pipo.runs.terminal import TerminalHandler, warnings_on_terminal
 from tests.toy import fit, module, pipo
 from tests.unit.test_report import summary
 
@@ -151,3 +151,21 @@ def test_tables_are_the_same_at_every_width_and_in_colour(make: Any) -> None:
 def test_no_difference_has_no_minus() -> None:
     rows = rendered(before_after_table(summary(0.25), summary(0.25 - 1e-9)), 80)
     assert next(row for row in rows if "reward" in row).endswith("+0.000")
+
+
+def test_a_script_sees_warnings_unless_it_has_set_up_logging(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    with warnings_on_terminal():
+        logging.getLogger("pipo.x").warning("odd")
+        logging.getLogger("pipo.x").info("plain")
+    assert capsys.readouterr().err == "WARNING: odd\n"
+    assert root.handlers == []
+    own = logging.NullHandler()
+    monkeypatch.setattr(root, "handlers", [own])
+    with warnings_on_terminal():
+        logging.getLogger("pipo.x").warning("odd")
+        assert root.handlers == [own]
+    assert capsys.readouterr().err == ""
