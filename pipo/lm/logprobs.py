@@ -25,6 +25,8 @@ BLOCK_LOGITS = 32 * 1024 * 1024
 GPU_BLOCK_LOGITS = 512 * 1024 * 1024
 # On a GPU a block has a multiple of so many rows: its matrix products go by tiles of this size.
 GPU_TILE = 128
+# Where a cut is looked for a block is smaller: beside its logits are their order and double sums.
+CUT_MATRICES = 10
 
 
 def block_logits(device: torch.device) -> int:
@@ -191,7 +193,7 @@ def cut_logprobs(
         [M] log-probabilities; int32 [T] kept tokens, set after set; int32 [M], how many each set has.
     """
     head, found, ids, counts = weight.to(hidden.dtype), [], [], []
-    for block in row_blocks(hidden.shape[0], 2 * head.shape[0], hidden.device):
+    for block in row_blocks(hidden.shape[0], CUT_MATRICES * head.shape[0], hidden.device):
         logits = head_logits(hidden[block], head, temperature)
         keep = keep_top(logits.softmax(dim=1), cut) > 0
         keep.scatter_(1, tokens[block, None], True)
@@ -200,5 +202,6 @@ def cut_logprobs(
         ids.append(keep.nonzero()[:, 1].int())
         counts.append(keep.sum(dim=1).int())
     if not found:
-        return hidden.new_empty(0), tokens.int(), tokens.int()
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        return hidden.new_empty(0, dtype=dtype), tokens.int(), tokens.int()
     return torch.cat(found), torch.cat(ids), torch.cat(counts)

@@ -17,6 +17,7 @@ from pipo.lm.logprobs import cut_logprobs, token_logprobs
 from pipo.modules.annotation import cut_responses, score_responses, unflatten
 from pipo.modules.batching import micro_batches
 from pipo.modules.objectives.gspo import GSPO
+from pipo.plan.ledger import Ledger
 from pipo.records.batches import PolicyBatch
 from pipo.records.cut import Cut
 from pipo.records.kept import KeptTokens
@@ -206,6 +207,22 @@ def test_blocks_of_the_head_and_the_whole_head_agree_on_values_and_gradients(cut
     for result in results:
         for got, want in zip(result, expected, strict=True):
             torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
+
+
+def test_to_find_what_a_cut_keeps_takes_no_more_than_two_blocks_of_logits(monkeypatch):
+    """Orders and double sums beside the logits were five blocks, 10 GiB on a GPU; a trained block is 1.4."""
+    monkeypatch.setattr(head, "BLOCK_LOGITS", 64 * 1000)
+    hidden, weight, tokens = torch.zeros(256, 8), torch.zeros(1000, 8), torch.zeros(256, dtype=torch.int64)
+    with Ledger("cut") as held:
+        cut_logprobs(hidden, weight, tokens, 1.0, Cut(top_p=0.001, top_k=0, min_p=0.0))
+    assert sum(held.peak.values()) < 2 * 4 * 64 * 1000
+
+
+def test_a_process_without_a_token_has_float32_log_probabilities_too():
+    """As a batch must have them; dynamic sampling may leave a process without any group."""
+    hidden, weight = torch.zeros(0, 6, dtype=torch.bfloat16), torch.zeros(23, 6)
+    found, ids, counts = cut_logprobs(hidden, weight, torch.zeros(0, dtype=torch.int64), 1.0, TWO)
+    assert (found.dtype, ids.dtype, counts.dtype) == (torch.float32, torch.int32, torch.int32)
 
 
 def test_rows_parts_and_files_keep_each_row_its_own_sets():
