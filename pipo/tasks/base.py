@@ -119,8 +119,8 @@ class Task(ABC, Generic[E]):
 
         A task whose grader works in other processes may let it begin; here nothing happens. It changes no
         verdict, does not wait, and leaves every failure to ``grade``; ``close`` ends what was begun. It
-        belongs to the ``grade`` beside it: a subclass with a ``grade`` or ``grade_transcripts`` of its own
-        is not told unless it has its own ``begin_grading``, too.
+        belongs to the ``grade`` beside it: a subclass with a ``grade``, ``grade_transcripts`` or
+        ``grade_tokens`` of its own is not told unless it has its own ``begin_grading``, too.
 
         Args:
             examples: the problem of each response.
@@ -133,7 +133,7 @@ class Task(ABC, Generic[E]):
         def depth(name: str) -> int:
             return next(i for i, each in enumerate(type(self).__mro__) if name in vars(each))
 
-        return depth("begin_grading") <= min(depth("grade"), depth("grade_transcripts"))
+        return depth("begin_grading") <= min(map(depth, ("grade", "grade_transcripts", "grade_tokens")))
 
     def reply(self, example: E, transcript: Transcript) -> str | None:
         """What the task says to a turn of the policy; None, as here, ends the conversation.

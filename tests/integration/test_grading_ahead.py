@@ -201,6 +201,12 @@ def test_a_grade_of_its_own_needs_a_beginning_of_its_own():
         def grade(self, examples: Sequence[Example], responses: Sequence[str]) -> list[Reward]:
             return [Reward(score=0.0) for _ in responses]
 
+    class ByTokens(Formulas):
+        def grade_tokens(
+            self, examples: Sequence[Example], responses: Sequence[str], tokens: Sequence[Sequence[int]]
+        ) -> list[Reward]:
+            return [Reward(score=0.0) for _ in responses]
+
     class Both(Stricter):
         def begin_grading(self, examples: Sequence[Example], responses: Sequence[str]) -> None: ...
 
@@ -210,6 +216,7 @@ def test_a_grade_of_its_own_needs_a_beginning_of_its_own():
     assert early(Formulas)
     assert early(Both)
     assert not early(Stricter)
+    assert not early(ByTokens)  # nobody would ask for what was begun
     assert not early(toy.ToyTask)
 
 
