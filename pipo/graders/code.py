@@ -108,6 +108,7 @@ class CodeGrader:
         self._lock = threading.Lock()
         self._call: _Call | None = None
         self._launcher: Launcher | None = None
+        self._refused = False  # no sandbox could be started since a batch was asked for
         self._owner = 0
 
     def grade(self, job: ProgramJob) -> Reward:
@@ -121,12 +122,16 @@ class CodeGrader:
         started nothing begins; ``grade_batch`` will say so.
         """
         with self._lock:
+            if self._refused:
+                return  # each try holds up the caller, a minute where the system is slow to refuse
             try:
                 call = self._running_call()
             except SandboxError:
+                self._refused = True
                 return
             for job in jobs:
                 call.begun[_key(job)].append(call.pool.submit(self._grade, call, job))
+                call.tests.append(job.tests)
 
     def grade_batch(self, jobs: Sequence[ProgramJob]) -> list[Reward]:
         """One verdict per program, in order. No failure of a program raises, or shows as an error.
@@ -139,6 +144,7 @@ class CodeGrader:
             SandboxError: no sandbox can be started on this system at all.
         """
         with self._lock:
+            self._refused = False
             call = self._running_call()
             try:
                 taken = [call.taken(job) or call.pool.submit(self._grade, call, job) for job in jobs]
@@ -251,6 +257,7 @@ class _Call:
         free: how many more may run; one is kept back until the caller waits for them.
         late: set when the time of the call is over.
         begun: what has been begun, by program and tests.
+        tests: those of what has been begun, which are known by their place in memory: no others may get it.
     """
 
     def __init__(self, launcher: Launcher, workers: int) -> None:
@@ -259,6 +266,7 @@ class _Call:
         self.free = threading.Semaphore(max(1, workers - 1))
         self.late = threading.Event()
         self.begun: defaultdict[_Key, deque[Future[Reward]]] = defaultdict(deque)
+        self.tests: list[ProgramTests] = []
 
     def taken(self, job: ProgramJob) -> Future[Reward] | None:
         """The verdict that was begun for such a program, once for each time that it was."""

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pipo_sandbox import SandboxError
 
 from pipo.distributed.metrics import IterationMetrics
 from pipo.evaluation.options import EvaluationPlan
 from pipo.evaluation.runner import evaluate
+from pipo.graders import code
 from pipo.graders.code import CodeGrader
 from pipo.graders.code_tests import ProgramJob, StdinTests
 from pipo.graders.worker_pool import WorkerStartError
@@ -291,6 +293,34 @@ def test_what_was_begun_and_is_not_asked_for_is_dropped():
     assert grader._call is None
     assert grader.grade(job("print(2)", tests)).score == 0.0
     grader.close()
+
+
+def test_tests_that_are_made_anew_are_not_taken_for_those_before_them():
+    """What was begun is known by the place of its tests in memory, which others must not get meanwhile."""
+    grader = CodeGrader(**OPTIONS)
+    grader.begin([job("print(1)", StdinTests(inputs=("",), outputs=("1",)))])
+    assert grader._call is not None
+    ((begun,),) = grader._call.begun.values()
+    assert begun.result().score == 1.0
+    others = [StdinTests(inputs=("",), outputs=("2",)) for _ in range(1000)]
+    assert not {id(tests) for tests in others} & {place for _, place in grader._call.begun}
+    grader.close()
+
+
+def test_a_sandbox_that_cannot_be_started_is_tried_once_while_sampling_goes_on(monkeypatch):
+    tries = []
+
+    def refusing(**options: Any) -> None:
+        tries.append(options)
+        raise SandboxError("not here")
+
+    monkeypatch.setattr(code, "Launcher", refusing)
+    grader, tests = CodeGrader(**OPTIONS), StdinTests(inputs=("",), outputs=("1",))
+    for _ in range(3):
+        grader.begin([job("print(1)", tests)])
+    assert len(tries) == 1
+    with pytest.raises(SandboxError, match="not here"):
+        grader.grade(job("print(1)", tests))
 
 
 def job(program: str, tests: StdinTests) -> ProgramJob:
