@@ -220,6 +220,11 @@ def _limits(
     if config.recipe.mini_batch % its.processes:
         size = config.recipe.mini_batch
         yield f"recipe.mini_batch={size} cannot be shared evenly by {its.processes} processes"
+    split = its.engine.tensor_parallel_size if isinstance(its.engine, VllmConfig) else 1
+    if its.processes % split:
+        yield (
+            f"rollout.engine.config.tensor_parallel_size={split} does not divide the {its.processes} processes"
+        )
     slow = config.strategy.compute_dtype is None and machine.is_gpu
     if slow and held.policy.parameters > MOST_IN_FLOAT32:
         yield (

@@ -161,7 +161,7 @@ def sizes(config: TrainConfig, objective: Objective, on: Machine, assume: Assump
     responses = config.algo.prompts * config.algo.group_size
     products = strategy.compute_dtype or config.model.dtype
     engine = engine_options(config)
-    scores_again = isinstance(engine, VllmConfig) or products != "float32"
+    scores_again = isinstance(engine, VllmConfig) or products != "float32" or config.rollout.cuts
     loop = pipo if isinstance(pipo, PipoOptions) else None
     acts = pipo.step_control is not None or (loop is not None and loop.feedback == "paired")
     distils = objective.distillation is not None

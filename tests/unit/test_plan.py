@@ -9,6 +9,7 @@ import torch
 import yaml
 from transformers import Qwen3Config
 
+from pipo.build import build_objective
 from pipo.errors import ConfigError
 from pipo.home import CONF
 from pipo.lm.options import Lora, Sharding
@@ -19,9 +20,9 @@ from pipo.plan.lengths import Lengths
 from pipo.plan.memory import Held
 from pipo.plan.options import Gpu, Machine, assumptions, known_shapes, machine
 from pipo.plan.passes import Passes, PassPeaks, pass_peaks
-from pipo.plan.plan import plan
+from pipo.plan.plan import _limits, composed_config, plan
 from pipo.plan.seconds import Clock
-from pipo.plan.sizes import Shape, Sizes
+from pipo.plan.sizes import Shape, Sizes, sizes
 from pipo.rollout.local import LocalEngineConfig
 from pipo.rollout.vllm import VllmConfig
 from tests.toy import grpo
@@ -300,6 +301,22 @@ def test_a_full_micro_batch():
     assert alone.full_micro_batch() == (20, (25, 25))
     # A row that is longer than the budget has a micro-batch of its own.
     assert replace(SIZES, budget=10).full_micro_batch() == (20, (30,))
+
+
+def test_what_a_cut_keeps_is_found_by_a_forward_pass_of_its_own():
+    on = machine("1xH100-80")
+    configs = [composed_config(("trainer.accelerator=auto", *more)) for more in ((), ("rollout.top_k=20",))]
+    found = [sizes(config, build_objective(config), on, PURE).scorings for config in configs]
+    assert found[1] == found[0] + 1
+
+
+def test_an_engine_is_not_split_over_what_does_not_divide():
+    eight, its = machine("8xH100-80"), replace(SIZES, engine=VLLM.model_copy(update={"tensor_parallel_size": 3}))
+    config = composed_config(("trainer.accelerator=auto",))
+    said = list(_limits(config, HELD, its, SHAPE, eight, PURE, ()))
+    assert any("tensor_parallel_size=3 does not divide the 8 processes" in each for each in said)
+    said = list(_limits(config, HELD, SIZES, SHAPE, eight, PURE, ()))
+    assert not any("tensor_parallel_size" in each for each in said)
 
 
 def test_gpus_and_assumptions_are_named():
