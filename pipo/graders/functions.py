@@ -58,8 +58,6 @@ class _Part:
     """The reward; None where it does not apply, or failed."""
     error: str | None = None
     """Why it failed; None when it did not."""
-    raised: bool = False
-    """Whether it failed by an exception of its own."""
     infrastructure: bool = False
     """Whether the machine was at fault."""
     noted: Mapping[str, Any] | None = None
@@ -265,7 +263,6 @@ class RewardFunctions:
             _Part(
                 value=value,
                 error=None if error is None else f"{asked[row].place}: {name}: {error}",
-                raised=error is not None,
                 noted={column: values[i] for column, values in reply["noted"].items()},
             )
             for i, (row, value, error) in enumerate(zip(rows, reply["rewards"], reply["errors"], strict=True))
@@ -275,7 +272,7 @@ class RewardFunctions:
         failed = [part.error for part in parts if part.error is not None and not part.infrastructure]
         if not failed:
             return
-        if all(part.raised for part in parts) and len({each.problem for each in asked}) > 1:
+        if len(failed) == len(parts) and len({each.problem for each in asked}) > 1:
             raise TaskError(f"reward: {name} fails on every response; {failed[0]}")
         _LOG.warning(
             "%s: failed on %d of %d responses, which score 0 (the first: %s)",

@@ -311,7 +311,10 @@ def test_what_a_cut_keeps_is_found_by_a_forward_pass_of_its_own():
 
 
 def test_an_engine_is_not_split_over_what_does_not_divide():
-    eight, its = machine("8xH100-80"), replace(SIZES, engine=VLLM.model_copy(update={"tensor_parallel_size": 3}))
+    eight, its = (
+        machine("8xH100-80"),
+        replace(SIZES, engine=VLLM.model_copy(update={"tensor_parallel_size": 3})),
+    )
     config = composed_config(("trainer.accelerator=auto",))
     said = list(_limits(config, HELD, its, SHAPE, eight, PURE, ()))
     assert any("tensor_parallel_size=3 does not divide the 8 processes" in each for each in said)
