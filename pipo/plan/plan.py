@@ -222,9 +222,8 @@ def _limits(
         yield f"recipe.mini_batch={size} cannot be shared evenly by {its.processes} processes"
     split = its.engine.tensor_parallel_size if isinstance(its.engine, VllmConfig) else 1
     if its.processes % split:
-        yield (
-            f"rollout.engine.config.tensor_parallel_size={split} does not divide the {its.processes} processes"
-        )
+        key = "rollout.engine.config.tensor_parallel_size"
+        yield f"{key}={split} does not divide the {its.processes} processes"
     slow = config.strategy.compute_dtype is None and machine.is_gpu
     if slow and held.policy.parameters > MOST_IN_FLOAT32:
         yield (

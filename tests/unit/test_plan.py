@@ -311,12 +311,9 @@ def test_what_a_cut_keeps_is_found_by_a_forward_pass_of_its_own():
 
 
 def test_an_engine_is_not_split_over_what_does_not_divide():
-    eight, its = (
-        machine("8xH100-80"),
-        replace(SIZES, engine=VLLM.model_copy(update={"tensor_parallel_size": 3})),
-    )
+    eight, three = machine("8xH100-80"), VLLM.model_copy(update={"tensor_parallel_size": 3})
     config = composed_config(("trainer.accelerator=auto",))
-    said = list(_limits(config, HELD, its, SHAPE, eight, PURE, ()))
+    said = list(_limits(config, HELD, replace(SIZES, engine=three), SHAPE, eight, PURE, ()))
     assert any("tensor_parallel_size=3 does not divide the 8 processes" in each for each in said)
     said = list(_limits(config, HELD, SIZES, SHAPE, eight, PURE, ()))
     assert not any("tensor_parallel_size" in each for each in said)
