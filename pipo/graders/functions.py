@@ -171,8 +171,8 @@ class RewardFunctions:
         """One reward per response, in order.
 
         Raises:
-            TaskError: a function returns no list of rewards, or raises on the responses to several problems
-                and on every one of them.
+            TaskError: a function returns no list of rewards, or raises, dies or takes too much processor
+                time on the responses to several problems and on every one of them.
         """
         parts = self._parts(asked)
         for name, own in zip(self.names, parts, strict=True):
