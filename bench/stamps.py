@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +68,18 @@ class Straggler(pl.Callback):
         """Wrap what the local engine asks for logits; the first row is always among those that run."""
         assert isinstance(pl_module, PolicyModule)
         policy, stops = pl_module.policy, sorted(pl_module.collector.sampling.stop_token_ids)
-        logits_of = policy.next_token_logits
+        decoder_of = policy.decoder
 
-        def held(*args: Any, **kwargs: Any) -> Tensor:
-            logits = logits_of(*args, **kwargs)
-            logits[0, stops] = torch.finfo(logits.dtype).min
-            return logits
+        def holding(logits_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
+            def held(*args: Any, **kwargs: Any) -> Tensor:
+                logits = logits_of(*args, **kwargs)
+                logits[0, stops] = torch.finfo(logits.dtype).min
+                return logits
 
-        policy.next_token_logits = held  # type: ignore[method-assign]
+            return held
+
+        policy.next_token_logits = holding(policy.next_token_logits)  # type: ignore[method-assign]
+        policy.decoder = lambda *args: holding(decoder_of(*args))  # type: ignore[method-assign]
 
 
 def _now() -> tuple[float, float]:

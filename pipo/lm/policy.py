@@ -23,7 +23,9 @@ from transformers.cache_utils import Cache
 from pipo.errors import ModelError, reason
 from pipo.functional.divergence import DistillationForm
 from pipo.lm.attention import ATTENTION_NAME, check_packing, named, packed_hidden
+from pipo.lm.cache import PreallocatedCache
 from pipo.lm.capabilities import check_decoding
+from pipo.lm.decoding import DecodeStep, plain_decoder
 from pipo.lm.distillation import blockwise_divergence
 from pipo.lm.generation import declared_generation, declared_stops
 from pipo.lm.logprobs import cut_logprobs, token_logprobs
@@ -196,6 +198,22 @@ class Policy(nn.Module):
             if last is None:
                 return self.head(hidden[:, 0]).float()
             return self.head(hidden[torch.arange(len(last), device=last.device), last]).float()
+
+    def decoder(self, cache: PreallocatedCache, positions: int) -> DecodeStep:
+        """What decodes one token per row after what is in a cache, within :meth:`precision`.
+
+        Args:
+            cache: extended in place at every step.
+            positions: positions that occur are below.
+        """
+        written_out = plain_decoder(self.backbone, self.head, cache, positions)
+        if written_out is not None:
+            return written_out
+
+        def step(tokens: Tensor, at: Tensor, visible: Tensor | None) -> Tensor:
+            return self.next_token_logits(tokens[:, None], at[:, None], cache, visible)
+
+        return step
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:

@@ -128,6 +128,7 @@ class LocalEngine:
         limit = sampling.max_response_tokens
         cache, logits, lengths = self._prefill(prompts, limit)
         width = int(cache.get_seq_length())
+        decode = self.policy.decoder(cache, width + limit)
         rows = len(prompts) * group_size
         alive = torch.arange(rows)  # which rows are in the batch; ``at`` says it on the device
         at = sent(alive, device)
@@ -166,12 +167,7 @@ class LocalEngine:
                 at, tokens = at[kept], tokens[kept]
                 cache.select(kept)
             keys = width + step + 1
-            logits = self.policy.next_token_logits(
-                tokens[:, None],
-                (lengths[at] + step)[:, None],
-                cache,
-                visible[at, :, :, :keys] if ragged else None,
-            )
+            logits = decode(tokens, lengths[at] + step, visible[at, :, :, :keys] if ragged else None)
         longest = int(count.max())
         mask = torch.arange(longest) < count[:, None]
         return Completions(

@@ -110,7 +110,7 @@ def test_the_policy_follows_its_weights(policy):
 def test_a_wave_goes_as_the_example_in_its_docstring_says(policy, monkeypatch):
     """The draws are the example's; a dash there is 0 here. What is read afterwards, and where, follows."""
     draws, read = iter([[9, 1, 4, 4], [3, 0, 1, 2], [1, 5], [6]]), []
-    next_token_logits = policy.next_token_logits
+    next_token_logits, decoder = policy.next_token_logits, policy.decoder
 
     def drawn(logits, *_):
         tokens = next(draws)
@@ -121,8 +121,18 @@ def test_a_wave_goes_as_the_example_in_its_docstring_says(policy, monkeypatch):
         read.append((ids.flatten().tolist(), positions.flatten().tolist(), cache.get_seq_length()))
         return next_token_logits(ids, positions, cache, *mask, **options)
 
+    def watching(cache, positions):
+        step = decoder(cache, positions)
+
+        def watched(tokens, at, visible):
+            read.append((tokens.tolist(), at.tolist(), cache.get_seq_length()))
+            return step(tokens, at, visible)
+
+        return watched
+
     monkeypatch.setattr("pipo.rollout.local.sample_tokens", drawn)
     monkeypatch.setattr(policy, "next_token_logits", watched)
+    monkeypatch.setattr(policy, "decoder", watching)
     options = sampling(max_response_tokens=4, stop_token_ids=frozenset({1}))
     got = engine(policy, compact_below=0.5).generate([(5, 6, 7), (8,)], 2, options, seed=0)
     assert rows(got) == [[9, 3, 1], [1], [4, 1], [4, 2, 5, 6]]
