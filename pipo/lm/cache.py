@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
 
@@ -67,3 +70,9 @@ class PreallocatedCache(Cache):
         for layer in self.layers:
             assert isinstance(layer, PreallocatedLayer)
             layer.select(rows)
+
+
+@cache
+def cache_argument(kind: type[PreTrainedModel]) -> str:
+    """The name under which a model takes its cache: older transformers call it ``past_key_values``."""
+    return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"

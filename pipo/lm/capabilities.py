@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from pipo.errors import ModelError
 from pipo.lm.attention import PROMPTS, TOLERANCE, alone, named, relative_difference, some_tokens
-from pipo.lm.cache import PreallocatedCache
+from pipo.lm.cache import PreallocatedCache, cache_argument
 from pipo.lm.model_files import foreign
 
 
@@ -62,6 +62,6 @@ def _cached(
         input_ids=ids.to(device),
         position_ids=positions.to(device),
         attention_mask=None if mask is None else mask.to(device),
-        past_key_values=cache,
         use_cache=True,
+        **{cache_argument(type(backbone)): cache},
     ).last_hidden_state

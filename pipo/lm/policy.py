@@ -23,7 +23,7 @@ from transformers.cache_utils import Cache
 from pipo.errors import ModelError, reason
 from pipo.functional.divergence import DistillationForm
 from pipo.lm.attention import ATTENTION_NAME, check_packing, named, packed_hidden
-from pipo.lm.cache import PreallocatedCache
+from pipo.lm.cache import PreallocatedCache, cache_argument
 from pipo.lm.capabilities import check_decoding
 from pipo.lm.decoding import DecodeStep, plain_decoder
 from pipo.lm.distillation import blockwise_divergence
@@ -192,8 +192,8 @@ class Policy(nn.Module):
                 input_ids=input_ids,
                 position_ids=position_ids,
                 attention_mask=attention_mask,
-                past_key_values=cache,
                 use_cache=True,
+                **{cache_argument(type(self.backbone)): cache},
             ).last_hidden_state
             if last is None:
                 return self.head(hidden[:, 0]).float()

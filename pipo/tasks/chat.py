@@ -17,6 +17,7 @@ from typing import Any
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from pipo.errors import ConfigError, TaskError
 from pipo.records.problems import Message
@@ -145,11 +146,10 @@ def _is_lost(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], turn:
 
 def _render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], *, begin: bool = True) -> str:
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    # A template's clock is a global of its compiled form, which is kept by its text. Functions among the
+    # variables are no way in: newer releases hand a template plain data only.
+    _compile_jinja_template(tokenizer.get_chat_template()).globals["strftime_now"] = NOW.strftime
     text = tokenizer.apply_chat_template(
-        messages,
-        tokenize=False,
-        add_generation_prompt=begin,
-        strftime_now=NOW.strftime,
-        **variables_of(tokenizer),
+        messages, tokenize=False, add_generation_prompt=begin, **variables_of(tokenizer)
     )
     return str(text)
