@@ -11,9 +11,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 if TYPE_CHECKING:
-    from pipo.api import Evaluation, Run, evaluate, figure, train
+    from pipo.api import Evaluation, Run, evaluate, figure, parts, train
 
-__all__ = ["Evaluation", "Run", "evaluate", "figure", "train"]
+__all__ = ["Evaluation", "Run", "evaluate", "figure", "parts", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -27,11 +27,15 @@ from pipo.config.command_line import (
     expand_task,
     quoted,
 )
+from pipo.config.reading import read
 from pipo.config.single_benchmarks import register_single_benchmarks
+from pipo.config.tree import TrainConfig
 from pipo.errors import ConfigError
 from pipo.evaluation.results_file import RESULTS_FILE
 from pipo.evaluation.statistics import Floats
 from pipo.home import CONF
+from pipo.run_parts import Parts, parts_of
+from pipo.runs.quiet import quiet
 from pipo.runs.run_log import METRICS_FILE, read_metrics
 from pipo.runs.run_summary import MODEL_FOLDER, SUMMARY_FILE
 from pipo.runs.terminal import warnings_on_terminal
@@ -40,6 +44,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SAMPLES_FILE = "samples.jsonl"
+# Options of what a run has around its parts.
+_AROUND = {
+    *("trainer", "callbacks", "logger", "debug", "resume", "checkpoint", "output_dir"),
+    *("evaluation", "curve", "probe", "samples"),
+}
 
 register_resolvers()
 register_single_benchmarks(CONF)
@@ -137,6 +146,33 @@ def train(*words: str, callbacks: Sequence[pl.Callback] = (), **options: Any) ->
         own = {f"callbacks[{number}]": callback for number, callback in enumerate(callbacks)}
         training.train(cfg, given, callbacks=own, command=["python", "train.py", *given])
     return Run(folder)
+
+
+@contextmanager
+def parts(*words: str, **options: Any) -> Iterator[Parts]:
+    """Build what ``Trainer.fit`` takes, for a Lightning trainer of one's own.
+
+    Args:
+        *words: of the command line, as :func:`train` takes them.
+        **options: the same as names and values.
+
+    Raises:
+        ConfigError: something that was given cannot be used, or is for the trainer; one line names it.
+    """
+    given = [*words, *_words(options)]
+    for word in given:
+        name = word.lstrip("+~").partition("=")[0]
+        if name.partition(".")[0] in _AROUND:
+            raise ConfigError(
+                f"{name}: pipo.parts builds the module, its data and the callbacks of the method; what is "
+                "around them is your Trainer's, or pipo.train's"
+            )
+    expand_model(given)
+    expand_paths(given)
+    with _one_line(), warnings_on_terminal():
+        quiet()
+        with parts_of(read(composed_job(given, "train"), TrainConfig)) as built:
+            yield built
 
 
 def evaluate(model: str | Path | Run, *words: str, **options: Any) -> Evaluation:

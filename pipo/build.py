@@ -273,6 +273,24 @@ def build_probe(config: TrainConfig, setup: TaskSetup, start: int) -> Probe:
     )
 
 
+def build_method(config: TrainConfig, distillation: Distillation | None) -> list[pl.Callback]:
+    """What of the method acts around an objective, in the order in which it acts.
+
+    Args:
+        config: of the run.
+        distillation: of the objective, if it has one.
+    """
+    return [
+        *([] if (control := config.pipo.step_control) is None else [StepControl(control)]),
+        *([PIPOCallback(config.pipo)] if isinstance(config.pipo, PipoOptions) else []),
+        *(
+            [TeacherAverage(weight=distillation.teacher_average)]
+            if distillation is not None and distillation.teacher_average < 1
+            else []
+        ),
+    ]
+
+
 def build_callbacks(
     config: TrainConfig,
     setup: TaskSetup,
@@ -303,13 +321,7 @@ def build_callbacks(
     return [
         stop,
         end,
-        *([] if (control := config.pipo.step_control) is None else [StepControl(control)]),
-        *([PIPOCallback(config.pipo)] if isinstance(config.pipo, PipoOptions) else []),
-        *(
-            [TeacherAverage(weight=distillation.teacher_average)]
-            if distillation is not None and distillation.teacher_average < 1
-            else []
-        ),
+        *build_method(config, distillation),
         SkippedStepLog(folder=str(folder)),
         SampleLog(
             every=config.samples.every,

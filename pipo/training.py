@@ -22,19 +22,18 @@ from pipo.callbacks.evaluation import HeldOutEvaluation
 from pipo.callbacks.interrupt import REQUEUE, GracefulStop, requeue
 from pipo.callbacks.progress_bar import RunProgress
 from pipo.callbacks.results import RunResults
-from pipo.config.models import find_model
 from pipo.config.reading import composed, read
-from pipo.config.relations import check_relations
 from pipo.config.saved import save_config, saved_config
 from pipo.config.single_benchmarks import single_benchmarks
 from pipo.config.trainer_options import shortened
 from pipo.config.tree import TaskConfig, TrainConfig
-from pipo.distributed.processes import is_first, share_node, telling_folder
+from pipo.distributed.processes import is_first, telling_folder
 from pipo.errors import ConfigError, Diverged, RunFailed, RunStopped
 from pipo.evaluation.summary_tables import before_after_table
 from pipo.graders.worker_pool import WorkerStartError
 from pipo.home import CONF
 from pipo.rollout.engine import EngineFailed
+from pipo.run_parts import parts_of
 from pipo.runs import run_folder
 from pipo.runs.checkpoints import STATE, finished_checkpoints, iterations_of
 from pipo.runs.files import replace_text
@@ -148,23 +147,19 @@ def _run(
         command: for the record.
     """
     folder = Path(config.output_dir)
-    share_node(config.trainer.per_node)
-    model = find_model(config.model)
-    setup = build.build_task_setup(config, "task", config.task, model, model.tokenizer())
     start = 0 if checkpoint is None else iterations_of(checkpoint)
     try:
-        module = build.build_module(config, setup)
-        check_relations(config, objective=module.objective, vocabulary=len(setup.tokenizer))
-        data = build.build_data(config, setup)
-        callbacks = build.build_callbacks(config, setup, module.objective.distillation, start, own)
-        loggers = build.build_loggers(config, start)
-        trainer = build.build_trainer(config, callbacks, loggers, module.objective)
-        if is_first():
-            run_folder.record_run(folder, command)
-            (folder / DIVERGED_FILE).unlink(missing_ok=True)
-        for logger in trainer.loggers:
-            logger.log_hyperparams({"config": record})
-        trainer.fit(module, datamodule=data, ckpt_path=_state_of(checkpoint))
+        with parts_of(config) as parts:
+            objective = parts.module.objective
+            callbacks = build.build_callbacks(config, parts.setup, objective.distillation, start, own)
+            loggers = build.build_loggers(config, start)
+            trainer = build.build_trainer(config, callbacks, loggers, objective)
+            if is_first():
+                run_folder.record_run(folder, command)
+                (folder / DIVERGED_FILE).unlink(missing_ok=True)
+            for logger in trainer.loggers:
+                logger.log_hyperparams({"config": record})
+            trainer.fit(parts.module, datamodule=parts.data, ckpt_path=_state_of(checkpoint))
     except (WorkerStartError, EngineFailed) as error:
         log.info("the run ended here", exc_info=error)  # the trace, for whoever has to find out why
         raise RunFailed(f"{error}; {_left(folder)}") from error
@@ -172,8 +167,6 @@ def _run(
         if is_first():
             replace_text(folder / DIVERGED_FILE, f"{error}\n")
         raise
-    finally:
-        setup.task.close()
     return callbacks
 
 

@@ -93,6 +93,49 @@ def test_a_run_from_a_script_is_read_and_gone_on_with(ran, compose_config):
     assert logging.getLogger().handlers == handlers
 
 
+class Rows(pl.Callback):
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.rows.append({k: v for k, v in pl_module.row.items() if not k.startswith(UNEQUAL)})
+
+
+# Seconds, and what is counted per second.
+UNEQUAL = ("time/", "train/tokens_per_second", "rollout/tokens_per_second")
+
+
+def test_a_trainer_of_ones_own_makes_the_same_iterations(ran):
+    """As many as the notebook's run with PIPO, whose window they do not fill; its callback takes part."""
+    rows, around = Rows(), ("evaluation", "curve", "samples")
+    options = {name: value for name, value in SIZES.items() if not name.startswith(around)}
+    with pipo.parts("pipo=default", improvement="device", iterations=2, **options) as parts:
+        trainer = pl.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            devices=1,
+            callbacks=[*parts.callbacks, rows],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(parts.module, datamodule=parts.data)
+    assert len(rows.rows) == 2
+    for mine, theirs in zip(rows.rows, ran["with_pipo"].metrics[:2], strict=True):
+        assert {"pipo/applied", "policy/grad_norm", "train/reward"} <= mine.keys()
+        assert mine == {name: theirs[name] for name in mine}
+
+
+@pytest.mark.parametrize("word", ["trainer.devices=2", "callbacks=early_stopping", "+logger.x=1", "resume=a"])
+def test_what_is_the_trainers_is_not_for_the_parts(word):
+    with (
+        pytest.raises(ConfigError, match=r"^[a-z.]+: pipo\.parts builds .* your Trainer's"),
+        pipo.parts(word),
+    ):
+        pass
+
+
 @pytest.mark.parametrize(
     ("words", "options", "message"),
     [
@@ -148,13 +191,14 @@ def test_what_the_page_shows_is_what_there_is():
         node
         for block in blocks
         for node in ast.walk(ast.parse(block))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("pipo.train", "pipo.evaluate")
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in ("pipo.train", "pipo.evaluate", "pipo.parts")
     ]
-    assert len(calls) == 3
+    assert len(calls) == 4
     for call in calls:
         words = [each.value for each in call.args if isinstance(each, ast.Constant)]
         given = {each.arg: ast.literal_eval(each.value) for each in call.keywords}
         options = {**given.pop(None, {}), **given}
-        program = "train" if ast.unparse(call.func) == "pipo.train" else "eval"
+        program = "eval" if ast.unparse(call.func) == "pipo.evaluate" else "train"
         composed_job([*words, *(f"{name}={value}" for name, value in options.items())], program)
     assert set(re.findall(r"^\| `pipo\.(\w+)", page, re.MULTILINE)) == set(pipo.__all__)
