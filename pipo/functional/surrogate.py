@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,33 @@ def sequence_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tens
     """
     log_ratio = torch.where(mask, logprobs - old_logprobs, torch.zeros_like(logprobs))
     mean = log_ratio.sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    return torch.exp(mean.clamp(-20.0, 20.0)).expand_as(logprobs)
+
+
+def geometric_mean_ratio(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip: ClipRange
+) -> Tensor:
+    """GMPO's ratio: geometric mean of the response's token ratios, each clipped before, [n, R].
+
+    Equation 4 of arXiv 2507.20673: prod_t |min(rho_t A, clip(rho_t, 1 - low, 1 + high) A)|^(1 / |y|) sgn(A),
+    so a token of a response with A > 0 is bounded above, of one with A < 0 below. As there, in logarithms.
+    A token that is clipped has no gradient and still counts in |y|; one with A = 0 counts as a ratio of 1.
+
+    Args:
+        logprobs: [n, R], carries the gradient.
+        old_logprobs: [n, R].
+        advantages: [n, R]; the signs are used, which are those of the response.
+        mask: bool [n, R], the sampled tokens.
+        clip: range of the token ratio.
+
+    Returns:
+        The response's value on each of its tokens.
+    """
+    gap = torch.where(mask, logprobs - old_logprobs, torch.zeros_like(logprobs))
+    least = math.log1p(-clip.low) if clip.low < 1 else -math.inf
+    bounded = torch.where(advantages > 0, gap.clamp(max=math.log1p(clip.high)), gap.clamp(min=least))
+    bounded = torch.where(advantages == 0, torch.zeros_like(gap), bounded)
+    mean = bounded.sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
     return torch.exp(mean.clamp(-20.0, 20.0)).expand_as(logprobs)
 
 
