@@ -72,6 +72,26 @@ def geometric_mean_ratio(
     return torch.exp(mean.clamp(-20.0, 20.0)).expand_as(logprobs)
 
 
+def soft_gate(ratio: Tensor, advantages: Tensor, positive: float, negative: float) -> tuple[Tensor, Tensor]:
+    """SAPO's gate in the place of a clip range: f(nu) = sigmoid(tau (nu - 1)) * 4 / tau, and its slope.
+
+    Equations 5 and 6 of arXiv 2511.20347. With p = sigmoid(tau (nu - 1)) the slope is 4 p (1 - p): 1 at
+    nu = 1, where the update is the plain policy gradient, and falling to 0 on both sides of it.
+
+    Args:
+        ratio: [n, R], carries the gradient.
+        advantages: [n, R]; the temperature goes by the sign.
+        positive: tau for A > 0.
+        negative: tau for A <= 0.
+
+    Returns:
+        f [n, R], and the slope [n, R] without gradient.
+    """
+    tau = torch.where(advantages > 0, ratio.new_tensor(positive), ratio.new_tensor(negative))
+    p = torch.sigmoid(tau * (ratio - 1))
+    return p * 4 / tau, (4 * p * (1 - p)).detach()
+
+
 def clipped_surrogate_loss(ratio: Tensor, advantages: Tensor, clip: ClipRange) -> Tensor:
     """-min(nu * A, clip(nu) * A) per token, with the dual bound for A < 0.
 

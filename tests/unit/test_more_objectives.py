@@ -12,6 +12,7 @@ from torch import Tensor
 from pipo.modules.objectives.base import MicroBatch, Objective
 from pipo.modules.objectives.gmpo import GMPO
 from pipo.modules.objectives.grpo import GRPO
+from pipo.modules.objectives.sapo import SAPO
 from tests.conftest import packed
 
 LOSS: dict[str, Any] = {"aggregation": "token-mean", "kl_coef": 0.0}
@@ -22,13 +23,11 @@ def f64(values: list[Any]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def loss_and_gradient(
-    objective: Objective, old: Tensor, gaps: Tensor, advantages: list[float], mask: Tensor | None = None
-) -> tuple[float, Tensor]:
-    """Of rows whose log-probabilities have moved by so much; one advantage per row."""
+def micro_batch(old: Tensor, advantages: list[float], mask: Tensor | None = None) -> MicroBatch:
+    """Rows with these old log-probabilities; one advantage per row."""
     mask = torch.ones_like(old, dtype=torch.bool) if mask is None else mask
     ids = torch.zeros(len(old), old.shape[1] + 1, dtype=torch.int64)
-    micro = MicroBatch(
+    return MicroBatch(
         rows=packed(ids, torch.nn.functional.pad(mask, (1, 0), value=True)),
         sampled=mask,
         old_logprobs=old,
@@ -38,8 +37,15 @@ def loss_and_gradient(
         teacher_rows=None,
         value_targets=None,
     )
+
+
+def loss_and_gradient(
+    objective: Objective, old: Tensor, gaps: Tensor, advantages: list[float], mask: Tensor | None = None
+) -> tuple[float, Tensor]:
+    """Of rows whose log-probabilities have moved by so much; the gradient is by log-probability."""
+    micro = micro_batch(old, advantages, mask)
     logprobs = (old + gaps).requires_grad_()
-    loss = objective.loss(logprobs, micro, objective.denominator(mask).item())
+    loss = objective.loss(logprobs, micro, objective.denominator(micro.sampled).item())
     (grad,) = torch.autograd.grad(loss.value, logprobs)
     return loss.value.item(), grad
 
@@ -113,3 +119,49 @@ def test_gmpo_leaves_padding_and_inserted_tokens_out():
 def test_gmpo_refuses_what_it_has_no_use_for(change, said):
     with pytest.raises(ValueError, match=said):
         gmpo(**change)
+
+
+# ---------------------------------------------------------------------- SAPO, arXiv 2511.20347
+
+
+def sapo(**changes: Any) -> SAPO:
+    options = {"temperature_positive": 1.0, "temperature_negative": 1.05, "advantage_eps": 1e-6, **LOSS}
+    return SAPO(**{**options, **changes})
+
+
+def test_sapo_gates_every_token_and_has_another_temperature_for_negative_advantages():
+    """Ratios 1, 2 and 1/2. f(2) at tau = 1 is 4 sigmoid(1); its slope 4 p (1 - p), times nu for log pi."""
+    old, gaps = f64([[-2.0, -2.0, -2.0]] * 2), f64([[0.0, math.log(2), -math.log(2)]] * 2)
+    loss, grad = loss_and_gradient(sapo(), old, gaps, [1.0, -2.0])
+
+    def p(tau: float, nu: float) -> float:
+        return 1 / (1 + math.exp(-tau * (nu - 1)))
+
+    gates = [[4 / tau * p(tau, nu) for nu in (1, 2, 0.5)] for tau in (1.0, 1.05)]
+    assert gates[0] == pytest.approx([2.0, 4 * 0.7310585786300049, 4 * 0.3775406687981454], rel=1e-12)
+    assert loss == pytest.approx((-sum(gates[0]) + 2 * sum(gates[1])) / 6, rel=1e-12)
+    slopes = [
+        [-a * 4 * p(tau, nu) * (1 - p(tau, nu)) * nu / 6 for nu in (1, 2, 0.5)]
+        for tau, a in ((1.0, 1.0), (1.05, -2.0))
+    ]
+    torch.testing.assert_close(grad, f64(slopes), rtol=1e-12, atol=0)
+
+
+def test_sapo_on_policy_is_the_plain_policy_gradient():
+    old = f64([[-2.0, -1.0], [-0.5, -3.0]])
+    _, grad = loss_and_gradient(sapo(), old, torch.zeros_like(old), [1.0, -3.0])
+    torch.testing.assert_close(grad, f64([[-1.0, -1.0], [3.0, 3.0]]) / 4, rtol=1e-12, atol=0)
+
+
+def test_sapo_counts_tokens_whose_gate_is_more_than_half_shut():
+    """4 p (1 - p) = 1/2 where tau (nu - 1) = log(3 + 2 sqrt 2) = 1.7627, so between nu = 2.7 and 2.8."""
+    ratios = f64([[2.7, 2.8, 1.0]])
+    clipped = sapo().clipped(ratios, micro_batch(-ratios, [1.0]))
+    assert clipped.tolist() == [[False, True, False]]
+    assert not sapo().clipped(ratios, micro_batch(-ratios, [0.0])).any()
+
+
+@pytest.mark.parametrize("name", ["temperature_positive", "temperature_negative"])
+def test_sapo_refuses_a_temperature_that_is_none(name):
+    with pytest.raises(ValueError, match=f"{name} must be positive"):
+        sapo(**{name: 0.0})
