@@ -40,6 +40,26 @@ def group_centred(rewards: Tensor, group_size: int) -> Tensor:
     return torch.where(degenerate, torch.zeros_like(centred), centred).view(-1)
 
 
+def length_weighted_centred(rewards: Tensor, lengths: Tensor, group_size: int) -> Tensor:
+    """r_i - sum_j n_j r_j / sum_j n_j inside the group of each prompt (OPO, arXiv 2505.23585).
+
+    The baseline of least variance weighs each reward by the squared norm of its response's gradient, which
+    grows as the length where the tokens' gradients are unrelated.
+
+    Args:
+        rewards: [B * G], group-major.
+        lengths: [B * G], sampled tokens of each response.
+        group_size: G.
+
+    Returns:
+        [B * G]; exactly zero in a group whose rewards are all equal, or that has no token.
+    """
+    groups, weights = rewards.view(-1, group_size), lengths.view(-1, group_size).to(rewards.dtype)
+    baseline = (groups * weights).sum(dim=1, keepdim=True) / weights.sum(dim=1, keepdim=True).clamp(min=1)
+    silent = (groups == groups[:, :1]).all(dim=1, keepdim=True) | (weights == 0).all(dim=1, keepdim=True)
+    return torch.where(silent, torch.zeros_like(groups), groups - baseline).view(-1)
+
+
 def group_attribution(advantages: Tensor, group_size: int) -> Tensor:
     """s_i = G * A_i / sum_j |A_j| inside the group: who earned the group's result (PIPO, section 3).
 

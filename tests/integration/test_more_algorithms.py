@@ -12,7 +12,7 @@ import pytest
 from tests import toy
 from tests.built import built
 
-ALGORITHMS = ("gmpo", "sapo")
+ALGORITHMS = ("gmpo", "sapo", "opo")
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)

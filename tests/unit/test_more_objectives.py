@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipo.functional.advantages import length_weighted_centred
 from pipo.modules.objectives.base import MicroBatch, Objective
 from pipo.modules.objectives.gmpo import GMPO
 from pipo.modules.objectives.grpo import GRPO
+from pipo.modules.objectives.opo import OPO
 from pipo.modules.objectives.sapo import SAPO
 from tests.conftest import packed
 
@@ -165,3 +167,32 @@ def test_sapo_counts_tokens_whose_gate_is_more_than_half_shut():
 def test_sapo_refuses_a_temperature_that_is_none(name):
     with pytest.raises(ValueError, match=f"{name} must be positive"):
         sapo(**{name: 0.0})
+
+
+# ---------------------------------------------------------------------- OPO, arXiv 2505.23585
+
+
+def test_opo_weighs_the_baseline_by_length():
+    """Rewards 1, 0, 0 of lengths 2, 4, 4: the baseline is 2 / 10. Equal rewards or no tokens: nothing."""
+    rewards = f64([1, 0, 0, 0.1, 0.1, 0.1, 1, 0, 1])
+    lengths = torch.tensor([2, 4, 4, 7, 5, 3, 0, 0, 0])
+    expected = f64([0.8, -0.2, -0.2, 0, 0, 0, 0, 0, 0])
+    torch.testing.assert_close(length_weighted_centred(rewards, lengths, 3), expected, rtol=1e-12, atol=0)
+
+
+def test_opo_has_the_least_variance_where_the_gradient_grows_as_the_length():
+    """The variance of (r - b) g with E[g^2] = n has its minimum there: its derivative is zero."""
+    rewards, lengths = f64([1.0, 0.0, 0.5, 0.0]), torch.tensor([3, 1, 6, 2])
+    baseline = (rewards - length_weighted_centred(rewards, lengths, 4))[0]
+
+    def second_moment(b: Tensor) -> Tensor:
+        return ((rewards - b).square() * lengths).mean()
+
+    b = baseline.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(second_moment(b), b)
+    assert slope.item() == pytest.approx(0, abs=1e-12)
+
+
+def test_opo_refuses_means_over_responses():
+    with pytest.raises(ValueError, match="aggregation must be token-mean"):
+        OPO(**{**CLIP, "aggregation": "seq-mean-token-mean"})
