@@ -60,6 +60,30 @@ def length_weighted_centred(rewards: Tensor, lengths: Tensor, group_size: int) -
     return torch.where(silent, torch.zeros_like(groups), groups - baseline).view(-1)
 
 
+def likelihood_advantages(rewards: Tensor, successes: Tensor, group_size: int) -> Tensor:
+    """(r_i - mean) / p inside the group of each prompt, p its mean success (MaxRL, arXiv 2602.02710).
+
+    For binary rewards with K of G right: (G - K) / K for a right response and -1 for a wrong one. Algorithm 1
+    leaves a group without a success out altogether, so that on average the gradient is
+
+        sum_{k=1}^{G-1} (1 - p)^(k-1) grad p,    the first G - 1 terms of grad log p
+
+    (theorem 5 in appendix D of the third version). Nothing is added to the denominator, as the paper has it;
+    the authors' code adds 1e-6.
+
+    Args:
+        rewards: [B * G], those that are trained on, group-major.
+        successes: [B * G], the verifier's, which p is the mean of.
+        group_size: G.
+
+    Returns:
+        [B * G]; exactly zero where all rewards are equal, or p is not positive.
+    """
+    p = successes.view(-1, group_size).mean(dim=1, keepdim=True)
+    scale = torch.where(p > 0, 1 / torch.where(p > 0, p, torch.ones_like(p)), torch.zeros_like(p))
+    return (group_centred(rewards, group_size).view(-1, group_size) * scale).view(-1)
+
+
 def group_attribution(advantages: Tensor, group_size: int) -> Tensor:
     """s_i = G * A_i / sum_j |A_j| inside the group: who earned the group's result (PIPO, section 3).
 

@@ -12,7 +12,7 @@ import pytest
 from tests import toy
 from tests.built import built
 
-ALGORITHMS = ("gmpo", "sapo", "opo")
+ALGORITHMS = ("gmpo", "sapo", "opo", "maxrl")
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipo.functional.advantages import length_weighted_centred
+from pipo.functional.advantages import length_weighted_centred, likelihood_advantages
 from pipo.modules.objectives.base import MicroBatch, Objective
 from pipo.modules.objectives.gmpo import GMPO
 from pipo.modules.objectives.grpo import GRPO
@@ -196,3 +196,32 @@ def test_opo_has_the_least_variance_where_the_gradient_grows_as_the_length():
 def test_opo_refuses_means_over_responses():
     with pytest.raises(ValueError, match="aggregation must be token-mean"):
         OPO(**{**CLIP, "aggregation": "seq-mean-token-mean"})
+
+
+# ---------------------------------------------------------------------- MaxRL, arXiv 2602.02710
+
+
+def test_maxrl_by_hand():
+    """K of 4 right: (4 - K) / K and -1. None right: nothing. A reward term moves the numerator alone."""
+    rewards = f64([1, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1])
+    expected = f64([3, -1, -1, -1, 1, 1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0])
+    torch.testing.assert_close(likelihood_advantages(rewards, rewards, 4), expected, rtol=1e-12, atol=0)
+    penalty = f64([0, 0, 0, -1])  # mean of what is trained on: (1 - 1) / 4 = 0, of successes: 1 / 4
+    got = likelihood_advantages(rewards[:4] + penalty, rewards[:4], 4)
+    torch.testing.assert_close(got, f64([4, 0, 0, -4]), rtol=1e-12, atol=0)
+    assert likelihood_advantages(f64([0, -1]), f64([0, -1]), 2).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_maxrl_has_on_average_the_gradient_of_the_first_terms_of_log_p(p):
+    """Of one parameter p with score 1 / p for a success, -1 / (1 - p) else, over all groups of four.
+
+    grad log p = sum_k (1 - p)^(k - 1); theorem 5 says that a group of G gives its first G - 1 terms.
+    """
+    size, mean = 4, 0.0
+    for right in range(size + 1):
+        rewards = f64([1.0] * right + [0.0] * (size - right))
+        score = rewards / p - (1 - rewards) / (1 - p)
+        chance = math.comb(size, right) * p**right * (1 - p) ** (size - right)
+        mean += chance * (likelihood_advantages(rewards, rewards, size) * score).mean().item()
+    assert mean == pytest.approx(sum((1 - p) ** (k - 1) for k in range(1, size)), rel=1e-12)
