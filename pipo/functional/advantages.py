@@ -103,6 +103,22 @@ def group_attribution(advantages: Tensor, group_size: int) -> Tensor:
     return share.view(-1)
 
 
+def penalised_returns(rewards: Tensor, penalties: Tensor, mask: Tensor) -> Tensor:
+    """A_k = r - sum of the penalties from token k on (REINFORCE++, arXiv 2501.03262, equation 4).
+
+    Args:
+        rewards: [n], one per response.
+        penalties: [n, R], of each token.
+        mask: bool [n, R], the sampled tokens; what stands on others is never read.
+
+    Returns:
+        [n, R], 0 on all other tokens.
+    """
+    own = torch.where(mask, penalties, torch.zeros_like(penalties))
+    to_come = own.flip(1).cumsum(dim=1).flip(1)
+    return torch.where(mask, rewards[:, None] - to_come, torch.zeros_like(to_come))
+
+
 @torch.no_grad()
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation (arXiv 1506.02438, equation 16) per sampled token.

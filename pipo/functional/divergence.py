@@ -42,8 +42,23 @@ def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     return (difference.exp() - difference - 1).clamp(-MAX_K3, MAX_K3)
 
 
-KlEstimator = Literal["k3", "k3_corrected"]
-"""The penalty against a reference: as verl's "low_var_kl", or weighted by importance."""
+def kl_k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """Half the squared log-ratio, 0.5 (log pi - log pi_ref)^2: biased, with the right gradient on policy.
+
+    Its gradient is (log pi - log pi_ref) grad log pi, on average that of KL(pi || pi_ref) where pi itself has
+    sampled; REINFORCE++ (arXiv 2501.03262, equation 8) has it as its penalty for that reason. Bounds as
+    with :func:`kl_k3`'s log-ratio.
+
+    Args:
+        logprobs: [n, R], carries the gradient.
+        ref_logprobs: [n, R].
+    """
+    return (logprobs - ref_logprobs).clamp(-MAX_K3_GAP, MAX_K3_GAP).square() / 2
+
+
+KlEstimator = Literal["k2", "k3", "k3_corrected"]
+"""The penalty against a reference: half the square of the log-ratio, as verl's "low_var_kl", or that weighted
+by importance."""
 
 
 def kl_k3_corrected(

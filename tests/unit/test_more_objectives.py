@@ -9,12 +9,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipo.functional.advantages import length_weighted_centred, likelihood_advantages
+from pipo.functional.advantages import (
+    length_weighted_centred,
+    likelihood_advantages,
+    penalised_returns,
+)
+from pipo.functional.divergence import kl_k2
 from pipo.modules.objectives.base import MicroBatch, Objective
 from pipo.modules.objectives.gmpo import GMPO
 from pipo.modules.objectives.grpo import GRPO
 from pipo.modules.objectives.opo import OPO
+from pipo.modules.objectives.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusBaseline
 from pipo.modules.objectives.sapo import SAPO
+from pipo.records.batches import Annotations
+from pipo.records.problems import Example, Reward
+from pipo.records.rollouts import Completions, PromptBatch, Rollouts
 from tests.conftest import packed
 
 LOSS: dict[str, Any] = {"aggregation": "token-mean", "kl_coef": 0.0}
@@ -50,6 +59,39 @@ def loss_and_gradient(
     loss = objective.loss(logprobs, micro, objective.denominator(micro.sampled).item())
     (grad,) = torch.autograd.grad(loss.value, logprobs)
     return loss.value.item(), grad
+
+
+def rollouts(rewards: list[float], lengths: list[int], group_size: int) -> Rollouts:
+    """Responses of these lengths with these verifier rewards; the problem of group i is called i."""
+    width, size = max(lengths), len(rewards) // group_size
+    mask = torch.arange(width)[None] < torch.tensor(lengths)[:, None]
+    scores = torch.tensor(rewards)
+    examples = tuple(Example(uid=str(i), question="", answer="") for i in range(size))
+    return Rollouts(
+        prompts=PromptBatch(examples=examples, prompt_ids=((2, 3),) * size),
+        completions=Completions(
+            response_ids=5 * mask.long(),
+            response_mask=mask,
+            sampled=mask,
+            logprobs=-0.5 * mask.float(),
+            finished=mask.any(dim=1),
+        ),
+        texts=("",) * len(rewards),
+        verdicts=tuple(Reward(score=score) for score in rewards),
+        rewards=scores,
+        shaping=torch.zeros_like(scores),
+        group_size=group_size,
+        reward_sum=sum(rewards),
+        reward_count=len(rewards),
+        varied_groups=0,
+    )
+
+
+def annotations(of: Rollouts, **given: Tensor) -> Annotations:
+    old = of.completions.logprobs
+    return Annotations(
+        old_logprobs=old, importance=None, ref_logprobs=given.get("ref_logprobs"), values=None, teacher=None
+    )
 
 
 # ---------------------------------------------------------------------- GMPO, arXiv 2507.20673
@@ -225,3 +267,66 @@ def test_maxrl_has_on_average_the_gradient_of_the_first_terms_of_log_p(p):
         chance = math.comb(size, right) * p**right * (1 - p) ** (size - right)
         mean += chance * (likelihood_advantages(rewards, rewards, size) * score).mean().item()
     assert mean == pytest.approx(sum((1 - p) ** (k - 1) for k in range(1, size)), rel=1e-12)
+
+
+# ---------------------------------------------------------------------- REINFORCE++, arXiv 2501.03262
+
+
+def test_reinforce_plus_plus_subtracts_the_penalties_that_are_still_to_come():
+    """Equation 4 with r = 1 and penalties .1, .2, .3: 1 - .6, 1 - .5, 1 - .3; an inserted token has none."""
+    mask = torch.tensor([[True, True, True, False], [True, False, True, False]])
+    penalties = f64([[0.1, 0.2, 0.3, 9.0], [0.1, 9.0, 0.3, 9.0]])
+    got = penalised_returns(f64([1.0, 0.0]), penalties, mask)
+    torch.testing.assert_close(got, f64([[0.4, 0.5, 0.7, 0], [-0.4, 0, -0.3, 0]]), rtol=1e-12, atol=0)
+
+
+def test_reinforce_plus_plus_normalises_over_the_batch():
+    """Rewards 1 and 0 of 1 and 3 tokens: mean 1/4 and unbiased variance 1/4 over four tokens (equation 5)."""
+    made = rollouts([1.0, 0.0], [1, 3], group_size=1)
+    objective = ReinforcePlusPlus(kl_reward_coef=0.0, **CLIP)
+    batch = objective.prepare(made, annotations(made), lambda value: value)
+    expected = torch.tensor([[1.5, 0, 0], [-0.5, -0.5, -0.5]])
+    torch.testing.assert_close(batch.advantages, expected, rtol=1e-6, atol=0)
+    assert torch.equal(batch.attribution, batch.advantages)
+    # With a twin rank the moments double: the same mean, and a variance of 2 x 3/4 over 7.
+    twin = objective.prepare(made, annotations(made), lambda value: 2 * value)
+    torch.testing.assert_close(twin.advantages, expected * (0.25 / (1.5 / 7)) ** 0.5, rtol=1e-6, atol=0)
+
+
+def test_reinforce_plus_plus_has_the_penalty_in_the_reward():
+    """The log-ratio is -.5 + 1.5 on each token, times .1; the returns are then whitened."""
+    made = rollouts([1.0, 0.0], [1, 3], group_size=1)
+    reference = -1.5 * made.completions.sampled.float()
+    objective = ReinforcePlusPlus(kl_reward_coef=0.1, **CLIP)
+    assert objective.needs_reference
+    batch = objective.prepare(made, annotations(made, ref_logprobs=reference), lambda value: value)
+    returns = torch.tensor([0.9, -0.3, -0.2, -0.1])
+    expected = (returns - returns.mean()) / returns.std()
+    torch.testing.assert_close(batch.advantages[batch.sampled], expected, rtol=1e-5, atol=0)
+    with pytest.raises(ValueError, match="kl_reward_coef must be >= 0"):
+        ReinforcePlusPlus(kl_reward_coef=-0.1, **CLIP)
+
+
+def test_reinforce_plus_plus_baseline_centres_in_the_group_and_normalises_over_the_batch():
+    """Equations 6 and 7. Centred: .5, -.5, 0, 0 on 1, 3, 2, 2 tokens, of mean -1/8.
+
+    That moves the group without differences as well. Attribution is a share of the group, and so 0 there.
+    """
+    made = rollouts([1.0, 0.0, 1.0, 1.0], [1, 3, 2, 2], group_size=2)
+    batch = ReinforcePlusPlusBaseline(**CLIP).prepare(made, annotations(made), lambda value: value)
+    centred = torch.tensor([0.5, -0.5, -0.5, -0.5, 0, 0, 0, 0])
+    expected = (centred + 1 / 8) / centred.std()
+    torch.testing.assert_close(batch.advantages[batch.sampled], expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(batch.attribution[:, 0], torch.tensor([1.0, -1.0, 0.0, 0.0]))
+
+
+def test_k2_and_its_gradient():
+    """Equation 8: half the square, and the log-ratio as its slope."""
+    logprobs, reference = f64([[-1.0, -2.0]]).requires_grad_(), f64([[-1.5, -1.0]])
+    value = kl_k2(logprobs, reference)
+    torch.testing.assert_close(value, f64([[0.125, 0.5]]), rtol=1e-12, atol=0)
+    (grad,) = torch.autograd.grad(value.sum(), logprobs)
+    torch.testing.assert_close(grad, f64([[0.5, -1.0]]), rtol=1e-12, atol=0)
+    options = {**CLIP, "kl_coef": 0.1, "kl_estimator": "k2"}
+    micro = micro_batch(logprobs.detach(), [0.0])
+    assert torch.equal(ReinforcePlusPlusBaseline(**options).penalty(logprobs, reference, micro), value)

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from pipo.functional.aggregation import Aggregation, aggregate, denominator
-from pipo.functional.divergence import DistillationForm, KlEstimator, kl_k3, kl_k3_corrected
+from pipo.functional.divergence import DistillationForm, KlEstimator, kl_k2, kl_k3, kl_k3_corrected
 from pipo.functional.surrogate import (
     ClipRange,
     clipped_surrogate_loss,
@@ -145,8 +145,8 @@ class Objective(ABC):
         dual_clip: bound on the loss of negative advantages; None for none.
         aggregation: denominator of the loss, see :mod:`pipo.functional.aggregation`.
         kl_coef: weight of the penalty against the reference model; 0 loads no reference.
-        kl_estimator: ``k3``, or ``k3_corrected`` for one that is weighted by pi / pi_old and by the sampler's
-            importance weights, and has the gradient of KL(pi || reference).
+        kl_estimator: ``k3``; ``k2``, half the square of the log-ratio; or ``k3_corrected``, weighted by
+            pi / pi_old and by the sampler's importance weights, with the gradient of KL(pi || reference).
     """
 
     min_group_size: int = 1
@@ -222,8 +222,8 @@ class Objective(ABC):
 
     def penalty(self, logprobs: Tensor, ref_logprobs: Tensor, micro: MicroBatch) -> Tensor:
         """Estimate of KL(pi || reference) per token, [n, r]."""
-        if self.kl_estimator == "k3":
-            return kl_k3(logprobs, ref_logprobs)
+        if self.kl_estimator != "k3_corrected":
+            return (kl_k2 if self.kl_estimator == "k2" else kl_k3)(logprobs, ref_logprobs)
         return kl_k3_corrected(logprobs, micro.old_logprobs, ref_logprobs, micro.weight)
 
     def loss(self, values: Tensor, micro: MicroBatch, total: float) -> Loss:
