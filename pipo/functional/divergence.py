@@ -92,6 +92,37 @@ def kl_k3_corrected(
     return factor * (d.exp() - d - 1) - factor * d * (logprobs - now)
 
 
+BinaryDivergence = Literal["tv", "kl"]
+"""Total variation, or KL(pi_old || pi)."""
+
+# Probability that all other tokens have together, at least: float32 knows no less beside a 1.
+MIN_REST = 1e-8
+
+
+def binary_divergence(logprobs: Tensor, old_logprobs: Tensor, kind: BinaryDivergence) -> Tensor:
+    """Divergence of the sampled token against all others, a lower bound of that over the vocabulary, [n, R].
+
+    Equations 13 and 14 of arXiv 2602.04879, with mu = pi_old(y) and p = pi(y):
+
+        tv    |mu - p|
+        kl    mu log(mu / p) + (1 - mu) log((1 - mu) / (1 - p))
+
+    Args:
+        logprobs: [n, R], log p.
+        old_logprobs: [n, R], log mu.
+        kind: which.
+
+    Returns:
+        [n, R], not negative.
+    """
+    mu, p = old_logprobs.exp(), logprobs.exp()
+    if kind == "tv":
+        return (mu - p).abs()
+    rest_mu, rest_p = ((-torch.expm1(each)).clamp(min=MIN_REST) for each in (old_logprobs, logprobs))
+    divergence = mu * (old_logprobs - logprobs) + rest_mu * (rest_mu / rest_p).log()
+    return divergence.clamp(min=0.0)
+
+
 class DistillationForm(Options):
     """Which divergence draws the student to its teacher."""
 

@@ -12,7 +12,7 @@ import pytest
 from tests import toy
 from tests.built import built
 
-ALGORITHMS = ("gmpo", "sapo", "opo", "maxrl", "reinforce_plus_plus", "reinforce_plus_plus_baseline")
+ALGORITHMS = ("gmpo", "sapo", "opo", "maxrl", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "dppo")
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)

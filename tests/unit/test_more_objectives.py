@@ -14,8 +14,9 @@ from pipo.functional.advantages import (
     likelihood_advantages,
     penalised_returns,
 )
-from pipo.functional.divergence import kl_k2
+from pipo.functional.divergence import binary_divergence, kl_k2
 from pipo.modules.objectives.base import MicroBatch, Objective
+from pipo.modules.objectives.dppo import DPPO
 from pipo.modules.objectives.gmpo import GMPO
 from pipo.modules.objectives.grpo import GRPO
 from pipo.modules.objectives.opo import OPO
@@ -330,3 +331,57 @@ def test_k2_and_its_gradient():
     options = {**CLIP, "kl_coef": 0.1, "kl_estimator": "k2"}
     micro = micro_batch(logprobs.detach(), [0.0])
     assert torch.equal(ReinforcePlusPlusBaseline(**options).penalty(logprobs, reference, micro), value)
+
+
+# ---------------------------------------------------------------------- DPPO, arXiv 2602.04879
+
+
+def dppo(**changes: Any) -> DPPO:
+    return DPPO(**{"divergence": "tv", "threshold": 0.15, "ratio_cap": 5.0, **LOSS, **changes})
+
+
+def test_the_divergence_of_the_papers_two_tokens():
+    """Section 4.2: a rare one from 1e-4 to 1e-2, ratio 100, and a frequent one from .99 to .80, ratio .81."""
+    old, new = f64([1e-4, 0.99]).log(), f64([1e-2, 0.80]).log()
+    tv = binary_divergence(new, old, "tv")
+    torch.testing.assert_close(tv, f64([0.0099, 0.19]), rtol=1e-10, atol=0)
+    kl = binary_divergence(new, old, "kl")
+    expected = [
+        1e-4 * math.log(0.01) + 0.9999 * math.log(0.9999 / 0.99),
+        0.99 * math.log(0.99 / 0.8) + 0.01 * math.log(0.01 / 0.2),
+    ]
+    torch.testing.assert_close(kl, f64(expected), rtol=1e-9, atol=0)
+    certain = torch.zeros(1)  # float32 log-probabilities of exactly 1
+    assert torch.isfinite(binary_divergence(certain - 1e-3, certain, "kl")).all()
+
+
+def test_dppo_leaves_out_what_moves_probability_and_keeps_rare_tokens():
+    """The rare token keeps its gradient, with a ratio of 100 cut to 5, where a clip range would end it.
+
+    The frequent one has none when it is pushed further down, and all of it when it is pulled back up.
+    """
+    old, new = f64([[1e-4, 0.99]]).log(), f64([[1e-2, 0.80]]).log()
+    _, up = loss_and_gradient(dppo(), old, new - old, [2.0])
+    torch.testing.assert_close(up, f64([[-2 * 5, -2 * 0.8 / 0.99]]) / 2, rtol=1e-10, atol=0)
+    _, down = loss_and_gradient(dppo(), old, new - old, [-2.0])
+    torch.testing.assert_close(down, f64([[2 * 5, 0.0]]) / 2, rtol=1e-10, atol=0)
+    _, uncut = loss_and_gradient(dppo(ratio_cap=None), old, new - old, [2.0])
+    assert uncut[0, 0].item() == pytest.approx(-100.0, rel=1e-10)
+    # KL(.99, .80) is .18, KL(1e-4, 1e-2) is .0094: beyond and within the paper's .05.
+    _, kl = loss_and_gradient(dppo(divergence="kl", threshold=0.05), old, new - old, [-2.0])
+    assert (kl == 0).tolist() == [[False, True]]
+    micro = micro_batch(old, [-2.0])
+    assert dppo().clipped((new - old).exp(), micro).tolist() == [[False, True]]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"threshold": 0.0}, "threshold must be positive"),
+        ({"threshold": 1.0}, "threshold must be below 1 with divergence=tv"),
+        ({"ratio_cap": 0.5}, "ratio_cap must be >= 1 or null"),
+    ],
+)
+def test_dppo_refuses(change, said):
+    with pytest.raises(ValueError, match=said):
+        dppo(**change)
