@@ -84,6 +84,30 @@ def likelihood_advantages(rewards: Tensor, successes: Tensor, group_size: int) -
     return (group_centred(rewards, group_size).view(-1, group_size) * scale).view(-1)
 
 
+def difficulty_weights(
+    advantages: Tensor, successes: Tensor, group_size: int, anchor: float, scale: float
+) -> Tensor:
+    """Phi_i = scale exp(-sgn(A_i) (p - anchor)) (HA-DW, arXiv 2601.08521, equations 13 to 16).
+
+    p is the group's success rate, the anchor what the policy has reached lately. A query below it is a hard
+    one: its right responses weigh more and its wrong ones less, and the other way round above it. That is
+    meant to make up for groups without differences, which are left out and so bias the mean of the rest.
+
+    Args:
+        advantages: [B * G], group-major; the signs are used.
+        successes: [B * G], verifier rewards.
+        group_size: G.
+        anchor: success rate in [0, 1].
+        scale: lambda, positive.
+
+    Returns:
+        [B * G], positive.
+    """
+    p = successes.view(-1, group_size).mean(dim=1, keepdim=True)
+    signs = advantages.view(-1, group_size).sign()
+    return scale * torch.exp(-signs * (p - anchor)).view(-1)
+
+
 def group_attribution(advantages: Tensor, group_size: int) -> Tensor:
     """s_i = G * A_i / sum_j |A_j| inside the group: who earned the group's result (PIPO, section 3).
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -113,6 +113,14 @@ class PolicyModule(ModelHolder):
     def on_fit_start(self) -> None:
         """Refuse what ranks cannot share, before anything is sampled."""
         self.own_mini_batch(self.batching.mini_batch)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What the objective remembers."""
+        checkpoint["objective"] = self.objective.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Hand it back."""
+        self.objective.load_state_dict(checkpoint["objective"])
 
     # ------------------------------------------------------------------ one iteration
 

@@ -8,11 +8,23 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
+from pipo.callbacks.checkpoint import IterationCheckpoint
+from pipo.runs.checkpoints import finished_checkpoints
 from tests import toy
 from tests.built import built
 
-ALGORITHMS = ("gmpo", "sapo", "opo", "maxrl", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "dppo")
+ALGORITHMS = (
+    "gmpo",
+    "sapo",
+    "opo",
+    "maxrl",
+    "reinforce_plus_plus",
+    "reinforce_plus_plus_baseline",
+    "dppo",
+    "ha_dw",
+)
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
@@ -35,3 +47,39 @@ def test_with_and_without_policy_improvement(compose_config, algo):
     # Before the window is full the runs are one and the same.
     same = ("train/reward", "policy/loss", "policy/grad_norm")
     assert all(runs["none"][i][key] == runs["default"][i][key] for i in range(2) for key in same)
+
+
+@pytest.mark.parametrize("algo", ["ha_dw"])
+def test_what_a_method_remembers_survives_a_resume_bit_for_bit(compose_config, tmp_path, algo):
+    cfg = compose_config(f"algo={algo}", "output_dir=x")
+
+    def fit(callbacks, checkpoint=None):
+        model = toy.module(built(cfg, "algo.objective"), mini_batch=8)
+        toy.fit(model, [toy.pipo(window=2), *callbacks], 5, checkpoint)
+        return model
+
+    class Stop(toy.pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            trainer.should_stop = batch_idx + 1 == 3
+
+    whole, resumed = toy.Record(), toy.Record()
+    uninterrupted = fit([whole])
+    fit([Stop(), IterationCheckpoint(folder=str(tmp_path), every=100, keep=1, best=False)])
+    (checkpoint,) = finished_checkpoints(tmp_path)
+    again = fit([resumed], checkpoint)
+    first, second = whole.weights[-1], resumed.weights[-1]
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert whole.metrics[-1]["policy/loss"] == resumed.metrics[-1]["policy/loss"]
+    assert_same(uninterrupted.objective.state_dict(), again.objective.state_dict())
+
+
+def assert_same(one, other) -> None:
+    """Bit for bit, through dictionaries and lists."""
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert list(one) == list(other)
+        for name in one:
+            assert_same(one[name], other[name])
+    else:
+        assert one == other

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from pipo.functional.advantages import (
+    difficulty_weights,
+    group_relative_advantages,
     length_weighted_centred,
     likelihood_advantages,
     penalised_returns,
@@ -19,6 +21,7 @@ from pipo.modules.objectives.base import MicroBatch, Objective
 from pipo.modules.objectives.dppo import DPPO
 from pipo.modules.objectives.gmpo import GMPO
 from pipo.modules.objectives.grpo import GRPO
+from pipo.modules.objectives.ha_dw import HADW
 from pipo.modules.objectives.opo import OPO
 from pipo.modules.objectives.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusBaseline
 from pipo.modules.objectives.sapo import SAPO
@@ -385,3 +388,53 @@ def test_dppo_leaves_out_what_moves_probability_and_keeps_rare_tokens():
 def test_dppo_refuses(change, said):
     with pytest.raises(ValueError, match=said):
         dppo(**change)
+
+
+# ---------------------------------------------------------------------- HA-DW, arXiv 2601.08521
+
+
+def ha_dw(**changes: Any) -> HADW:
+    return HADW(**{**CLIP, "advantage_eps": 1e-6, "window": 2, "scale": 1.3, **changes})
+
+
+def compared(objective: HADW, rewards: list[float], ranks: int = 1) -> Tensor:
+    """Advantages of groups of four; ``ranks`` of them have the same batch."""
+    made = rollouts(rewards, [1] * len(rewards), group_size=4)
+    return objective.compare(made.rewards, made, lambda value: ranks * value)
+
+
+HARD, EASY = [1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]
+
+
+def test_difficulty_weights_by_hand():
+    """Equation 16, anchor 1/2: 1.3 e^(1/4) for what is right in the hard group or wrong in the easy one."""
+    rewards = f64([*HARD, *EASY])
+    advantages = group_relative_advantages(rewards, 4, 0.0)
+    up, down = 1.3 * math.exp(0.25), 1.3 * math.exp(-0.25)
+    expected = f64([up, down, down, down, down, down, down, up])
+    got = difficulty_weights(advantages, rewards, 4, 0.5, 1.3)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=0)
+
+
+def test_the_anchor_is_the_mean_of_the_last_batches_before_this_one():
+    """Appendix F with h = 2; batch means 1/4, 3/4, 1/2, 1/4. The first has no past and is its own anchor."""
+    objective = ha_dw()
+    batches = [HARD + HARD, EASY + EASY, HARD + EASY, HARD + HARD]
+    for rewards, anchor in zip(batches, (0.25, 0.25, 0.5, 0.625), strict=True):
+        got = compared(objective, rewards)
+        plain = group_relative_advantages(torch.tensor(rewards), 4, 1e-6)
+        weights = difficulty_weights(plain, torch.tensor(rewards), 4, anchor, 1.3)
+        torch.testing.assert_close(got, plain * weights)
+    assert objective.state_dict() == {"history": [0.5, 0.25]}
+    # Another one that takes this up goes on as if it had seen the batches; two ranks have the same means.
+    other = ha_dw()
+    other.load_state_dict(objective.state_dict())
+    assert torch.equal(compared(other, HARD + EASY, ranks=2), compared(objective, HARD + EASY))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [({"window": 0}, "window must be >= 1"), ({"scale": 0.0}, "scale must be positive")]
+)
+def test_ha_dw_refuses(change, said):
+    with pytest.raises(ValueError, match=said):
+        ha_dw(**change)

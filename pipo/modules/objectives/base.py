@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Self, get_args
+from typing import Annotated, Any, Self, get_args
 
 import torch
 from pydantic import Field, model_validator
@@ -184,11 +184,23 @@ class Objective(ABC):
         """Whether the reference model's log-probabilities must be annotated."""
         return self.kl_coef != 0
 
+    def state_dict(self) -> dict[str, Any]:
+        """What is remembered from iteration to iteration, for checkpoints: the same on every rank.
+
+        Tensors, numbers, texts, lists and dictionaries. :meth:`prepare` is what moves it, once per iteration.
+        """
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave."""
+        if state:
+            raise ValueError(f"this objective remembers nothing, and is given {', '.join(state)}")
+
     @abstractmethod
     def prepare(
         self, rollouts: Rollouts, annotations: Annotations, sum_over_ranks: Callable[[Tensor], Tensor]
     ) -> PolicyBatch:
-        """Advantages and attribution of every sampled token.
+        """Advantages and attribution of every sampled token; once per iteration, on all ranks together.
 
         Args:
             rollouts: graded responses of this rank.
