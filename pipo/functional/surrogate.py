@@ -92,6 +92,44 @@ def soft_gate(ratio: Tensor, advantages: Tensor, positive: float, negative: floa
     return p * 4 / tau, (4 * p * (1 - p)).detach()
 
 
+def probability_clip_range(
+    old_logprobs: Tensor, low: float, high: float, cap: float
+) -> tuple[Tensor, Tensor]:
+    """DCPO's clip range, where |nu - 1| pi is at most epsilon, so that rare tokens may move further.
+
+    Equation 4 of arXiv 2509.02333, with q = pi_old:
+
+        1/2 + sqrt(max(1 - 4 low / q, 0)) / 2  <=  nu  <=  min(1/2 + sqrt(1 + 4 high / q) / 2, cap)
+
+    Args:
+        old_logprobs: [n, R], log q.
+        low: epsilon below.
+        high: epsilon above.
+        cap: the upper bound is nowhere higher.
+
+    Returns:
+        Lower and upper bound, [n, R] each.
+    """
+    inverse = torch.exp((-old_logprobs).clamp(max=20.0))
+    lower = 0.5 + (1 - 4 * low * inverse).clamp(min=0.0).sqrt() / 2
+    upper = 0.5 + (1 + 4 * high * inverse).sqrt() / 2
+    return lower, upper.clamp(max=cap)
+
+
+def loss_within(ratio: Tensor, advantages: Tensor, low: Tensor, high: Tensor, cap: float) -> Tensor:
+    """The clipped surrogate, -min(nu A, clip(nu, low, high) A), and for A < 0 at most -cap A.
+
+    Args:
+        ratio: [n, R].
+        advantages: [n, R].
+        low: [n, R], lower bound of each token's ratio.
+        high: [n, R], upper bound.
+        cap: bound on the ratio for A < 0.
+    """
+    loss = torch.maximum(-ratio * advantages, -torch.clamp(ratio, low, high) * advantages)
+    return torch.where(advantages < 0, torch.minimum(loss, -cap * advantages), loss)
+
+
 def clipped_surrogate_loss(ratio: Tensor, advantages: Tensor, clip: ClipRange) -> Tensor:
     """-min(nu * A, clip(nu) * A) per token, with the dual bound for A < 0.
 

@@ -17,7 +17,10 @@ from pipo.functional.advantages import (
     penalised_returns,
 )
 from pipo.functional.divergence import binary_divergence, kl_k2
+from pipo.functional.reward_history import UNVISITED, RewardHistory, smoothed_advantages
+from pipo.functional.surrogate import probability_clip_range
 from pipo.modules.objectives.base import MicroBatch, Objective
+from pipo.modules.objectives.dcpo import DCPO
 from pipo.modules.objectives.dppo import DPPO
 from pipo.modules.objectives.gmpo import GMPO
 from pipo.modules.objectives.grpo import GRPO
@@ -438,3 +441,98 @@ def test_the_anchor_is_the_mean_of_the_last_batches_before_this_one():
 def test_ha_dw_refuses(change, said):
     with pytest.raises(ValueError, match=said):
         ha_dw(**change)
+
+
+# ---------------------------------------------------------------------- DCPO, arXiv 2509.02333
+
+
+def dcpo(**changes: Any) -> DCPO:
+    options = {"epsilon_low": 0.16, "epsilon_high": 0.2, "ratio_cap": 10.0, **LOSS}
+    return DCPO(**{**options, **changes})
+
+
+def test_dcpo_clips_at_the_papers_points():
+    """Section A.6: the range meets GRPO's at (1, .8) and (1 / 1.2, 1.2); a rare token has (.5, 10)."""
+    lower, upper = probability_clip_range(f64([1.0, 1 / 1.2, 1e-4]).log(), 0.16, 0.2, 10.0)
+    assert lower[0].item() == pytest.approx(0.8, rel=1e-12)
+    assert upper[1].item() == pytest.approx(1.2, rel=1e-12)
+    assert (lower[2].item(), upper[2].item()) == (0.5, 10.0)
+    # The bound that it comes from: (nu - 1) nu q = epsilon above, (1 - nu) nu q = epsilon below.
+    q = f64([0.7, 0.9])
+    lower, upper = probability_clip_range(q.log(), 0.16, 0.2, 10.0)
+    torch.testing.assert_close((upper - 1) * upper * q, f64([0.2, 0.2]), rtol=1e-12, atol=0)
+    torch.testing.assert_close((1 - lower) * lower * q, f64([0.16, 0.16]), rtol=1e-12, atol=0)
+
+
+def test_dcpo_has_no_gradient_beyond_a_tokens_own_range():
+    """The range of q = .5 is (.5, 1.306), of q = .01 it is (.5, 5); for A < 0 nothing counts beyond 10."""
+    old, ratios = f64([[0.5, 0.5, 0.01, 0.01]]).log(), f64([[1.3, 1.31, 4.9, 5.1]])
+    _, grad = loss_and_gradient(dcpo(), old, ratios.log(), [1.0])
+    torch.testing.assert_close(grad, -f64([[1.3, 0, 4.9, 0]]) / 4, rtol=1e-10, atol=0)
+    assert dcpo().clipped(ratios, micro_batch(old, [1.0])).tolist() == [[False, True, False, True]]
+    _, grad = loss_and_gradient(dcpo(), old, f64([[0.51, 0.49, 9.9, 10.1]]).log(), [-1.0])
+    torch.testing.assert_close(grad, f64([[0.51, 0, 9.9, 0]]) / 4, rtol=1e-10, atol=0)
+
+
+def test_the_history_is_that_of_all_rewards_so_far():
+    """Equations 29 and 30 against mean and population variance of the rewards themselves."""
+    visits = f64([[1, 0, 0, 0], [1, 1, 0, 1], [0, 0, 0.5, 0]])
+    history = UNVISITED
+    for i, rewards in enumerate(visits):
+        history = history.visited(rewards.mean().item(), rewards.var(correction=0).item())
+        seen = visits[: i + 1]
+        assert history.visits == i + 1
+        assert history.mean == pytest.approx(seen.mean().item(), rel=1e-12)
+        assert history.variance == pytest.approx(seen.var(correction=0).item(), rel=1e-12)
+
+
+def test_smoothed_advantages_by_hand():
+    """A first visit is standardised by itself; a second without differences by half of what all rewards say.
+
+    Second visit of a prompt with mean 1/4 and variance 3/16, all four right: all eight have the mean 5/8 and
+    variance 15/64, so c = (3/8) / sqrt(15/64) = 3 / sqrt 15, n = 0, and both forms are c / 2.
+    """
+    first, after = smoothed_advantages(f64([1, 0, 0, 0]), 4, [UNVISITED])
+    torch.testing.assert_close(first, f64([3, -1, -1, -1]) / math.sqrt(3), rtol=1e-12, atol=0)
+    assert after == [RewardHistory(visits=1, mean=0.25, variance=0.1875)]
+    second, _ = smoothed_advantages(f64([1, 1, 1, 1]), 4, after)
+    torch.testing.assert_close(second, f64([1.5 / math.sqrt(15)] * 4), rtol=1e-12, atol=0)
+    # Third visit, 1, 0, 0, 0 after a mean of 5/8: all twelve have 1/2 and 1/4, so c is +-1; n as at first.
+    _, after = smoothed_advantages(f64([1, 1, 1, 1]), 4, after)
+    third, _ = smoothed_advantages(f64([1, 0, 0, 0]), 4, after)
+    n, c = first, f64([1, -1, -1, -1])
+    expected = torch.stack([(2 * n + c) / 3, (n + 2 * c) / 3])
+    nearer = expected.abs().argmin(dim=0)
+    torch.testing.assert_close(third, expected.gather(0, nearer[None])[0], rtol=1e-12, atol=0)
+    assert nearer.tolist() == [1, 0, 0, 0]
+    # Rewards that never vary teach nothing, however they are rounded.
+    silent = after_many = [UNVISITED]
+    for _ in range(5):
+        silent, after_many = smoothed_advantages(torch.full((4,), 0.1), 4, after_many)
+        assert silent.tolist() == [0, 0, 0, 0]
+
+
+def test_dcpo_remembers_and_attributes_inside_the_group_alone():
+    objective = dcpo()
+    for rewards in ([1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]):
+        made = rollouts(rewards, [1, 2, 1, 1], group_size=4)
+        batch = objective.prepare(made, annotations(made), lambda value: value)
+    assert (batch.advantages[batch.sampled] > 0.3).all()
+    assert (batch.attribution == 0).all()
+    assert objective.state_dict() == {"histories": {"0": [2, 0.625, 0.234375]}}
+    other = dcpo()
+    other.load_state_dict(objective.state_dict())
+    assert other.histories == objective.histories
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"epsilon_low": 0.0}, "epsilon_low must be positive"),
+        ({"epsilon_high": -1.0}, "epsilon_high must be positive"),
+        ({"ratio_cap": 1.0}, "ratio_cap must be > 1"),
+    ],
+)
+def test_dcpo_refuses(change, said):
+    with pytest.raises(ValueError, match=said):
+        dcpo(**change)
