@@ -212,7 +212,7 @@ def measure(name: str, folder: Path) -> None:
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    trainer.fit(module, datamodule=build.build_data(config, setup))
+    trainer.fit(module, datamodule=build.build_data(config, setup, module.objective))
 
 
 def this_machine(processes: int) -> Machine:

@@ -187,7 +187,7 @@ def measure(point: Point, rounds: int) -> dict[str, Any]:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(module, datamodule=build.build_data(config, setup))
+        trainer.fit(module, datamodule=build.build_data(config, setup, module.objective))
     rows = [row for row in recorder.rows[-rounds:] if row["pipo/applied"]]
     if not rows:
         raise SystemExit("no iteration had a retrospective update; more --rounds will have one")

@@ -131,6 +131,14 @@ def build_objective(config: TrainConfig) -> Objective:
             f"algo.group_size={algo.group_size}: {algo.name} compares the responses of a group and needs "
             f"at least {objective.min_group_size}"
         )
+    if objective.recalls and config.rollout.cuts and config.rollout.replay_sampling_mask:
+        raise ConfigError(
+            f"rollout.top_p, rollout.top_k, rollout.min_p: {algo.name} scores earlier responses again, whose "
+            "sampling masks are gone; sample from the whole distribution (1.0, 0, 0.0), or set "
+            "rollout.replay_sampling_mask=false"
+        )
+    if objective.draws_prompts and not config.shuffle:
+        raise ConfigError(f"shuffle=false: {algo.name} draws the prompts itself, in no order")
     if algo.dynamic_sampling_rounds and algo.group_size < 2:
         raise ConfigError("algo.dynamic_sampling_rounds compares the responses of a group: group_size >= 2")
     if (config.trainer.strategy == "fsdp") != (strategy.sharding is not None):
@@ -205,8 +213,8 @@ def _privileged(
     )
 
 
-def build_data(config: TrainConfig, setup: TaskSetup) -> PromptDataModule:
-    """Training prompts."""
+def build_data(config: TrainConfig, setup: TaskSetup, objective: Objective) -> PromptDataModule:
+    """Training prompts, drawn by the algorithm if it does so."""
     problems, prompts = setup.problems("train"), config.algo.prompts
     setup.check_room(problems)
     dataset = IterationDataset(
@@ -217,6 +225,7 @@ def build_data(config: TrainConfig, setup: TaskSetup) -> PromptDataModule:
         seed=config.seed,
         shuffle=config.shuffle,
         repeat_after=trainer_options(config).get(OVERFIT) or None,
+        prompt_weights=objective.prompt_weights if objective.draws_prompts else None,
     )
     if dataset.left_out:
         _LOG.info(

@@ -66,6 +66,7 @@ def parts_of(config: TrainConfig) -> Iterator[Parts]:
     try:
         module = build.build_module(config, setup)
         check_relations(config, objective=module.objective, vocabulary=len(setup.tokenizer))
-        yield Parts(config=config, setup=setup, module=module, data=build.build_data(config, setup))
+        data = build.build_data(config, setup, module.objective)
+        yield Parts(config=config, setup=setup, module=module, data=data)
     finally:
         setup.task.close()

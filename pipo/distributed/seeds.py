@@ -32,6 +32,8 @@ class Purpose(IntEnum):
     """Sampling of the further turns of conversations, under the seed of the first: turn."""
     ADAPTERS = 8
     """First values of adapters."""
+    PRIORITY = 9
+    """Problems of an iteration, where the algorithm weighs them: iteration."""
 
 
 def derive_seed(seed: int, purpose: int, *chosen: int) -> int:

@@ -15,7 +15,7 @@ from pipo.lm.reference import Scorer
 from pipo.modules.batching import row_groups
 from pipo.records.cut import Cut
 from pipo.records.kept import KeptTokens
-from pipo.records.rollouts import Rollouts, TokenIds
+from pipo.records.rollouts import Completions, Rollouts, TokenIds
 
 Scored = TypeVar("Scored")
 
@@ -29,6 +29,7 @@ def score_responses(
     token_budget: int,
     device: torch.device,
     passes: Callable[[int], int],
+    completions: Completions | None = None,
     prompts: Sequence[TokenIds] | None = None,
     group_size: int | None = None,
     rows: Tensor | None = None,
@@ -44,6 +45,7 @@ def score_responses(
         device: where the model computes.
         passes: forward passes that this process needs -> forward passes that it makes; sharded models need
             the same number on every process.
+        completions: other responses than the rollouts', with a ``group_size`` of their own.
         prompts: other prompts than those that were answered, with ``group_size`` responses each.
         group_size: responses per prompt; None for the rollouts' own.
         rows: responses to score, None for all; the others get 0.
@@ -52,7 +54,7 @@ def score_responses(
     Returns:
         float32 [N, R] on the CPU, 0 on tokens that were not sampled.
     """
-    completions = rollouts.completions
+    completions = rollouts.completions if completions is None else completions
     prompts = rollouts.prompts.prompt_ids if prompts is None else prompts
     group_size = rollouts.group_size if group_size is None else group_size
     rows = torch.arange(len(completions.lengths)) if rows is None else rows
@@ -60,7 +62,14 @@ def score_responses(
     out = torch.zeros_like(completions.logprobs)
     groups = row_groups(prompts, group_size, completions.lengths, rows, token_budget)
     flats = _in_passes(
-        lambda packed: model(packed.to(device), *extra), rollouts, groups, passes, prompts, group_size, kept
+        lambda packed: model(packed.to(device), *extra),
+        completions,
+        groups,
+        passes,
+        prompts,
+        group_size,
+        rollouts.prompts.prompt_ids[0],
+        kept,
     )
     # Read together, so that the device is waited for once and not after every pass.
     together = torch.cat(flats).cpu().split([len(flat) for flat in flats]) if flats else ()
@@ -101,7 +110,7 @@ def cut_responses(
     def found_in(packed: PackedRows) -> tuple[Tensor, Tensor, Tensor]:
         return policy.cut_logprobs(packed.to(device), temperature, cut)
 
-    found = _in_passes(found_in, rollouts, groups, passes, *own)
+    found = _in_passes(found_in, completions, groups, passes, *own, own[0][0])
     order = torch.tensor([row for group in groups for row in group])
     flats, ids, counts = (torch.cat(each).cpu() for each in zip(*found, strict=True))
     sampled, back = completions.sampled[order], order.argsort()
@@ -111,20 +120,21 @@ def cut_responses(
 
 def _in_passes(
     call: Callable[[PackedRows], Scored],
-    rollouts: Rollouts,
+    completions: Completions,
     groups: Sequence[Sequence[int]],
     passes: Callable[[int], int],
     prompts: Sequence[TokenIds],
     group_size: int,
+    idle_prompt: TokenIds,
     kept: KeptTokens | None = None,
 ) -> list[Scored]:
     """What is said of each group of rows; in as many passes as other processes make."""
-    completions, lengths = rollouts.completions, rollouts.completions.lengths
+    lengths = completions.lengths
     idle = passes(len(groups)) - len(groups)  # asked first: forward passes may be collective themselves
     responses = completions.response_ids, lengths, completions.sampled
     said = [call(pack(prompts, group_size, *responses, group, kept)) for group in groups]
     for _ in range(idle):
-        call(pack(rollouts.prompts.prompt_ids, rollouts.group_size, *responses, [0], kept))
+        call(pack([idle_prompt], group_size, *responses, [0], kept))
     return said
 
 

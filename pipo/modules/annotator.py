@@ -17,7 +17,7 @@ from pipo.lm.sharding import reshard
 from pipo.modules.annotation import cut_responses, score_responses
 from pipo.modules.model_holder import ModelHolder
 from pipo.modules.objectives.base import Distillation
-from pipo.records.batches import Annotations, TeacherAnnotation
+from pipo.records.batches import Annotations, Recalled, TeacherAnnotation
 from pipo.records.correction import ImportanceCorrection
 from pipo.records.cut import Cut
 from pipo.records.kept import KeptTokens
@@ -62,7 +62,7 @@ class Annotator:
         else:
             old = sampled if models.samples_as_it_trains else self.score(models.policy, rollouts)
         values = self.score(models.critic, rollouts) if models.objective.critic is not None else None
-        reference = models.reference
+        reference, earlier = models.reference, models.objective.recall(rollouts)
         return Annotations(
             old_logprobs=old,
             importance=self._correct_sampler(old, sampled, rollouts.completions.sampled, metrics),
@@ -70,6 +70,12 @@ class Annotator:
             values=values,
             teacher=self._annotate_teacher(rollouts, kept, metrics),
             kept=kept,
+            recalled=None
+            if earlier is None
+            else Recalled(
+                completions=earlier,
+                logprobs=self.score(models.policy, rollouts, completions=earlier, group_size=1),
+            ),
         )
 
     def _correct_sampler(

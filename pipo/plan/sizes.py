@@ -183,7 +183,11 @@ def sizes(config: TrainConfig, objective: Objective, on: Machine, assume: Assump
         products=4 if products == "float32" else 2,
         sharded=strategy.sharding is not None,
         lora=lora,
-        scorings=scores_again + objective.needs_reference + (objective.critic is not None) + distils,
+        scorings=scores_again
+        + objective.needs_reference
+        + (objective.critic is not None)
+        + distils
+        + objective.recalls,
         reference=objective.needs_reference and not lora,
         critic=objective.critic is not None,
         teacher=objective.distillation is not None and objective.distillation.teacher_average < 1,

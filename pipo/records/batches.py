@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipo.records.kept import KeptTokens
 from pipo.records.movable import Movable
-from pipo.records.rollouts import TokenIds
+from pipo.records.rollouts import Completions, TokenIds
 from pipo.records.shapes import check_masks, check_tensor
 
 
@@ -40,6 +40,18 @@ class Annotations:
     """Prompts and log-probabilities of the self-teacher; None unless the objective asks."""
     kept: KeptTokens | None = None
     """The sampling mask that all log-probabilities here are over; None for the whole vocabulary."""
+    recalled: Recalled | None = None
+    """Earlier responses to the same prompts; None unless the objective asks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recalled:
+    """Earlier responses, one to each of the B prompts, and what the present policy says about them."""
+
+    completions: Completions
+    """B responses, with the log-probabilities of the policy that sampled them."""
+    logprobs: Tensor
+    """float32 [B, R], those of the present policy."""
 
 
 @dataclass(frozen=True, kw_only=True)

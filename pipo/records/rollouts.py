@@ -113,6 +113,16 @@ class Completions:
             finished=self.finished[index],
         )
 
+    def cut(self, width: int) -> Completions:
+        """Without what is beyond so many positions, in tensors of their own."""
+        return Completions(
+            response_ids=self.response_ids[:, :width].clone(),
+            response_mask=self.response_mask[:, :width].clone(),
+            sampled=self.sampled[:, :width].clone(),
+            logprobs=self.logprobs[:, :width].clone(),
+            finished=self.finished.clone(),
+        )
+
     @staticmethod
     def join(parts: Sequence[Completions]) -> Completions:
         """Concatenate along the rows, padding each part to the longest response."""

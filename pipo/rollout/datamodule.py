@@ -1,18 +1,20 @@
 """Prompts of an iteration: a pure function of (seed, iteration, rank, number of ranks).
 
 One Lightning epoch is the whole run, one batch is one iteration. No sampler state has to be saved:
-resuming needs only the number of iterations that were handed out.
+resuming needs only the number of iterations that were handed out. An algorithm that draws the prompts by
+weights of its own keeps these in the checkpoint itself.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipo.distributed.collectives import world
@@ -42,6 +44,9 @@ class IterationDataset(Dataset[IterationPrompts]):
         shuffle: False keeps the order of the task in every epoch.
         repeat_after: so many iterations are all that there are, and their prompts come again and again; None
             for no such thing.
+        prompt_weights: uids of the problems -> what their chances to be drawn are proportional to, asked anew
+            in every iteration; None for epochs. Without replacement inside an iteration. With
+            ``repeat_after`` nothing is drawn.
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class IterationDataset(Dataset[IterationPrompts]):
         seed: int,
         shuffle: bool,
         repeat_after: int | None,
+        prompt_weights: Callable[[Sequence[str]], Tensor] | None = None,
     ) -> None:
         if len(examples) < prompts_per_iteration:
             raise TaskError(
@@ -63,6 +69,7 @@ class IterationDataset(Dataset[IterationPrompts]):
         self.examples, self.prompt_ids = examples, prompt_ids
         self.prompts_per_iteration, self.iterations, self.seed = prompts_per_iteration, iterations, seed
         self.shuffle, self.repeat_after = shuffle, repeat_after
+        self.prompt_weights = prompt_weights if repeat_after is None else None
         self.rank, self.world_size = 0, 1
 
     def share_between(self, rank: int, world_size: int) -> None:
@@ -79,7 +86,7 @@ class IterationDataset(Dataset[IterationPrompts]):
     @property
     def left_out(self) -> int:
         """Problems that every epoch leaves out: they do not fill an iteration. Shuffled, others each time."""
-        return len(self.examples) % self.prompts_per_iteration
+        return 0 if self.prompt_weights is not None else len(self.examples) % self.prompts_per_iteration
 
     @cached_property
     def identity(self) -> str:
@@ -98,7 +105,16 @@ class IterationDataset(Dataset[IterationPrompts]):
         generator = torch.Generator().manual_seed(derive_seed(self.seed, Purpose.REFILL, iteration, number))
         return self._share(torch.randperm(len(self.examples), generator=generator).tolist(), 0)
 
+    @cached_property
+    def _uids(self) -> list[str]:
+        return [example.uid for example in self.examples]
+
     def _first(self, iteration: int) -> PromptBatch:
+        if self.prompt_weights is not None:
+            seed = derive_seed(self.seed, Purpose.PRIORITY, iteration)
+            generator = torch.Generator().manual_seed(seed)
+            weights, wanted = self.prompt_weights(self._uids), self.prompts_per_iteration
+            return self._share(torch.multinomial(weights, wanted, generator=generator).tolist(), 0)
         per_epoch = len(self.examples) // self.prompts_per_iteration
         epoch, position = divmod(iteration, per_epoch)
         if not self.shuffle:

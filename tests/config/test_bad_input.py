@@ -145,6 +145,11 @@ from pipo.training import train
         (["algo=dr_grpo", "algo.objective.max_response_tokens=0"], r"max_response_tokens must be >= 1"),
         (["algo.objective.advantage_eps=-1.0"], r"advantage_eps must be >= 0"),
         (["algo=cispo", "algo.objective.dual_clip=3.0"], r"dual_clip must be null"),
+        (["algo=gmpo", "algo.objective.aggregation=token-mean"], r"aggregation must be seq-mean-token-mean"),
+        (["algo=sapo", "+algo.objective.clip_high=0.2"], r"algo\.objective\.clip_high: unknown key"),
+        (["algo=dppo", "algo.objective.divergence=js"], r"algo\.objective\.divergence: .*tv"),
+        (["algo=spo", "rollout.top_p=0.9"], r"rollout\.top_p, .*: spo scores earlier responses again"),
+        (["algo=spo", "shuffle=false"], r"shuffle=false: spo draws the prompts itself"),
         (["algo=ppo", "algo.objective.critic=null"], r"critic"),
         (
             ["algo=sdpo", "algo.objective.distillation.form.alpha=0.5"],

@@ -38,7 +38,7 @@ def test_it_is_what_counting_finds(compose_config, tmp_path):
     setup = at_its_task(config)
     try:
         collector = build.build_collector(config, setup)
-        prompts = build.build_data(config, setup).dataset[0]
+        prompts = build.build_data(config, setup, build.build_objective(config)).dataset[0]
         make_engine = config.rollout.engine.build()
 
         def sample(policy: Policy, seed: int) -> Rollouts:

@@ -25,6 +25,7 @@ ALGORITHMS = (
     "dppo",
     "ha_dw",
     "dcpo",
+    "spo",
 )
 
 
@@ -50,7 +51,7 @@ def test_with_and_without_policy_improvement(compose_config, algo):
     assert all(runs["none"][i][key] == runs["default"][i][key] for i in range(2) for key in same)
 
 
-@pytest.mark.parametrize("algo", ["ha_dw", "dcpo"])
+@pytest.mark.parametrize("algo", ["ha_dw", "dcpo", "spo"])
 def test_what_a_method_remembers_survives_a_resume_bit_for_bit(compose_config, tmp_path, algo):
     cfg = compose_config(f"algo={algo}", "output_dir=x")
 

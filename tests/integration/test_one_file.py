@@ -108,7 +108,7 @@ def test_the_same_rollouts_give_the_same_updates(one_file, compose_config, tmp_p
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, datamodule=build.build_data(config, setup))
+    trainer.fit(module, datamodule=build.build_data(config, setup, module.objective))
 
     rollouts = iter(before.rollouts)
     model = one_file.load_model()

@@ -39,9 +39,13 @@ from pipo.modules import policy_module
 from pipo.modules.batching import micro_batches
 from pipo.modules.objectives.base import Objective
 from pipo.modules.objectives.cispo import CISPO
+from pipo.modules.objectives.dcpo import DCPO
 from pipo.modules.objectives.dr_grpo import DrGRPO
 from pipo.modules.objectives.gspo import GSPO
+from pipo.modules.objectives.ha_dw import HADW
+from pipo.modules.objectives.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusBaseline
 from pipo.modules.objectives.rloo import RLOO
+from pipo.modules.objectives.spo import SPO
 from pipo.records.rollouts import Completions, TokenIds, pad_rows
 from pipo.rollout.engine import OnFinished
 from pipo.rollout.local import LocalEngine
@@ -71,6 +75,22 @@ OBJECTIVES = {
     "sdpo_official": lambda: test_sdpo.sdpo(test_sdpo.OFFICIAL, 0.05),
     "rloo": lambda: RLOO(**CLIP),
     "dr_grpo": lambda: DrGRPO(**CLIP, max_response_tokens=5),
+    "reinforce_plus_plus": lambda: ReinforcePlusPlus(
+        **{**CLIP, "aggregation": "seq-mean-token-mean"}, kl_reward_coef=0.05
+    ),
+    "reinforce_plus_plus_baseline": lambda: ReinforcePlusPlusBaseline(**CLIP),
+    "ha_dw": lambda: HADW(**CLIP, advantage_eps=1e-6, window=2, scale=1.3),
+    "dcpo": lambda: DCPO(
+        epsilon_low=0.16, epsilon_high=0.2, ratio_cap=10.0, aggregation="token-mean", kl_coef=0.0
+    ),
+    "spo": lambda: SPO(
+        **CLIP,
+        prior=0.5,
+        forgetting_half=0.06,
+        forgetting_least=0.5,
+        forgetting_most=0.96,
+        exploration=0.05,
+    ),
     "cispo": lambda: CISPO(**{**CLIP, "clip_low": 1.0, "dual_clip": None}, advantage_eps=1e-6),
 }
 

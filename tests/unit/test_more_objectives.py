@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from pipo.functional.advantages import (
 from pipo.functional.divergence import binary_divergence, kl_k2
 from pipo.functional.reward_history import UNVISITED, RewardHistory, smoothed_advantages
 from pipo.functional.surrogate import probability_clip_range
+from pipo.functional.value_tracking import Belief, forgetting, mean_change, sampling_weights
 from pipo.modules.objectives.base import MicroBatch, Objective
 from pipo.modules.objectives.dcpo import DCPO
 from pipo.modules.objectives.dppo import DPPO
@@ -28,9 +30,11 @@ from pipo.modules.objectives.ha_dw import HADW
 from pipo.modules.objectives.opo import OPO
 from pipo.modules.objectives.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusBaseline
 from pipo.modules.objectives.sapo import SAPO
-from pipo.records.batches import Annotations
+from pipo.modules.objectives.spo import SPO
+from pipo.records.batches import Annotations, Recalled
 from pipo.records.problems import Example, Reward
 from pipo.records.rollouts import Completions, PromptBatch, Rollouts
+from pipo.rollout.datamodule import IterationDataset
 from tests.conftest import packed
 
 LOSS: dict[str, Any] = {"aggregation": "token-mean", "kl_coef": 0.0}
@@ -536,3 +540,128 @@ def test_dcpo_remembers_and_attributes_inside_the_group_alone():
 def test_dcpo_refuses(change, said):
     with pytest.raises(ValueError, match=said):
         dcpo(**change)
+
+
+# ---------------------------------------------------------------------- SPO, arXiv 2509.13232
+
+
+def spo(**changes: Any) -> SPO:
+    numbers = {"prior": 0.5, "forgetting_half": 0.06, "exploration": 0.05}
+    bounds = {"forgetting_least": 0.875, "forgetting_most": 0.96}
+    return SPO(**{**CLIP, **numbers, **bounds, **changes})
+
+
+def visit(objective: SPO, rewards: list[float], moved: float = 0.0) -> Tensor:
+    """Advantages of single responses; the policy has moved by so much on what it said the last time."""
+    made = rollouts(rewards, [1 + i % 3 for i in range(len(rewards))], group_size=1)
+    earlier = objective.recall(made)
+    now = (earlier.logprobs + moved) * earlier.sampled
+    given = replace(annotations(made), recalled=Recalled(completions=earlier, logprobs=now))
+    batch = objective.prepare(made, given, lambda value: value)
+    assert torch.equal(batch.attribution, batch.advantages)
+    return batch.advantages[:, 0]
+
+
+def test_a_belief_is_a_moving_average_that_forgets():
+    """Equation 5, and its form in equation 7: v + (r - v) / (rho N + 1) with N = alpha + beta."""
+    belief = Belief(successes=3.0, failures=1.0)
+    after = belief.after(0.9, 0.0, 1)
+    assert (after.successes, after.failures) == pytest.approx((2.7, 1.9))
+    assert after.value == pytest.approx(0.75 - 0.75 / (0.9 * 4 + 1))
+    # A group of three responses, two of them right, is forgotten about once.
+    assert vars(belief.after(0.5, 2.0, 3)) == {"successes": 3.5, "failures": 1.5}
+
+
+def test_half_is_forgotten_at_the_half_distance_within_bounds():
+    distance = f64([0.0, 0.006, 0.06, 0.12])
+    got = forgetting(distance, 0.06, 0.0, 1.0)
+    torch.testing.assert_close(got, f64([1, 2**-0.1, 0.5, 0.25]), rtol=1e-12, atol=0)
+    got = forgetting(distance, 0.06, 0.875, 0.96)
+    torch.testing.assert_close(got, f64([0.96, 2**-0.1, 0.875, 0.875]), rtol=1e-12, atol=0)
+    mask = torch.tensor([[True, True, False]])
+    assert mean_change(f64([[-1, -2, -9]]), f64([[-1.5, -1.8, 0]]), mask).tolist() == pytest.approx([0.35])
+
+
+def test_spo_takes_the_value_from_before_and_whitens_over_the_batch():
+    """Rewards 1, 0, 0 at a value of 1/2: .5, -.5, -.5 of mean -1/6 and unbiased variance 1/3.
+
+    Equations 8 and 9. Then alpha = .96 / 2 + 1 and beta = .96 / 2 for what was right: a first visit has
+    moved nothing.
+    """
+    objective = spo()
+    first = visit(objective, [1.0, 0.0, 0.0])
+    root = math.sqrt(1 / 3)
+    torch.testing.assert_close(first, torch.tensor([2 / 3, -1 / 3, -1 / 3]) / root, rtol=1e-6, atol=0)
+    assert objective.value("0") == pytest.approx(1.48 / 1.96)
+    assert objective.value("1") == pytest.approx(0.48 / 1.96)
+    # 2^(-.006 / .06) of that is kept when the policy has moved by .006 on each token.
+    second = visit(objective, [1.0, 1.0, 0.0], moved=0.006)
+    raw = torch.tensor([1 - 1.48 / 1.96, 1 - 0.48 / 1.96, -0.48 / 1.96])
+    torch.testing.assert_close(second, (raw - raw.mean()) / raw.std(), rtol=1e-5, atol=0)
+    keep = 2**-0.1
+    belief = objective.beliefs["1"]
+    assert (belief.successes, belief.failures) == pytest.approx((keep * 0.48 + 1, keep * 1.48), rel=1e-5)
+    assert visit(spo(), [1.0]).tolist() == [0.0]
+
+
+def test_what_spo_remembers_can_be_handed_over():
+    objective = spo()
+    visit(objective, [1.0, 0.0, 1.0])
+    other = spo()
+    other.load_state_dict(objective.state_dict())
+    assert torch.equal(visit(other, [0.0, 1.0, 1.0], 0.01), visit(objective, [0.0, 1.0, 1.0], 0.01))
+    assert other.beliefs == objective.beliefs
+    with pytest.raises(ValueError, match="remembers nothing, and is given beliefs, last"):
+        sapo().load_state_dict(objective.state_dict())
+
+
+def test_prompts_with_an_open_outcome_are_drawn_most():
+    """Equation 11: sqrt(v (1 - v)) + .05, so .55 for one that was never seen."""
+    weights = sampling_weights(f64([0.5, 0.0, 1.0, 0.2]), 0.05)
+    torch.testing.assert_close(weights, f64([0.55, 0.05, 0.05, 0.45]), rtol=1e-12, atol=0)
+    objective = spo()
+    visit(objective, [1.0])
+    v = 1.48 / 1.96
+    expected = f64([math.sqrt(v * (1 - v)) + 0.05, 0.55])
+    torch.testing.assert_close(objective.prompt_weights(["0", "new"]), expected, rtol=1e-12, atol=0)
+
+
+def test_drawn_prompts_follow_the_weights_and_are_shared_by_ranks():
+    examples = [Example(uid=str(i), question="", answer="") for i in range(12)]
+    chances = torch.ones(12, dtype=torch.float64)
+
+    def drawn(iteration: int, rank: int = 0, ranks: int = 1, repeat: int | None = None) -> list[str]:
+        data = IterationDataset(
+            examples,
+            [(2,)] * 12,
+            prompts_per_iteration=4,
+            iterations=9,
+            seed=3,
+            shuffle=True,
+            repeat_after=repeat,
+            prompt_weights=lambda names: chances[[int(name) for name in names]],
+        )
+        data.share_between(rank, ranks)
+        return [example.uid for example in data[iteration].first.examples]
+
+    once = drawn(0)
+    assert len(set(once)) == 4
+    assert drawn(0) == once != drawn(1)
+    assert [*zip(drawn(0, 0, 2), drawn(0, 1, 2), strict=True)] == [*zip(once[::2], once[1::2], strict=True)]
+    assert drawn(0, repeat=1) == drawn(5, repeat=1)
+    chances[:8] = 0.0
+    assert all(set(drawn(iteration)) == {"8", "9", "10", "11"} for iteration in range(3))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"prior": 0.0}, "prior must be positive"),
+        ({"forgetting_half": 0.0}, "forgetting_half must be positive"),
+        ({"exploration": 0.0}, "exploration must be positive"),
+        ({"forgetting_least": 0.97}, "forgetting_least <= forgetting_most <= 1 is needed, got 0.97 and 0.96"),
+    ],
+)
+def test_spo_refuses(change, said):
+    with pytest.raises(ValueError, match=said):
+        spo(**change)

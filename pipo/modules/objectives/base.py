@@ -28,7 +28,7 @@ from pipo.lm.packing import PackedRows
 from pipo.records.batches import Annotations, PolicyBatch, ValueTargets
 from pipo.records.movable import Movable
 from pipo.records.options import Cap, CountOrNone, Options, Positive, Share
-from pipo.records.rollouts import Rollouts, TokenIds
+from pipo.records.rollouts import Completions, Rollouts, TokenIds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +151,10 @@ class Objective(ABC):
 
     min_group_size: int = 1
     """Smallest group size that the objective can work with."""
+    recalls: bool = False
+    """Whether earlier responses are scored again by the present policy; see :meth:`recall`."""
+    draws_prompts: bool = False
+    """Whether the prompts of an iteration are drawn by :meth:`prompt_weights`, and not epoch by epoch."""
     authors_minimum: bool = False
     """Whether the authors' code of PIPO has -min(nu, clip(nu)) r_hat with this objective."""
     critic: CriticConfig | None = None
@@ -183,6 +187,29 @@ class Objective(ABC):
     def needs_reference(self) -> bool:
         """Whether the reference model's log-probabilities must be annotated."""
         return self.kl_coef != 0
+
+    def recall(self, rollouts: Rollouts) -> Completions | None:
+        """One earlier response to each prompt, to be scored by the present policy before :meth:`prepare`.
+
+        All ranks are asked together, and either all answer or none.
+
+        Args:
+            rollouts: fresh responses of this rank.
+        """
+        return None
+
+    def prompt_weights(self, names: Sequence[str]) -> Tensor:
+        """What the chance of each problem to be drawn for the next iteration is proportional to.
+
+        Asked where :attr:`draws_prompts` is set, on each rank alone; all must say the same.
+
+        Args:
+            names: uids of the training problems.
+
+        Returns:
+            float64, one for each, not negative.
+        """
+        return torch.ones(len(names), dtype=torch.float64)
 
     def state_dict(self) -> dict[str, Any]:
         """What is remembered from iteration to iteration, for checkpoints: the same on every rank.
