@@ -34,13 +34,12 @@ def test_with_and_without_policy_improvement(compose_config, algo):
     """Two iterations fill a window of two; from the third on there are retrospective updates."""
     cfg = compose_config(f"algo={algo}", "output_dir=x")
     runs = {}
-    for name, loop in (("none", []), ("default", [toy.pipo(window=2)])):
+    for name, loop, iterations in (("none", [], 2), ("default", [toy.pipo(window=2)], 4)):
         record = toy.Record()
         model = toy.module(built(cfg, "algo.objective"), mini_batch=8)
-        toy.fit(model, [*loop, record], 4)
+        toy.fit(model, [*loop, record], iterations)
         runs[name] = record.metrics
     for rows in runs.values():
-        assert len(rows) == 4
         assert all(math.isfinite(value) for row in rows for value in row.values())
         assert all(row["policy/grad_norm"] > 0 for row in rows)
     applied = [row for row in runs["default"] if row["pipo/applied"] == 1]
@@ -51,13 +50,26 @@ def test_with_and_without_policy_improvement(compose_config, algo):
     assert all(runs["none"][i][key] == runs["default"][i][key] for i in range(2) for key in same)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_with_paired_feedback_and_a_controlled_rate(compose_config, algo):
+    """From the second iteration on it is measured what the last one did, and the rate follows."""
+    cfg = compose_config(f"algo={algo}", "output_dir=x")
+    record = toy.Record()
+    model = toy.module(built(cfg, "algo.objective"), mini_batch=8, look_back="device")
+    toy.fit(model, [toy.step_control(), toy.pipo(window=2, feedback="paired"), record], 5)
+    assert all(math.isfinite(value) for row in record.metrics for value in row.values())
+    assert any("pipo/improvement" in row for row in record.metrics)
+    assert any(row["pipo/applied"] == 1 for row in record.metrics)
+
+
 @pytest.mark.parametrize("algo", ["ha_dw", "dcpo", "spo"])
 def test_what_a_method_remembers_survives_a_resume_bit_for_bit(compose_config, tmp_path, algo):
     cfg = compose_config(f"algo={algo}", "output_dir=x")
 
     def fit(callbacks, checkpoint=None):
         model = toy.module(built(cfg, "algo.objective"), mini_batch=8)
-        toy.fit(model, [toy.pipo(window=2), *callbacks], 5, checkpoint)
+        toy.fit(model, [toy.pipo(window=2), *callbacks], 4, checkpoint)
         return model
 
     class Stop(toy.pl.Callback):

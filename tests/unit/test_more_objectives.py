@@ -98,7 +98,7 @@ def rollouts(rewards: list[float], lengths: list[int], group_size: int) -> Rollo
     )
 
 
-def annotations(of: Rollouts, **given: Tensor) -> Annotations:
+def annotated(of: Rollouts, **given: Tensor) -> Annotations:
     old = of.completions.logprobs
     return Annotations(
         old_logprobs=old, importance=None, ref_logprobs=given.get("ref_logprobs"), values=None, teacher=None
@@ -295,12 +295,12 @@ def test_reinforce_plus_plus_normalises_over_the_batch():
     """Rewards 1 and 0 of 1 and 3 tokens: mean 1/4 and unbiased variance 1/4 over four tokens (equation 5)."""
     made = rollouts([1.0, 0.0], [1, 3], group_size=1)
     objective = ReinforcePlusPlus(kl_reward_coef=0.0, **CLIP)
-    batch = objective.prepare(made, annotations(made), lambda value: value)
+    batch = objective.prepare(made, annotated(made), lambda value: value)
     expected = torch.tensor([[1.5, 0, 0], [-0.5, -0.5, -0.5]])
     torch.testing.assert_close(batch.advantages, expected, rtol=1e-6, atol=0)
     assert torch.equal(batch.attribution, batch.advantages)
     # With a twin rank the moments double: the same mean, and a variance of 2 x 3/4 over 7.
-    twin = objective.prepare(made, annotations(made), lambda value: 2 * value)
+    twin = objective.prepare(made, annotated(made), lambda value: 2 * value)
     torch.testing.assert_close(twin.advantages, expected * (0.25 / (1.5 / 7)) ** 0.5, rtol=1e-6, atol=0)
 
 
@@ -310,7 +310,7 @@ def test_reinforce_plus_plus_has_the_penalty_in_the_reward():
     reference = -1.5 * made.completions.sampled.float()
     objective = ReinforcePlusPlus(kl_reward_coef=0.1, **CLIP)
     assert objective.needs_reference
-    batch = objective.prepare(made, annotations(made, ref_logprobs=reference), lambda value: value)
+    batch = objective.prepare(made, annotated(made, ref_logprobs=reference), lambda value: value)
     returns = torch.tensor([0.9, -0.3, -0.2, -0.1])
     expected = (returns - returns.mean()) / returns.std()
     torch.testing.assert_close(batch.advantages[batch.sampled], expected, rtol=1e-5, atol=0)
@@ -324,7 +324,7 @@ def test_reinforce_plus_plus_baseline_centres_in_the_group_and_normalises_over_t
     That moves the group without differences as well. Attribution is a share of the group, and so 0 there.
     """
     made = rollouts([1.0, 0.0, 1.0, 1.0], [1, 3, 2, 2], group_size=2)
-    batch = ReinforcePlusPlusBaseline(**CLIP).prepare(made, annotations(made), lambda value: value)
+    batch = ReinforcePlusPlusBaseline(**CLIP).prepare(made, annotated(made), lambda value: value)
     centred = torch.tensor([0.5, -0.5, -0.5, -0.5, 0, 0, 0, 0])
     expected = (centred + 1 / 8) / centred.std()
     torch.testing.assert_close(batch.advantages[batch.sampled], expected, rtol=1e-5, atol=0)
@@ -520,7 +520,7 @@ def test_dcpo_remembers_and_attributes_inside_the_group_alone():
     objective = dcpo()
     for rewards in ([1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]):
         made = rollouts(rewards, [1, 2, 1, 1], group_size=4)
-        batch = objective.prepare(made, annotations(made), lambda value: value)
+        batch = objective.prepare(made, annotated(made), lambda value: value)
     assert (batch.advantages[batch.sampled] > 0.3).all()
     assert (batch.attribution == 0).all()
     assert objective.state_dict() == {"histories": {"0": [2, 0.625, 0.234375]}}
@@ -556,7 +556,7 @@ def visit(objective: SPO, rewards: list[float], moved: float = 0.0) -> Tensor:
     made = rollouts(rewards, [1 + i % 3 for i in range(len(rewards))], group_size=1)
     earlier = objective.recall(made)
     now = (earlier.logprobs + moved) * earlier.sampled
-    given = replace(annotations(made), recalled=Recalled(completions=earlier, logprobs=now))
+    given = replace(annotated(made), recalled=Recalled(completions=earlier, logprobs=now))
     batch = objective.prepare(made, given, lambda value: value)
     assert torch.equal(batch.attribution, batch.advantages)
     return batch.advantages[:, 0]
