@@ -108,7 +108,7 @@ def one_round(
         ),
         seed=seed,
         decode=decode,
-        encode_reply=lambda reply, last: (),
+        encode_reply=lambda messages, last: (),
         timer=timer,
     )
     return graded, {**seconds, "both": seconds["sampling"] + seconds["waiting"]}

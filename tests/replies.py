@@ -1,11 +1,12 @@
-"""Arithmetic that is asked again: a task that replies, for the embedded model."""
+"""Arithmetic that is asked again: a task with environments, for the embedded model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipo.records.problems import Example, Reward, Transcript
+from pipo.records.problems import Example, Message, Reply, Reward, Transcript
 from pipo.tasks.arithmetic import ArithmeticTask
+from pipo.tasks.environment import Environment
 
 HALF = 0.5
 """Score of a right result that is not the first one."""
@@ -16,9 +17,8 @@ class AskedAgain(ArithmeticTask):
 
     max_turns = 3
 
-    def reply(self, example: Example, transcript: Transcript) -> str | None:
-        (verdict,) = self.grade([example], [transcript[-1].content])
-        return None if verdict.score == 1 else f"\n{example.question}="
+    def environment(self, example: Example) -> Environment:
+        return PutsAgain(self, example)
 
     def grade_transcripts(
         self, examples: Sequence[Example], transcripts: Sequence[Transcript]
@@ -26,3 +26,14 @@ class AskedAgain(ArithmeticTask):
         found = super().grade_transcripts(examples, transcripts)
         pairs = zip(found, transcripts, strict=True)
         return [Reward(score=r.score * (HALF if len(t) > 1 else 1), answer=r.answer) for r, t in pairs]
+
+
+class PutsAgain(Environment):
+    def __init__(self, task: ArithmeticTask, example: Example) -> None:
+        self.task, self.example = task, example
+
+    def step(self, transcript: Transcript) -> Reply:
+        (verdict,) = self.task.grade([self.example], [transcript[-1].content])
+        if verdict.score == 1:
+            return Reply()
+        return Reply(messages=(Message(role="user", content=f"\n{self.example.question}="),))

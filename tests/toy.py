@@ -23,7 +23,7 @@ from pipo.modules.objectives.grpo import GRPO
 from pipo.modules.options import BatchConfig, OptimizerConfig, Place
 from pipo.modules.policy_module import PolicyModule
 from pipo.records.correction import ImportanceCorrection
-from pipo.records.problems import Example, Prompt, Reward, Split
+from pipo.records.problems import Example, Message, Prompt, Reward, Split
 from pipo.records.rollouts import Rollouts, TokenIds
 from pipo.rollout.collector import Collector
 from pipo.rollout.datamodule import IterationDataset, PromptDataModule
@@ -64,8 +64,8 @@ def decode(ids: Sequence[int], prompt: Sequence[int] = ()) -> str:
     return " ".join(map(str, ids))
 
 
-def encode_reply(reply: str, last: int) -> TokenIds:
-    return tuple(map(int, reply.split()))
+def encode_reply(messages: Sequence[Message], last: int) -> TokenIds:
+    return tuple(int(word) for message in messages for word in message.content.split())
 
 
 def sampling(**changes: Any) -> SamplingParams:

@@ -30,7 +30,7 @@ class HeldOutProblems:
     decode: Decode
     """Token ids to text."""
     encode_reply: EncodeReply
-    """What the task replied to token ids."""
+    """What an environment said to token ids."""
     sampling: SamplingParams
     """How tokens are drawn."""
 

@@ -60,7 +60,7 @@ def evaluate(
         examples: all problems, the same list on every rank.
         prompt_ids: their tokenised prompts.
         decode: turns token ids into text.
-        encode_reply: turns what the task replied into token ids.
+        encode_reply: turns what an environment said into token ids.
         sampling: temperature and limits of the evaluation.
         plan: samples per problem, batches, intervals and seed.
         rank: this process among ``world_size``.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any, Literal, TypeVar
 
@@ -16,14 +16,14 @@ Split = Literal["train", "test"]
 class Message:
     """One turn of a conversation."""
 
-    role: Literal["system", "user", "assistant"]
-    """Speaker of the turn."""
+    role: Literal["system", "user", "assistant", "tool"]
+    """Speaker of the turn; ``tool``: what a call returned."""
     content: str
     """Text of the turn."""
 
 
 Transcript = tuple[Message, ...]
-"""What was said after a prompt: the policy as ``assistant``, the task in reply as ``user``, and so on."""
+"""What was said after a prompt: the policy as ``assistant``, its environment as ``user`` and ``tool``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,11 @@ class Prompt:
     """The conversation, for a tokenizer with a chat template."""
     text: str
     """The plain form, for a tokenizer without one (base models)."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Functions that the policy may call, for a chat template to show: each ``{"type": "function",
+    "function": {"name": ..., "description": ..., "parameters": <JSON schema>}}``. The plain form has them in
+    its text.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,3 +110,31 @@ class Reward:
                 object.__setattr__(self, name, whole_text(text))
         if self.infrastructure and (self.error is None or self.score != 0.0):
             raise ValueError("Reward.infrastructure needs an error that says what happened, and a score of 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What an environment says to a turn of the policy."""
+
+    messages: tuple[Message, ...] = ()
+    """What the policy reads before it speaks again, as ``user`` or ``tool``; none ends the episode."""
+    reward: Reward | None = None
+    """The verdict on the episode; the last one given counts. None: nothing new."""
+    tool_calls: int = 0
+    """Calls that the turn made."""
+    tool_errors: int = 0
+    """Those that failed: unreadable, unknown, refused, raised, over a limit. The policy reads what failed."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tool_errors <= self.tool_calls:
+            raise ValueError(
+                f"Reply: {self.tool_errors} of {self.tool_calls} calls failed; a call that cannot be read "
+                "is a call, too"
+            )
+        for message in self.messages:
+            if message.role not in ("user", "tool"):
+                raise ValueError(f"Reply.messages: roles are user and tool, got {message.role}")
+        # What a program prints may hold half of a surrogate pair, which no tokenizer takes.
+        if any(has_half_pair(message.content) for message in self.messages):
+            whole = (replace(message, content=whole_text(message.content)) for message in self.messages)
+            object.__setattr__(self, "messages", tuple(whole))

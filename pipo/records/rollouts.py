@@ -158,7 +158,7 @@ class Rollouts:
     completions: Completions
     """The N = B * G responses."""
     texts: tuple[str, ...]
-    """N decoded responses without special tokens, replies of the task included."""
+    """N decoded responses without special tokens, replies of environments included."""
     verdicts: tuple[Reward, ...]
     """N verdicts of the task's grader."""
     rewards: Tensor

@@ -28,7 +28,7 @@ class Collector:
     Args:
         task: grades the responses.
         decode: response token ids to text.
-        encode_reply: what the task replied to token ids.
+        encode_reply: what an environment said to token ids.
         group_size: responses per prompt.
         sampling: how tokens are drawn.
         dynamic_sampling_rounds: drop groups whose verifier rewards are all equal and draw more prompts until
@@ -135,9 +135,9 @@ class Collector:
         self._measure(rollouts, metrics)
         for name, values in added.items():
             metrics.add(f"train/reward_terms/{name}", values.sum(), len(values))
-        if graded.transcripts is not None:
-            turns = sum(said.role == "assistant" for each in graded.transcripts for said in each)
-            metrics.add("rollout/turns", turns, len(graded.transcripts))
+        if graded.episodes is not None:
+            turns = sum(said.role == "assistant" for each in graded.episodes for said in each.transcript)
+            metrics.add("rollout/turns", turns, len(graded.episodes))
         return rollouts
 
     def _measure(self, rollouts: Rollouts, metrics: IterationMetrics) -> None:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from pipo.records.problems import Example, Reward, Transcript
+from pipo.records.problems import Example, Reward
 from pipo.records.rollouts import Completions, TokenIds
 from pipo.rollout.engine import RolloutEngine
 from pipo.rollout.options import SamplingParams
-from pipo.rollout.turns import converse
+from pipo.rollout.turns import Episode, converse
 from pipo.tasks.base import Task
 from pipo.tasks.prompts import Decode, EncodeReply
-from pipo.tasks.verdicts import verdicts_of
+from pipo.tasks.verdicts import verdicts_of, verdicts_of_episodes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +23,9 @@ class Graded:
     completions: Completions
     """N rows of tokens."""
     texts: tuple[str, ...]
-    """N decoded responses without special tokens, replies of the task included."""
-    transcripts: tuple[Transcript, ...] | None
-    """N conversations; None for a task that never replies."""
+    """N decoded responses without special tokens, replies of environments included."""
+    episodes: tuple[Episode, ...] | None
+    """N episodes; None for a task without environments."""
     verdicts: tuple[Reward, ...]
     """N verdicts."""
 
@@ -51,14 +51,14 @@ def sample_and_grade(
 
     Args:
         engine: samples.
-        task: replies, where it has replies, and grades.
+        task: makes environments, if it has some, and grades.
         examples: the problem of each prompt.
         prompt_ids: B prompts.
         group_size: G.
         sampling: how tokens are drawn.
         seed: of the draws.
         decode: token ids to text.
-        encode_reply: what the task replied to token ids.
+        encode_reply: what an environment said to token ids.
         timer: measures "generate", and "score" for what is waited for then.
     """
     known: dict[int, str] = {}
@@ -82,7 +82,7 @@ def sample_and_grade(
                 on_answer=begin if task.begins_early() else None,
             )
         with timer("score"):
-            if spoken.transcripts is not None:
+            if spoken.episodes is not None:
                 known.clear()  # what was said last is not all of the text
             drawn = spoken.completions
             rows, lengths = drawn.response_ids.tolist(), drawn.lengths.tolist()
@@ -92,8 +92,15 @@ def sample_and_grade(
                 for i, row in enumerate(tokens)
             )
             asked = [example for example in examples for _ in range(group_size)]
-            verdicts = verdicts_of(task, asked, texts, spoken.transcripts, tokens) if asked else ()
+            if not asked:
+                verdicts = ()
+            elif spoken.episodes is None:
+                verdicts = verdicts_of(task, asked, texts, tokens)
+            else:
+                said = [episode.transcript for episode in spoken.episodes]
+                given = [episode.reward for episode in spoken.episodes]
+                verdicts = verdicts_of_episodes(task, asked, said, given)
     except BaseException:
         task.close()  # what was begun would go on
         raise
-    return Graded(completions=drawn, texts=texts, transcripts=spoken.transcripts, verdicts=verdicts)
+    return Graded(completions=drawn, texts=texts, episodes=spoken.episodes, verdicts=verdicts)

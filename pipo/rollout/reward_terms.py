@@ -21,7 +21,7 @@ class GradedResponses:
     examples: tuple[Example, ...]
     """N problems, one for each response."""
     texts: tuple[str, ...]
-    """N decoded responses without special tokens, replies of the task included."""
+    """N decoded responses without special tokens, replies of environments included."""
     verdicts: tuple[Reward, ...]
     """N verdicts of the task's grader."""
     rewards: Tensor

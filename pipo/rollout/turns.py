@@ -1,9 +1,9 @@
-"""Conversations of several turns: the engine samples a turn, the task replies, the engine goes on from there.
+"""Episodes of several turns: the engine samples a turn, the environment replies, the engine goes on.
 
 A row of the result is prompt, turn, reply, turn and so on, token for token as the model read and wrote it:
 nothing is rendered again, so that the log-probabilities of sampling are those of training. The limit of
 response tokens covers all that follows the prompt, replies included, as the model's positions and the memory
-of an update have to. A task that never replies costs nothing and changes nothing.
+of an update have to. A task without environments costs nothing and changes nothing.
 """
 
 from __future__ import annotations
@@ -15,27 +15,43 @@ import torch
 
 from pipo.distributed.seeds import Purpose, derive_seed
 from pipo.errors import TaskError
-from pipo.records.problems import Example, Message, Transcript
+from pipo.records.problems import Example, Message, Reply, Reward, Transcript
 from pipo.records.rollouts import Completions, TokenIds, pad_rows
 from pipo.rollout.engine import OnFinished, RolloutEngine
 from pipo.rollout.options import SamplingParams
+from pipo.rollout.stepping import Environments
 from pipo.tasks.base import Task
 from pipo.tasks.prompts import Decode, EncodeReply
 
 OnAnswer = Callable[[int, str], None]
-"""Told of a response to which nothing will be added: its row, and what the policy said last."""
+"""Told of a response that the task will grade and to which nothing will be added: its row, and what the
+policy said last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episode:
+    """What the policy and its environment said and did to each other after a prompt."""
+
+    transcript: Transcript
+    """All that was said; the policy speaks first and last."""
+    reward: Reward | None
+    """The environment's last verdict; None where it gave none."""
+    tool_calls: int
+    """Calls that the policy's turns made."""
+    tool_errors: int
+    """Those that failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conversations:
-    """What the policy and the task said to each other, as tokens and as text."""
+    """What was sampled, and what was said to it."""
 
     completions: Completions
-    """N rows; what the task inserted is not sampled. A conversation is finished when its last turn ended by
+    """N rows; what an environment inserted is not sampled. A row is finished when its last turn ended by
     itself and no reply to it had to be left out for want of room.
     """
-    transcripts: tuple[Transcript, ...] | None
-    """What was said after each of the N prompts; None for a task that never replies, whose turns are one."""
+    episodes: tuple[Episode, ...] | None
+    """N episodes; None for a task without environments, whose turns are one."""
 
 
 def converse(
@@ -51,58 +67,56 @@ def converse(
     encode_reply: EncodeReply,
     on_answer: OnAnswer | None = None,
 ) -> Conversations:
-    """Sample ``group_size`` responses per prompt, and further turns where the task replies.
+    """Sample ``group_size`` responses per prompt, and further turns where an environment replies.
 
     The engine is asked ``task.max_turns`` times, if need be without prompts, because ranks that sample
-    together must ask equally often.
+    together must ask equally often. Episodes go on together, turn by turn, and leave when they are over.
 
     Args:
         engine: samples each turn.
-        task: is asked for a reply to every turn that ended by itself, but for the last one that it allows.
+        task: makes an environment for each response, if it has some.
         examples: the problem of each prompt.
         prompt_ids: B prompts.
         group_size: G.
         sampling: how tokens are drawn; its limit covers the whole response.
         seed: of the first turn; those of further turns are derived from it.
         decode: token ids to text.
-        encode_reply: what the task replied to token ids.
-        on_answer: told of each response, at the latest before the next turn is sampled and at the earliest
-            when its last token is drawn; not told of those that the engine does not hand over.
+        encode_reply: what an environment said to token ids.
+        on_answer: told of each response that the task will grade; without environments at the earliest when
+            its last token is drawn, with them when its episode is over.
 
     Raises:
-        TaskError: a reply is no text or has no tokens, or a task replies and does not say how often.
+        TaskError: a reply is none or has no tokens, or the task does not say how often the policy may speak.
     """
     asked = [(e, p) for e, p in zip(examples, prompt_ids, strict=True) for _ in range(group_size)]
     if task.max_turns is None:
-        if type(task).reply is not Task.reply:
-            raise TaskError(f"{task.name}: it replies, so max_turns must say how often the policy may speak")
+        if type(task).environment is not Task.environment:
+            raise TaskError(
+                f"{task.name}: it has environments, so max_turns must say how often the policy may speak"
+            )
         tell = _decoding(on_answer, decode, [p for _, p in asked])
         drawn = engine.generate(prompt_ids, group_size, sampling, seed, tell)
-        return Conversations(completions=drawn, transcripts=None)
+        return Conversations(completions=drawn, episodes=None)
+    if task.max_turns < 1:
+        raise TaskError(f"{task.name}: max_turns must be at least 1, got {task.max_turns}")
     rows = [_Row(number, e, p, sampling.max_response_tokens) for number, (e, p) in enumerate(asked)]
-    tell = _last_turn(on_answer, decode, rows) if task.max_turns == 1 else None
-    _take(rows, engine.generate(prompt_ids, group_size, sampling, seed, tell), decode)
     going = rows
-    for turn in range(1, task.max_turns):
-        before, going = going, []
-        for row in before:
-            if row.is_answered(task, encode_reply):
-                going.append(row)
-            elif on_answer is not None:
-                on_answer(row.number, row.transcript[-1].content)
-        longest = max((row.room for row in going), default=1)
-        contexts = [(*row.prompt, *row.ids) for row in going]
-        left = sampling.model_copy(update={"max_response_tokens": longest})
-        tell = _last_turn(on_answer, decode, going) if turn + 1 == task.max_turns else None
-        drawn = engine.generate(contexts, 1, left, derive_seed(seed, Purpose.TURN, turn), tell)
-        _take(going, drawn, decode)
-    return Conversations(
-        completions=_completions(rows), transcripts=tuple(tuple(row.transcript) for row in rows)
-    )
+    with Environments(task, [row.example for row in rows]) as environments:
+        for turn in range(task.max_turns):
+            if turn == 0:
+                drawn = engine.generate(prompt_ids, group_size, sampling, seed)
+            else:
+                longest = max((row.room for row in going), default=1)
+                contexts = [(*row.prompt, *row.ids) for row in going]
+                left = sampling.model_copy(update={"max_response_tokens": longest})
+                drawn = engine.generate(contexts, 1, left, derive_seed(seed, Purpose.TURN, turn))
+            _take(going, drawn, decode)
+            going = _answered(going, environments, encode_reply, on_answer, last=turn + 1 == task.max_turns)
+    return Conversations(completions=_completions(rows), episodes=tuple(row.episode() for row in rows))
 
 
 class _Row:
-    """A conversation that grows."""
+    """An episode that grows."""
 
     def __init__(self, number: int, example: Example, prompt: TokenIds, limit: int) -> None:
         self.number = number
@@ -111,6 +125,8 @@ class _Row:
         self.sampled: list[bool] = []
         self.logprobs: list[float] = []
         self.transcript: list[Message] = []
+        self.reward: Reward | None = None
+        self.tool_calls = self.tool_errors = 0
         self.finished = False
 
     @property
@@ -124,25 +140,31 @@ class _Row:
         self.logprobs += logprobs
         self.sampled += [sampled] * len(ids)
 
-    def is_answered(self, task: Task, encode_reply: EncodeReply) -> bool:
-        """Ask the task for a reply to a turn that ended by itself; add it, and say whether there was one."""
-        text = task.reply(self.example, tuple(self.transcript)) if self.finished else None
-        if text is None:
+    def goes_on(self, reply: Reply, encode_reply: EncodeReply, *, last: bool) -> bool:
+        """Take a reply to a turn that ended by itself; say whether the policy speaks again."""
+        self.reward = self.reward if reply.reward is None else reply.reward
+        self.tool_calls += reply.tool_calls
+        self.tool_errors += reply.tool_errors
+        if last or not reply.messages:
             return False
-        if not isinstance(text, str):
-            raise TaskError(
-                f"{type(task).__name__}.reply must return text or None, got {type(text).__name__} for "
-                f"{self.example.uid}"
-            )
-        ids = encode_reply(text, self.ids[-1])
+        ids = encode_reply(reply.messages, self.ids[-1])
         if not ids:
-            raise TaskError(f"{type(task).__name__}.reply: its text for {self.example.uid} has no tokens")
+            raise TaskError(f"the reply of the environment of {self.example.uid} has no tokens")
         if len(ids) >= self.room:
-            self.finished = False  # the conversation would go on, and is cut here
+            self.finished = False  # the episode would go on, and is cut here
             return False
         self.add(ids, [0.0] * len(ids), sampled=False)
-        self.transcript.append(Message(role="user", content=text))
+        self.transcript += reply.messages
         return True
+
+    def episode(self) -> Episode:
+        """All of it, at its end."""
+        return Episode(
+            transcript=tuple(self.transcript),
+            reward=self.reward,
+            tool_calls=self.tool_calls,
+            tool_errors=self.tool_errors,
+        )
 
 
 def _decoding(on_answer: OnAnswer | None, decode: Decode, prompts: Sequence[TokenIds]) -> OnFinished | None:
@@ -152,16 +174,27 @@ def _decoding(on_answer: OnAnswer | None, decode: Decode, prompts: Sequence[Toke
     return lambda row, ids: on_answer(row, decode(ids, prompts[row]))
 
 
-def _last_turn(on_answer: OnAnswer | None, decode: Decode, rows: Sequence[_Row]) -> OnFinished | None:
-    """What an engine tells while it samples the last turn of these rows."""
-    if on_answer is None:
-        return None
-
-    def tell(place: int, ids: TokenIds) -> None:
-        row = rows[place]
-        on_answer(row.number, decode(ids[: row.room], (*row.prompt, *row.ids)))
-
-    return tell
+def _answered(
+    rows: Sequence[_Row],
+    environments: Environments,
+    encode_reply: EncodeReply,
+    on_answer: OnAnswer | None,
+    *,
+    last: bool,
+) -> list[_Row]:
+    """Ask the environments of the turns that ended by themselves; the rows that go on."""
+    asked = [row for row in rows if row.finished]
+    replies = environments.step([(row.number, tuple(row.transcript)) for row in asked])
+    going = [
+        row for row, reply in zip(asked, replies, strict=True) if row.goes_on(reply, encode_reply, last=last)
+    ]
+    numbers = {row.number for row in going}
+    over = [row for row in rows if row.number not in numbers]
+    environments.close([row.number for row in over])
+    for row in over:
+        if on_answer is not None and row.reward is None:
+            on_answer(row.number, row.transcript[-1].content)
+    return going
 
 
 def _take(rows: Sequence[_Row], drawn: Completions, decode: Decode) -> None:

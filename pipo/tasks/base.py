@@ -14,6 +14,7 @@ from pipo.errors import TaskError
 from pipo.records.problems import Dropped, E, Message, Prompt, Reward, Split, Transcript
 
 if TYPE_CHECKING:
+    from pipo.tasks.environment import Environment
     from pipo.tasks.rows import Row
 
 
@@ -33,7 +34,12 @@ class Task(ABC, Generic[E]):
     reward_names: tuple[str, ...] = ()
     """Names in ``Reward.rewards``, where a reward is put together of several."""
     max_turns: int | None = None
-    """How often the policy may speak in a conversation; None for a task that never replies."""
+    """How often the policy may speak in an episode; None: one turn, no environment."""
+    step_seconds: float = 600.0
+    """By the clock, after which a step of an environment is given up; its episode scores 0, which is the
+    machine's fault. Far behind what a step takes: limits that a response may run into belong to the
+    environment, in processor time.
+    """
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -97,7 +103,7 @@ class Task(ABC, Generic[E]):
         hint = "\n\n".join([*parts, "Solve the problem again."])
         *earlier, last = prompt.messages
         asked = Message(role=last.role, content=f"{last.content}\n\n{hint}")
-        return Prompt(messages=(*earlier, asked), text=f"{hint}\n\n{prompt.text}")
+        return Prompt(messages=(*earlier, asked), text=f"{hint}\n\n{prompt.text}", tools=prompt.tools)
 
     @abstractmethod
     def grade(self, examples: Sequence[E], responses: Sequence[str]) -> list[Reward]:
@@ -135,25 +141,23 @@ class Task(ABC, Generic[E]):
 
         return depth("begin_grading") <= min(map(depth, ("grade", "grade_transcripts", "grade_tokens")))
 
-    def reply(self, example: E, transcript: Transcript) -> str | None:
-        """What the task says to a turn of the policy; None, as here, ends the conversation.
+    def environment(self, example: E) -> Environment:
+        """What answers the policy in one episode; a task with ``max_turns`` overrides it.
 
-        It is asked after every turn that ended by itself, but for the ``max_turns``-th, in training and in
-        evaluation. How the text becomes tokens: :func:`pipo.tasks.prompts.reply_encoder`. Like ``grade``,
-        it must be ready for whatever the policy says, and the same transcript must get the same reply, so
-        that a resumed run repeats itself.
+        It is asked in training and in evaluation, from several threads at a time, once for each response
+        whose first turn ended by itself.
 
         Args:
             example: the problem.
-            transcript: all that was said so far; its last message is the policy's newest turn.
         """
-        return None
+        raise TaskError(f"{self.name}: has max_turns, so it needs an environment that answers the policy")
 
     def grade_transcripts(self, examples: Sequence[E], transcripts: Sequence[Transcript]) -> list[Reward]:
         """Grade conversations, here by what the policy said last; asked when the task has ``max_turns``.
 
-        Override it where the verdict depends on more than the last turn. A conversation may end with a turn
-        that was cut, or with one that was the last allowed.
+        Asked for the episodes to which the environment gave no reward, such as those that were cut. Override
+        it where the verdict depends on more than the last turn. A conversation may end with a turn that was
+        cut, or with one that was the last allowed.
 
         Args:
             examples: the problem of each conversation.

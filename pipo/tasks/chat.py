@@ -21,6 +21,7 @@ from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from pipo.errors import ConfigError, TaskError
 from pipo.records.problems import Message
+from pipo.records.text import json_text
 
 # What a template is told is now. It is the date that Llama's own templates show where there is no clock.
 NOW = datetime(2024, 7, 26)
@@ -68,16 +69,24 @@ def variables_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     return getattr(tokenizer, _VARIABLES, {})
 
 
-def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
+def render_chat(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """The conversation as the model reads it, up to where its answer begins.
+
+    Functions that a template does not show stand in the system turn, a line of JSON each.
 
     Raises:
         TaskError: the chat template fails, or leaves out what is asked. The message names the model.
     """
     problem = ""
+    if tools and not _shows(tokenizer, tools):
+        messages, tools = _with_tools(messages, tools), ()
     for turns in _forms(messages):
         try:
-            text = _render(tokenizer, turns)
+            text = _render(tokenizer, turns, tools=tools)
         except _FAILURES as error:
             problem = f"fails: {' '.join(str(error).split()) or type(error).__name__}"
             continue
@@ -88,26 +97,31 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message])
     raise TaskError(f"{tokenizer.name_or_path}: its chat template {problem}")
 
 
-def render_reply(tokenizer: PreTrainedTokenizerBase, reply: str) -> str:
-    """What a chat template writes from the end of an answer to where the next begins: a user's turn.
+def render_reply(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
+    """What a chat template writes from the end of an answer to where the next begins.
+
+    A template that does not know the role of a tool, or refuses it here, gets a user's turn in its place.
+
+    Args:
+        tokenizer: of the model.
+        messages: what was said to the answer, at least one.
 
     Raises:
         TaskError: the chat template fails, or leaves out the reply. The message names the model.
     """
-    turns = (
-        Message(role="user", content="?"),
-        Message(role="assistant", content=_ANSWER),
-        Message(role="user", content=reply),
-    )
-    template = f"{tokenizer.name_or_path}: its chat template"
-    try:
-        _, answered, behind = _render(tokenizer, turns).rpartition(_ANSWER)
-    except _FAILURES as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise TaskError(f"{template} fails on a second turn: {said}") from error
-    if not answered or _is_lost(tokenizer, turns, turns[-1], behind):
-        raise TaskError(f"{template} leaves out the text of a reply, or of the answer before it")
-    return behind
+    problem = ""
+    for form in _reply_forms(tokenizer, messages):
+        turns = (Message(role="user", content="?"), Message(role="assistant", content=_ANSWER), *form)
+        try:
+            _, answered, behind = _render(tokenizer, turns).rpartition(_ANSWER)
+        except _FAILURES as error:
+            said = " ".join(str(error).split()) or type(error).__name__
+            problem = f"fails on a second turn: {said}"
+            continue
+        if answered and not any(_is_lost(tokenizer, turns, turn, behind) for turn in form):
+            return behind
+        problem = "leaves out the text of a reply, or of the answer before it"
+    raise TaskError(f"{tokenizer.name_or_path}: its chat template {problem}")
 
 
 def generation_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -133,6 +147,35 @@ def _forms(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
         yield others
 
 
+def _reply_forms(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
+) -> Iterator[Sequence[Message]]:
+    """A reply as it is, if the template names all of its roles; then as one turn of the user."""
+    names = re.findall(r"""["'](\w+)["']""", str(tokenizer.chat_template))
+    if "tool" in names or all(message.role == "user" for message in messages):
+        yield messages
+    if len(messages) > 1 or messages[0].role != "user":
+        yield (Message(role="user", content="\n\n".join(message.content for message in messages)),)
+
+
+def _shows(tokenizer: PreTrainedTokenizerBase, tools: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a template writes every function into the prompt."""
+    try:
+        text = _render(tokenizer, (Message(role="user", content=_PROBE),), tools=tools)
+    except _FAILURES:
+        return False
+    return all(tool["function"]["name"] in text for tool in tools)
+
+
+def _with_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
+    """The conversation with functions at the end of its system turn."""
+    listed = "\n".join(["You may call these functions:", *map(json_text, tools)])
+    if messages and messages[0].role == "system":
+        first = replace(messages[0], content=f"{messages[0].content}\n\n{listed}")
+        return (first, *messages[1:])
+    return (Message(role="system", content=listed), *messages)
+
+
 def _is_lost(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], turn: Message, text: str) -> bool:
     """Whether what a turn says is not in the text. Of an answer, templates may leave out the thought."""
     if turn.role == "assistant" or turn.content.strip() in text:
@@ -144,12 +187,19 @@ def _is_lost(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], turn:
         return True
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], *, begin: bool = True) -> str:
+def _render(
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Sequence[Message],
+    *,
+    begin: bool = True,
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> str:
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    shown = list(map(dict, tools)) or None
     # A template's clock is a global of its compiled form, which is kept by its text. Functions among the
     # variables are no way in: newer releases hand a template plain data only.
-    _compile_jinja_template(tokenizer.get_chat_template()).globals["strftime_now"] = NOW.strftime
+    _compile_jinja_template(tokenizer.get_chat_template(tools=shown)).globals["strftime_now"] = NOW.strftime
     text = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=begin, **variables_of(tokenizer)
+        messages, tools=shown, tokenize=False, add_generation_prompt=begin, **variables_of(tokenizer)
     )
     return str(text)

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pipo.errors import TaskError
 from pipo.graders.thought import CLOSING, OPENING, open_thought, opened_at_end
-from pipo.records.problems import Example, Prompt
+from pipo.records.problems import Example, Message, Prompt
 from pipo.records.rollouts import TokenIds
 from pipo.tasks.base import Task
 from pipo.tasks.chat import generation_prompt, render_chat, render_reply
@@ -35,7 +35,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> TokenId
     """
     if tokenizer.chat_template:
         # The template writes the special tokens itself.
-        text = render_chat(tokenizer, prompt.messages)
+        text = render_chat(tokenizer, prompt.messages, prompt.tools)
         return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
     ids = tokenizer(prompt.text)["input_ids"]
     return tuple(ids[: len(ids) - _appended(tokenizer)])
@@ -102,22 +102,24 @@ def trainable(
     return reasons
 
 
-EncodeReply = Callable[[str, int], TokenIds]
-"""From a reply and the token that ended the policy's turn to the tokens between that turn and the next."""
+EncodeReply = Callable[[Sequence[Message], int], TokenIds]
+"""From what an environment said and the token that ended the policy's turn to the tokens before its next."""
 
 
 def reply_encoder(tokenizer: PreTrainedTokenizerBase) -> EncodeReply:
     """A reply as the model reads it, up to where its next turn begins.
 
-    With a chat template it is a user's turn: what the template writes behind an answer, without the token
-    that ends an answer when the policy has written that itself. Without one it is the plain text, and the
-    task has to bring all that parts it from what the policy said.
+    With a chat template it is what the template writes behind an answer, without the token that ends an
+    answer when the policy has written that itself. Without one it is the plain text of the messages, and the
+    environment has to bring all that parts them from each other and from what the policy said.
     """
 
-    def encode(reply: str, last: int) -> TokenIds:
-        text = render_reply(tokenizer, reply) if tokenizer.chat_template else reply
-        ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-        return ids[1:] if tokenizer.chat_template and ids[:1] == (last,) else ids
+    def encode(messages: Sequence[Message], last: int) -> TokenIds:
+        if not tokenizer.chat_template:
+            text = "".join(message.content for message in messages)
+            return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = tuple(tokenizer(render_reply(tokenizer, messages), add_special_tokens=False)["input_ids"])
+        return ids[1:] if ids[:1] == (last,) else ids
 
     return encode
 

@@ -15,15 +15,14 @@ from pipo.tasks.base import Task
 
 _LOG = logging.getLogger(__name__)
 
-# What is no response's fault.
-_NOT_THE_RESPONSE = (ConfigError, RunFailed, RunStopped, WorkerStartError)
+NOT_THE_RESPONSE = (ConfigError, RunFailed, RunStopped, WorkerStartError)
+"""What is no response's fault."""
 
 
 def verdicts_of(
     task: Task[E],
     examples: Sequence[E],
     responses: Sequence[str],
-    transcripts: Sequence[Transcript] | None = None,
     tokens: Sequence[Sequence[int]] | None = None,
 ) -> tuple[Reward, ...]:
     """The verdict on each response. Everything that is graded, in training and evaluation alike, is here.
@@ -32,28 +31,60 @@ def verdicts_of(
         task: grades.
         examples: the problem of each response.
         responses: decoded text.
-        transcripts: the same responses as conversations, for ``grade_transcripts``; None for one turn.
         tokens: token ids of each response, for ``grade_tokens``; None where only its text is known.
 
     Raises:
         TaskError: what the task returned is not one ``Reward`` per response, in a list or a tuple.
     """
     name = type(task).__name__
-    if transcripts is not None:
-        grade, found = f"{name}.grade_transcripts", task.grade_transcripts(examples, transcripts)
-    elif tokens is not None and type(task).grade_tokens is not Task.grade_tokens:
+    if tokens is not None and type(task).grade_tokens is not Task.grade_tokens:
         grade, found = f"{name}.grade_tokens", task.grade_tokens(examples, responses, tokens)
     else:
         grade, found = f"{name}.grade", task.grade(examples, responses)
+    verdicts = _checked(grade, found, len(responses))
+    _warn_of_machine(task.name, verdicts)
+    return verdicts
+
+
+def verdicts_of_episodes(
+    task: Task[E],
+    examples: Sequence[E],
+    transcripts: Sequence[Transcript],
+    given: Sequence[Reward | None],
+) -> tuple[Reward, ...]:
+    """The verdict on each episode: what its environment gave, else what the task says.
+
+    Args:
+        task: grades.
+        examples: the problem of each episode.
+        transcripts: what was said in each.
+        given: the environment's last reward; None where it gave none.
+
+    Raises:
+        TaskError: what the task returned is not one ``Reward`` per episode, in a list or a tuple.
+    """
+    left = [place for place, reward in enumerate(given) if reward is None]
+    if left:
+        found = task.grade_transcripts([examples[i] for i in left], [transcripts[i] for i in left])
+        graded = _checked(f"{type(task).__name__}.grade_transcripts", found, len(left))
+    else:
+        graded = ()
+    rest = iter(graded)
+    verdicts = tuple(next(rest) if reward is None else reward for reward in given)
+    _warn_of_machine(task.name, verdicts)
+    return verdicts
+
+
+def _checked(grade: str, found: object, count: int) -> tuple[Reward, ...]:
+    """What ``grade`` returned, if it is one ``Reward`` per response."""
     if not isinstance(found, list | tuple):
         raise TaskError(f"{grade} must return a list of Reward, got {type(found).__name__}")
-    if len(found) != len(responses):
-        raise TaskError(f"{grade} must return one Reward per response, got {len(found)} of {len(responses)}")
+    if len(found) != count:
+        raise TaskError(f"{grade} must return one Reward per response, got {len(found)} of {count}")
     for place, reward in enumerate(found):
         if not isinstance(reward, Reward):
             got = f"{type(reward).__name__} {reward!r:.40} for response {place}"
             raise TaskError(f"{grade} must return a list of Reward, got {got}")
-    _warn_of_machine(task.name, found)
     return tuple(found)
 
 
@@ -75,22 +106,36 @@ def one_by_one(
     for example, response in zip(examples, responses, strict=True):
         try:
             found.append(grade(example, response))
-        except _NOT_THE_RESPONSE:
+        except NOT_THE_RESPONSE:
             raise
         except Exception as error:
             failures.append(error)
-            found.append(Reward(score=0.0, error=_said(error)))
-    if failures:
-        if len(failures) == len(responses) > 1:
-            raise failures[0]
-        _LOG.warning(
-            "%d of %d responses broke their grader and score 0 (the first: %s)",
-            len(failures),
-            len(responses),
-            _said(failures[0]),
-        )
-        _LOG.info("grading failed here", exc_info=failures[0])  # for whoever has to find out why
+            found.append(failed(error))
+    weigh(failures, len(responses), "responses broke their grader", "grading")
     return found
+
+
+def failed(error: Exception) -> Reward:
+    """The verdict on what could not be graded."""
+    return Reward(score=0.0, error=_said(error))
+
+
+def weigh(failures: Sequence[Exception], count: int, broke: str, doing: str) -> None:
+    """Say how much of a batch failed; raise the first error when all of several did, which is no row's fault.
+
+    Args:
+        failures: errors, in order.
+        count: how many could have failed.
+        broke: what happened to them, for the message.
+        doing: what failed, for the log.
+    """
+    if not failures:
+        return
+    if len(failures) == count > 1:
+        raise failures[0]
+    first = _said(failures[0])
+    _LOG.warning("%d of %d %s and score 0 (the first: %s)", len(failures), count, broke, first)
+    _LOG.info("%s failed here", doing, exc_info=failures[0])  # for whoever has to find out why
 
 
 def _said(error: Exception) -> str:

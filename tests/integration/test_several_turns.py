@@ -1,4 +1,4 @@
-"""A task that replies, trained on with the embedded model by the program's own path."""
+"""A task with environments, trained on with the embedded model by the program's own path."""
 
 from __future__ import annotations
 

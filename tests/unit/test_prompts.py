@@ -290,7 +290,8 @@ def test_thinking_is_turned_off_for_prompts_replies_and_what_is_read_of_a_respon
     assert rendered(made, ASKED).endswith("<|im_start|>assistant\n")
     set_variables(made, {"enable_thinking": False})
     assert rendered(made, ASKED).endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
-    assert render_reply(made, "No.").endswith("No.<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    said = render_reply(made, [Message(role="user", content="No.")])
+    assert said.endswith("No.<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n")
     prompt, ids = encode_prompt(made, ASKED), made("5")["input_ids"]
     assert response_decoder(made)(ids, prompt) == "5"  # no thought is open
     set_variables(made, {"enable_thinking": True})
