@@ -29,11 +29,14 @@ class AskedAgain(ArithmeticTask):
 
 
 class PutsAgain(Environment):
+    """Counts every result as a call, and a wrong one as a call that failed."""
+
     def __init__(self, task: ArithmeticTask, example: Example) -> None:
         self.task, self.example = task, example
 
     def step(self, transcript: Transcript) -> Reply:
         (verdict,) = self.task.grade([self.example], [transcript[-1].content])
         if verdict.score == 1:
-            return Reply()
-        return Reply(messages=(Message(role="user", content=f"\n{self.example.question}="),))
+            return Reply(tool_calls=1)
+        again = Message(role="user", content=f"\n{self.example.question}=")
+        return Reply(messages=(again,), tool_calls=1, tool_errors=1)

@@ -16,6 +16,7 @@ from pipo.rollout.engine import RolloutEngine
 from pipo.rollout.graded import sample_and_grade
 from pipo.rollout.options import SamplingParams
 from pipo.rollout.reward_terms import GradedResponses, RewardTerm, reward_terms
+from pipo.rollout.turns import Episode
 from pipo.tasks.base import Task
 from pipo.tasks.prompts import Decode, EncodeReply
 
@@ -136,8 +137,7 @@ class Collector:
         for name, values in added.items():
             metrics.add(f"train/reward_terms/{name}", values.sum(), len(values))
         if graded.episodes is not None:
-            turns = sum(said.role == "assistant" for each in graded.episodes for said in each.transcript)
-            metrics.add("rollout/turns", turns, len(graded.episodes))
+            _measure_turns(graded.episodes, metrics)
         return rollouts
 
     def _measure(self, rollouts: Rollouts, metrics: IterationMetrics) -> None:
@@ -161,6 +161,16 @@ class Collector:
         if self.group_size > 1:
             groups = len(rollouts.prompts)
             metrics.add("rollout/zero_variance_groups", groups - rollouts.varied_groups, groups)
+
+
+def _measure_turns(episodes: Sequence[Episode], metrics: IterationMetrics) -> None:
+    """Metrics of what was said and called between the policy and its environments."""
+    count, calls = len(episodes), sum(episode.tool_calls for episode in episodes)
+    metrics.add("rollout/turns", sum(episode.turns for episode in episodes), count)
+    metrics.add("rollout/user_tokens", sum(episode.user_tokens for episode in episodes), count)
+    metrics.add("rollout/tool_tokens", sum(episode.tool_tokens for episode in episodes), count)
+    metrics.add("rollout/tool_calls", calls, count)
+    metrics.add("rollout/tool_errors", sum(episode.tool_errors for episode in episodes), calls)
 
 
 def _select(rollouts: Rollouts, groups: Tensor) -> Rollouts:

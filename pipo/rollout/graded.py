@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipo.records.problems import Example, Reward
 from pipo.records.rollouts import Completions, TokenIds
 from pipo.rollout.engine import RolloutEngine
 from pipo.rollout.options import SamplingParams
-from pipo.rollout.turns import Episode, converse
+from pipo.rollout.turns import Episode, Timer, converse, untimed
 from pipo.tasks.base import Task
 from pipo.tasks.prompts import Decode, EncodeReply
 from pipo.tasks.verdicts import verdicts_of, verdicts_of_episodes
@@ -41,7 +40,7 @@ def sample_and_grade(
     seed: int,
     decode: Decode,
     encode_reply: EncodeReply,
-    timer: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
+    timer: Timer = untimed,
 ) -> Graded:
     """Sample ``group_size`` responses per prompt and grade them all.
 
@@ -59,7 +58,7 @@ def sample_and_grade(
         seed: of the draws.
         decode: token ids to text.
         encode_reply: what an environment said to token ids.
-        timer: measures "generate", and "score" for what is waited for then.
+        timer: measures "generate", "environment", and "score" for what is waited for then.
     """
     known: dict[int, str] = {}
 
@@ -68,19 +67,19 @@ def sample_and_grade(
         task.begin_grading([examples[row // group_size]], [text])
 
     try:
-        with timer("generate"):
-            spoken = converse(
-                engine,
-                task,
-                examples,
-                prompt_ids,
-                group_size=group_size,
-                sampling=sampling,
-                seed=seed,
-                decode=decode,
-                encode_reply=encode_reply,
-                on_answer=begin if task.begins_early() else None,
-            )
+        spoken = converse(
+            engine,
+            task,
+            examples,
+            prompt_ids,
+            group_size=group_size,
+            sampling=sampling,
+            seed=seed,
+            decode=decode,
+            encode_reply=encode_reply,
+            on_answer=begin if task.begins_early() else None,
+            timer=timer,
+        )
         with timer("score"):
             if spoken.episodes is not None:
                 known.clear()  # what was said last is not all of the text

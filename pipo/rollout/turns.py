@@ -9,6 +9,7 @@ of an update have to. A task without environments costs nothing and changes noth
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -23,9 +24,16 @@ from pipo.rollout.stepping import Environments
 from pipo.tasks.base import Task
 from pipo.tasks.prompts import Decode, EncodeReply
 
+Timer = Callable[[str], AbstractContextManager[None]]
+"""Measures the seconds inside under a name."""
 OnAnswer = Callable[[int, str], None]
 """Told of a response that the task will grade and to which nothing will be added: its row, and what the
 policy said last."""
+
+
+def untimed(name: str) -> AbstractContextManager[None]:
+    """Nothing is measured."""
+    return nullcontext()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +48,12 @@ class Episode:
     """Calls that the policy's turns made."""
     tool_errors: int
     """Those that failed."""
+    turns: int
+    """How often the policy spoke."""
+    user_tokens: int
+    """Tokens that the policy read in replies of a user."""
+    tool_tokens: int
+    """Tokens that it read in replies of a tool; a reply of both counts here as a whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +80,7 @@ def converse(
     decode: Decode,
     encode_reply: EncodeReply,
     on_answer: OnAnswer | None = None,
+    timer: Timer = untimed,
 ) -> Conversations:
     """Sample ``group_size`` responses per prompt, and further turns where an environment replies.
 
@@ -84,6 +99,7 @@ def converse(
         encode_reply: what an environment said to token ids.
         on_answer: told of each response that the task will grade; without environments at the earliest when
             its last token is drawn, with them when its episode is over.
+        timer: measures "generate", what the engine takes, and "environment", what is waited for then.
 
     Raises:
         TaskError: a reply is none or has no tokens, or the task does not say how often the policy may speak.
@@ -95,7 +111,8 @@ def converse(
                 f"{task.name}: it has environments, so max_turns must say how often the policy may speak"
             )
         tell = _decoding(on_answer, decode, [p for _, p in asked])
-        drawn = engine.generate(prompt_ids, group_size, sampling, seed, tell)
+        with timer("generate"):
+            drawn = engine.generate(prompt_ids, group_size, sampling, seed, tell)
         return Conversations(completions=drawn, episodes=None)
     if task.max_turns < 1:
         raise TaskError(f"{task.name}: max_turns must be at least 1, got {task.max_turns}")
@@ -104,14 +121,17 @@ def converse(
     with Environments(task, [row.example for row in rows]) as environments:
         for turn in range(task.max_turns):
             if turn == 0:
-                drawn = engine.generate(prompt_ids, group_size, sampling, seed)
+                with timer("generate"):
+                    drawn = engine.generate(prompt_ids, group_size, sampling, seed)
             else:
                 longest = max((row.room for row in going), default=1)
                 contexts = [(*row.prompt, *row.ids) for row in going]
                 left = sampling.model_copy(update={"max_response_tokens": longest})
-                drawn = engine.generate(contexts, 1, left, derive_seed(seed, Purpose.TURN, turn))
+                with timer("generate"):
+                    drawn = engine.generate(contexts, 1, left, derive_seed(seed, Purpose.TURN, turn))
             _take(going, drawn, decode)
-            going = _answered(going, environments, encode_reply, on_answer, last=turn + 1 == task.max_turns)
+            last = turn + 1 == task.max_turns
+            going = _answered(going, environments, encode_reply, on_answer, timer, last=last)
     return Conversations(completions=_completions(rows), episodes=tuple(row.episode() for row in rows))
 
 
@@ -126,7 +146,7 @@ class _Row:
         self.logprobs: list[float] = []
         self.transcript: list[Message] = []
         self.reward: Reward | None = None
-        self.tool_calls = self.tool_errors = 0
+        self.tool_calls = self.tool_errors = self.user_tokens = self.tool_tokens = 0
         self.finished = False
 
     @property
@@ -154,6 +174,10 @@ class _Row:
             self.finished = False  # the episode would go on, and is cut here
             return False
         self.add(ids, [0.0] * len(ids), sampled=False)
+        if any(message.role == "tool" for message in reply.messages):
+            self.tool_tokens += len(ids)
+        else:
+            self.user_tokens += len(ids)
         self.transcript += reply.messages
         return True
 
@@ -164,6 +188,9 @@ class _Row:
             reward=self.reward,
             tool_calls=self.tool_calls,
             tool_errors=self.tool_errors,
+            turns=sum(message.role == "assistant" for message in self.transcript),
+            user_tokens=self.user_tokens,
+            tool_tokens=self.tool_tokens,
         )
 
 
@@ -179,18 +206,21 @@ def _answered(
     environments: Environments,
     encode_reply: EncodeReply,
     on_answer: OnAnswer | None,
+    timer: Timer,
     *,
     last: bool,
 ) -> list[_Row]:
     """Ask the environments of the turns that ended by themselves; the rows that go on."""
     asked = [row for row in rows if row.finished]
-    replies = environments.step([(row.number, tuple(row.transcript)) for row in asked])
+    with timer("environment"):
+        replies = environments.step([(row.number, tuple(row.transcript)) for row in asked])
     going = [
         row for row, reply in zip(asked, replies, strict=True) if row.goes_on(reply, encode_reply, last=last)
     ]
     numbers = {row.number for row in going}
     over = [row for row in rows if row.number not in numbers]
-    environments.close([row.number for row in over])
+    with timer("environment"):
+        environments.close([row.number for row in over])
     for row in over:
         if on_answer is not None and row.reward is None:
             on_answer(row.number, row.transcript[-1].content)

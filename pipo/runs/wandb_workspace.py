@@ -57,6 +57,16 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "response length (tokens)": ("train/response_length", "eval/response_length"),
         "cut responses": ("rollout/truncated",),
     },
+    "Turns": {
+        "turns of a response": ("rollout/turns",),
+        "calls of a response": ("rollout/tool_calls",),
+        "calls that failed": ("rollout/tool_errors",),
+        "tokens of a response, by who said them": (
+            "train/response_length",
+            "rollout/user_tokens",
+            "rollout/tool_tokens",
+        ),
+    },
     "Optimisation": {
         "loss": ("policy/loss",),
         "retrospective loss": ("pipo/loss",),
@@ -84,6 +94,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "iteration (s)": ("time/iteration",),
         "phases (s)": (
             "time/generate",
+            "time/environment",
             "time/score",
             "time/annotate",
             "time/retrospective",

@@ -41,7 +41,9 @@ def lines(sections):
 
 def test_the_sections_come_in_order_with_pipo_first(sections):
     names = [section["name"] for section in sections]
-    assert names == ["PIPO", "Accuracy", "Reward", "Lengths", "Optimisation", "Health", "Time", "Samples"]
+    assert names == [
+        *("PIPO", "Accuracy", "Reward", "Lengths", "Turns", "Optimisation", "Health", "Time", "Samples")
+    ]
     first = [metric for panel in sections[0]["panels"] for metric in panel["config"]["metrics"]]
     wanted = ["pipo/progress", "pipo/coefficient", "pipo/applied", "policy/grad_norm", "pipo/grad_norm"]
     assert first[:6] == [*wanted, "pipo/sign_agreement"]

@@ -370,8 +370,9 @@ class Graded(Replying):
 
     def said_to(self, example: Example, transcript: Transcript) -> Reply:
         if first(transcript) == "24":
-            return Reply(reward=Reward(score=0.3, answer=transcript[-1].content))
-        return super().said_to(example, transcript)
+            return Reply(reward=Reward(score=0.3, answer=transcript[-1].content), tool_calls=1)
+        role: Any = "tool" if first(transcript) == "15" else "user"
+        return Reply(messages=(message("30 31", role),), tool_calls=2, tool_errors=1)
 
     def grade_transcripts(
         self, examples: Sequence[Example], transcripts: Sequence[Transcript]
@@ -404,6 +405,13 @@ def test_the_collector_grades_whole_conversations_and_measures_sampled_tokens():
     assert means["rollout/sampled_tokens"] == 22
     assert means["rollout/truncated"] == 3 / 4
     assert means["rollout/turns"] == (3 + 1 + 2 + 2) / 4
+    # Two replies of two tokens to the first row, one each to the last two: the fourth row's is a tool's.
+    assert means["rollout/user_tokens"] == (4 + 0 + 2 + 0) / 4
+    assert means["rollout/tool_tokens"] == 2 / 4
+    # Asked are the first row's first two turns, both of the third row, and the fourth row's first.
+    assert means["rollout/tool_calls"] == (4 + 0 + 3 + 2) / 4
+    assert means["rollout/tool_errors"] == (2 + 0 + 1 + 1) / 9
+    assert {"time/generate", "time/environment", "time/score"} <= set(means)
 
 
 def test_an_evaluation_has_the_same_conversations():

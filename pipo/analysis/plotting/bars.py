@@ -31,6 +31,7 @@ from pipo.evaluation.statistics import Floats
 PROGRESS, COEFFICIENT = "pipo/progress", "pipo/coefficient"
 PHASES = {
     "generate": (BLUE, ""),
+    "environment": (BLACK, "////"),
     "score": (YELLOW, "xxxx"),
     "annotate": (SKY, "...."),
     "look_back": (ORANGE, "||||"),

@@ -13,6 +13,7 @@ from pipo.evaluation.agreement import Agreement, TooFewIterations, agreement, pr
 # Phases of an iteration in their order, and what they are.
 _PHASES = {
     "generate": "sampling responses",
+    "environment": "waiting for environments to answer",
     "score": "grading them",
     "annotate": "log-probabilities and advantages",
     "look_back": "measuring what the last iteration did",
