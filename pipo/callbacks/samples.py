@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 from pipo.distributed.processes import is_first
 from pipo.modules.hooks import IterationStats, Learner, RolloutCallback
 from pipo.records.batches import PolicyBatch
+from pipo.records.problems import as_json, from_json, turn_by_turn
 from pipo.records.rollouts import Rollouts
 from pipo.records.text import json_text
 from pipo.runs.files import replace_text, sync
@@ -90,7 +91,7 @@ class SampleLog(RolloutCallback):
             for row in rows:
                 file.write(json_text(row) + "\n")
         for logger in trainer.loggers:
-            table = [[row[name] for name in _TABLE.values()] for row in rows]
+            table = [[_shown(row, name) for name in _TABLE.values()] for row in rows]
             show_table(logger, "samples", list(_TABLE), table, stats.iteration)
 
     def _rows(
@@ -117,7 +118,14 @@ class SampleLog(RolloutCallback):
                 lengths[i],
                 bool(rollouts.completions.finished[i]),
             )
-            seldom = {"rewards": verdict.rewards, "noted": verdict.noted}  # of a few tasks only
+            said = None if rollouts.transcripts is None else as_json(rollouts.transcripts[i])
+            # Of a few tasks only.
+            seldom = {"rewards": verdict.rewards, "noted": verdict.noted, "messages": said}
             known = {name: value for name, value in seldom.items() if value}
             rows.append({**dict(zip(_COLUMNS, values, strict=True)), **known})
         return rows
+
+
+def _shown(row: dict[str, Any], name: str) -> Any:
+    """What a table shows: of a conversation who speaks, too."""
+    return turn_by_turn(from_json(row["messages"])) if name == "response" and "messages" in row else row[name]

@@ -11,8 +11,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipo.evaluation.results import ProblemResult, Summary
+from pipo.records.problems import Transcript, from_json
 from pipo.runs.files import replace_text
 from pipo.runs.run_folder import HELD_OUT_FOLDER
 
@@ -39,6 +41,8 @@ class HeldOutResponse:
     """What the grader read in it; None when it found nothing."""
     score: float
     """Score of the response, in [0, 1]."""
+    messages: Transcript | None = None
+    """The response turn by turn; None for a task without environments."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +79,7 @@ def typical_response(problem: ProblemResult) -> HeldOutResponse:
         response=sample.response,
         answer=sample.answer,
         score=sample.score,
+        messages=sample.messages,
     )
 
 
@@ -106,7 +111,11 @@ def held_out_record(
 def write_record(path: Path, record: HeldOutRecord) -> None:
     """Write one of the two files as a whole."""
     path.parent.mkdir(exist_ok=True)
-    replace_text(path, json.dumps(dataclasses.asdict(record), indent=1) + "\n")
+    content = dataclasses.asdict(record)
+    for response in content["responses"]:
+        if response["messages"] is None:
+            del response["messages"]
+    replace_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_record(path: Path) -> HeldOutRecord:
@@ -117,8 +126,13 @@ def read_record(path: Path) -> HeldOutRecord:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        content["responses"] = tuple(HeldOutResponse(**each) for each in content["responses"])
+        content["responses"] = tuple(_response(each) for each in content["responses"])
         content["solved"] = tuple(content["solved"])
         return HeldOutRecord(**content)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a record of held-out problems ({error})") from error
+
+
+def _response(content: dict[str, Any]) -> HeldOutResponse:
+    said = content.get("messages")
+    return HeldOutResponse(**{**content, "messages": None if said is None else from_json(said)})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipo.evaluation.statistics import Estimate
-from pipo.records.problems import Reward
+from pipo.records.problems import Reward, Transcript
 
 Summary = dict[str, Any]
 """Plain JSON form of an evaluation; the keys are described at :meth:`EvaluationResult.to_summary`."""
@@ -37,9 +37,19 @@ class Sample:
     """Name -> what a function of several gave; None for a single verdict."""
     noted: Mapping[str, Any] | None = None
     """Name -> what the grader wants to be kept; None for nothing."""
+    messages: Transcript | None = None
+    """The response turn by turn; None for a task without environments."""
 
     @classmethod
-    def of(cls, response: str, verdict: Reward, *, finished: bool, length: int) -> Sample:
+    def of(
+        cls,
+        response: str,
+        verdict: Reward,
+        *,
+        finished: bool,
+        length: int,
+        messages: Transcript | None = None,
+    ) -> Sample:
         """A response with its verdict."""
         return cls(
             response=response,
@@ -52,6 +62,7 @@ class Sample:
             right=verdict.right,
             rewards=verdict.rewards,
             noted=verdict.noted,
+            messages=messages,
         )
 
     @property

@@ -162,9 +162,11 @@ def _by_problem(graded: Graded, count: int) -> list[list[Sample]]:
     """The ``count`` responses to each problem with their verdicts."""
     drawn = graded.completions
     finished, lengths = drawn.finished.tolist(), drawn.sampled_lengths.tolist()
+    said = graded.transcripts or [None] * len(finished)
+    rows = zip(graded.texts, graded.verdicts, finished, lengths, said, strict=True)
     samples = [
-        Sample.of(text, verdict, finished=done, length=length)
-        for text, verdict, done, length in zip(graded.texts, graded.verdicts, finished, lengths, strict=True)
+        Sample.of(text, verdict, finished=done, length=length, messages=messages)
+        for text, verdict, done, length, messages in rows
     ]
     return [samples[start : start + count] for start in range(0, len(samples), count)]
 

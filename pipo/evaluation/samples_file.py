@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from pipo.evaluation.results import ProblemResult, Sample
+from pipo.records.problems import from_json
 from pipo.records.text import json_text
 
 SAMPLES_FILE = "samples.jsonl"
-_SELDOM = ("right", "rewards", "noted")
+_SELDOM = ("right", "rewards", "noted", "messages")
 
 
 def append_samples(path: Path, part: str, problems: Sequence[ProblemResult]) -> None:
@@ -89,10 +90,15 @@ def _sample(sample: Sample) -> dict[str, Any]:
     }
 
 
+def _read(sample: dict[str, Any]) -> Sample:
+    said = sample.get("messages")
+    return Sample(**{**sample, "messages": None if said is None else from_json(said)})
+
+
 def _parsed(line: bytes, place: str) -> tuple[str, ProblemResult]:
     try:
         record = json.loads(line)
-        samples = tuple(Sample(**sample) for sample in record["samples"])
+        samples = tuple(_read(sample) for sample in record["samples"])
         names = ("index", "uid", "level", "prompt", "answer", "majority")
         problem = ProblemResult(samples=samples, **{name: record[name] for name in names})
         return record["part"], problem

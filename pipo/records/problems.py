@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any, Literal, TypeVar
@@ -24,6 +24,21 @@ class Message:
 
 Transcript = tuple[Message, ...]
 """What was said after a prompt: the policy as ``assistant``, its environment as ``user`` and ``tool``."""
+
+
+def turn_by_turn(transcript: Transcript) -> str:
+    """A conversation as one text for people to read: who speaks stands before each turn."""
+    return "\n\n".join(f"[{message.role}]\n{message.content.strip()}" for message in transcript)
+
+
+def as_json(transcript: Transcript) -> list[dict[str, str]]:
+    """A conversation as a file keeps it."""
+    return [{"role": message.role, "content": message.content} for message in transcript]
+
+
+def from_json(messages: Sequence[Mapping[str, Any]]) -> Transcript:
+    """A conversation from what a file keeps."""
+    return tuple(Message(role=message["role"], content=message["content"]) for message in messages)
 
 
 @dataclass(frozen=True, kw_only=True)

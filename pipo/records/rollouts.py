@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipo.records.problems import Example, Reward
+from pipo.records.problems import Example, Reward, Transcript
 from pipo.records.shapes import check_masks, check_tensor
 
 TokenIds = tuple[int, ...]
@@ -176,6 +176,8 @@ class Rollouts:
     varied_groups: int
     """Sampled groups on this rank whose verifier rewards are not all equal; a filter may have had no room for
     some of them."""
+    transcripts: tuple[Transcript, ...] | None = None
+    """N conversations, what was said after each prompt; None for a task without environments."""
 
     def __post_init__(self) -> None:
         rows = len(self.prompts) * self.group_size
@@ -185,6 +187,7 @@ class Rollouts:
             ("completions", self.completions.response_ids.shape[0]),
             ("texts", len(self.texts)),
             ("verdicts", len(self.verdicts)),
+            ("transcripts", rows if self.transcripts is None else len(self.transcripts)),
         ):
             if length != rows:
                 raise ValueError(f"{name}: expected {rows} responses, got {length}")

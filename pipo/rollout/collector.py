@@ -132,6 +132,7 @@ class Collector:
             reward_sum=float(rewards.double().sum()),
             reward_count=len(rewards),
             varied_groups=len(mixed_groups(rewards, self.group_size)),
+            transcripts=graded.transcripts,
         )
         self._measure(rollouts, metrics)
         for name, values in added.items():
@@ -189,6 +190,7 @@ def _select(rollouts: Rollouts, groups: Tensor) -> Rollouts:
         verdicts=tuple(rollouts.verdicts[i] for i in picked),
         rewards=rollouts.rewards[rows],
         shaping=rollouts.shaping[rows],
+        transcripts=None if rollouts.transcripts is None else tuple(rollouts.transcripts[i] for i in picked),
     )
 
 
@@ -221,4 +223,7 @@ def _join(parts: Sequence[Rollouts]) -> Rollouts:
         verdicts=tuple(verdict for part in parts for verdict in part.verdicts),
         rewards=torch.cat([part.rewards for part in parts]),
         shaping=torch.cat([part.shaping for part in parts]),
+        transcripts=None
+        if parts[0].transcripts is None
+        else tuple(each for part in parts for each in part.transcripts or ()),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipo.records.problems import Example, Reward
+from pipo.records.problems import Example, Reward, Transcript
 from pipo.records.rollouts import Completions, TokenIds
 from pipo.rollout.engine import RolloutEngine
 from pipo.rollout.options import SamplingParams
@@ -27,6 +27,11 @@ class Graded:
     """N episodes; None for a task without environments."""
     verdicts: tuple[Reward, ...]
     """N verdicts."""
+
+    @property
+    def transcripts(self) -> tuple[Transcript, ...] | None:
+        """N conversations; None for a task without environments."""
+        return None if self.episodes is None else tuple(episode.transcript for episode in self.episodes)
 
 
 def sample_and_grade(

@@ -96,6 +96,12 @@ def test_metrics_are_those_of_sampled_tokens(trained):
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     assert {0.0, 0.5, 1.0} >= {sample["reward"] for sample in samples}
     assert any("\n" in sample["response"] for sample in samples)
+    for sample in samples:
+        said = sample["messages"]
+        assert "".join(each["content"] for each in said) == sample["response"]
+        assert [each["role"] for each in said] == ["assistant", "user", "assistant", "user", "assistant"][
+            : len(said)
+        ]
 
 
 def test_the_held_out_problems_are_asked_again_too(trained):

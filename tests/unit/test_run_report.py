@@ -7,6 +7,7 @@ import math
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from pipo.evaluation.held_out import (
     write_record,
 )
 from pipo.evaluation.results import ProblemResult, Sample
+from pipo.records.problems import Message
 
 HOSTILE = "</pre><script>alert('x')</script><img src=x onerror=alert(1)>"
 # A PNG of one transparent pixel.
@@ -432,6 +434,17 @@ def test_nothing_from_a_model_or_a_data_set_becomes_markup(run_folder: Make) -> 
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
     # It is there to be read, as text: in one response, prompt, reference and so on of each of three examples.
     assert page.text.count("<script>alert('x')</script>") > 15
+
+
+def test_a_conversation_is_shown_turn_by_turn(run_folder: Make) -> None:
+    folder = run_folder()
+    said = (Message(role="assistant", content="add(1, 1)"), Message(role="tool", content=" <b>2</b>\n"))
+    kept = record([4, 0, 3, 3], 12, 0.5)
+    spoken = replace(kept, responses=tuple(replace(each, messages=said) for each in kept.responses))
+    write_record(folder / AFTER_FILE, spoken)
+    page = render(folder, PIXEL)
+    shown = '<p class="soft">tool</p>\n  <pre>&lt;b&gt;2&lt;/b&gt;</pre>'
+    assert page.count(shown) == page.count("<pre>add(1, 1)</pre>") == 3  # two gained, one lost
 
 
 def test_the_page_loads_nothing(run_folder: Make) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipo.evaluation.results import ProblemResult, Sample
 from pipo.evaluation.samples_file import append_samples, recover_samples
+from pipo.records.problems import Message
 
 
 def problem(index: int) -> ProblemResult:
@@ -27,6 +29,21 @@ def problem(index: int) -> ProblemResult:
     return ProblemResult(
         index=index, uid=f"p{index}", level="1", prompt="π?", answer="3", samples=samples, majority=1 / 3
     )
+
+
+def test_turns_of_a_conversation_are_kept_and_read_back(tmp_path: Path) -> None:
+    said = (
+        Message(role="assistant", content="<call>"),
+        Message(role="tool", content="7\n"),
+        Message(role="assistant", content="7"),
+    )
+    plain = problem(0)
+    spoken = replace(plain, samples=(replace(plain.samples[0], messages=said), plain.samples[1]))
+    append_samples(tmp_path / "samples.jsonl", "easy", [spoken])
+    first, second = json.loads((tmp_path / "samples.jsonl").read_text())["samples"]
+    assert first["messages"][1] == {"role": "tool", "content": "7\n"}
+    assert "messages" not in second
+    assert recover_samples(tmp_path / "samples.jsonl", {"easy": 1}, 1) == {"easy": [spoken]}
 
 
 SIZES = {"easy": 5, "hard": 3}  # in batches of two: 2 2 1, 2 1

@@ -19,7 +19,7 @@ from pipo.distributed.seeds import Purpose, derive_seed
 from pipo.errors import ConfigError, TaskError
 from pipo.evaluation.options import EvaluationPlan
 from pipo.evaluation.runner import evaluate
-from pipo.records.problems import Example, Message, Reply, Reward, Transcript
+from pipo.records.problems import Example, Message, Reply, Reward, Transcript, turn_by_turn
 from pipo.records.rollouts import Completions, IterationPrompts, PromptBatch, TokenIds, pad_rows
 from pipo.rollout.collector import Collector
 from pipo.rollout.engine import OnFinished
@@ -397,6 +397,8 @@ def test_the_collector_grades_whole_conversations_and_measures_sampled_tokens():
         ScriptedEngine(), IterationPrompts(first=first, refill=lambda _: first), 5, metrics, lambda n: n
     )
     torch.testing.assert_close(got.rewards, torch.tensor([0.5, 0.1, 0.3, 0.3]))
+    assert got.transcripts is not None
+    assert [len(each) for each in got.transcripts] == [5, 1, 3, 3]
     assert got.texts == tuple(" ".join(map(str, row)) for row in ROWS)
     # Sampled were 6, 2, 6 and 8 tokens; the last four before the limit of ten cost a quarter each.
     torch.testing.assert_close(got.shaping, torch.tensor([0.0, 0.0, 0.0, -0.5]))
@@ -426,6 +428,14 @@ def test_an_evaluation_has_the_same_conversations():
     assert [sample.response for sample in samples] == [" ".join(map(str, row)) for row in ROWS]
     assert [sample.score for sample in samples] == [0.5, 0.1, 0.3, 0.3]
     assert [sample.length for sample in samples] == [6, 2, 6, 8]
+    assert samples[3].messages == (
+        message(f"15 16 17 18 19 {STOP}", "assistant"),
+        message("30 31", "tool"),
+        message("27 28", "assistant"),
+    )
+    assert turn_by_turn(samples[3].messages) == (
+        f"[assistant]\n15 16 17 18 19 {STOP}\n\n[tool]\n30 31\n\n[assistant]\n27 28"
+    )
     assert [sample.finished for sample in samples] == [False, False, True, False]
 
 
