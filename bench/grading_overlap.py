@@ -55,7 +55,7 @@ class Programs(CodeTask):
 class AtTheEnd(LocalEngine):
     """Hands nothing over early."""
 
-    def generate(self, prompts, group_size, sampling, seed, on_finished=None):
+    def generate(self, prompts, group_size, sampling, seed, on_finished=None, **_):
         """As the local engine."""
         return super().generate(prompts, group_size, sampling, seed)
 

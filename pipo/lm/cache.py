@@ -58,6 +58,30 @@ class PreallocatedLayer(DynamicLayer):
             torch.index_select(old[:, :, : self.used], 0, rows, out=new[:, :, : self.used])
             setattr(self, name, new)
 
+    def taken(self, rows: Tensor) -> PreallocatedLayer:
+        """A copy of these rows, with room for nothing else."""
+        layer = PreallocatedLayer(self.used)
+        layer.used, layer.is_initialized = self.used, True
+        for name in ("keys", "values"):
+            old: Tensor = getattr(self, name)
+            setattr(layer, name, old[:, :, : self.used].index_select(0, rows))
+        return layer
+
+    def copy(
+        self, other: PreallocatedLayer, source: Tensor, target: Tensor, columns: Tensor, rows: int
+    ) -> None:
+        """Take over rows of another layer, their columns in the given order; see the cache's method."""
+        for name in ("keys", "values"):
+            old: Tensor = getattr(other, name)
+            if not self.is_initialized:
+                setattr(self, name, old.new_empty(rows, old.shape[1], self.capacity, old.shape[3]))
+            new: Tensor = getattr(self, name)
+            # [m, W, heads, width]: indexed axes come first.
+            new[target, :, : columns.shape[1]] = old[source[:, None], :, columns].transpose(1, 2)
+        assert other.keys is not None
+        self.dtype, self.device = other.keys.dtype, other.keys.device
+        self.used, self.is_initialized = columns.shape[1], True
+
 
 class PreallocatedCache(Cache):
     """One :class:`PreallocatedLayer` per layer of the model."""
@@ -70,6 +94,31 @@ class PreallocatedCache(Cache):
         for layer in self.layers:
             assert isinstance(layer, PreallocatedLayer)
             layer.select(rows)
+
+    def taken(self, rows: Tensor) -> PreallocatedCache:
+        """A copy of these rows."""
+        cache = PreallocatedCache(0, 0)
+        for layer in self.layers:
+            assert isinstance(layer, PreallocatedLayer)
+            cache.layers.append(layer.taken(rows))
+        return cache
+
+    def copy(
+        self, other: PreallocatedCache, source: Tensor, target: Tensor, columns: Tensor, *, rows: int
+    ) -> None:
+        """Take over rows of another cache into this one, which is empty but for rows taken over before.
+
+        Args:
+            other: of the same model.
+            source: int64 [m], rows of the other.
+            target: int64 [m], where they go.
+            columns: int64 [m, W], which columns of the other's rows become the first W.
+            rows: that this cache will have in all.
+        """
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            assert isinstance(mine, PreallocatedLayer)
+            assert isinstance(theirs, PreallocatedLayer)
+            mine.copy(theirs, source, target, columns, rows)
 
 
 @cache

@@ -38,6 +38,9 @@ class RolloutEngine(Protocol):
         sampling: SamplingParams,
         seed: int,
         on_finished: OnFinished | None = None,
+        *,
+        hold: bool = False,
+        continues: Sequence[int] | None = None,
     ) -> Completions:
         """Sample ``group_size`` responses for each prompt, group-major; all of their tokens are sampled.
 
@@ -47,6 +50,11 @@ class RolloutEngine(Protocol):
 
         ``on_finished`` may be told of each response, once, while others are still being sampled, so that
         grading can begin; an engine that tells nothing early does as well without.
+
+        With ``hold`` the next call goes on from rows of this one: its prompts begin with a prompt and its
+        whole response, and ``continues`` says for each of them which row of this call that was. An engine may
+        keep what it has read until then, or find it again, or read anew: the draws are the same up to
+        rounding. What is kept lasts until the next call of any method.
 
         Ranks that sample together need each other: all call this equally often, if need be without prompts.
 

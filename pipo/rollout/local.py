@@ -1,13 +1,16 @@
 """Local engine: batched decoding with a KV cache, in the training process and on its weights.
 
 Each prompt is read once for all of its responses, finished rows leave the batch, and the log-probability of
-every sampled token is kept on the way. It is the reference that other engines are tested against.
+every sampled token is kept on the way. Between the turns of episodes the cache stays, and only what is new is
+read. It is the reference that other engines are tested against.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +21,7 @@ from pipo.records.movable import sent
 from pipo.records.options import Count, Options, Share
 from pipo.records.rollouts import Completions, TokenIds, pad_rows
 from pipo.rollout.engine import OnFinished
+from pipo.rollout.held_rows import HeldRows
 from pipo.rollout.options import SamplingParams
 from pipo.rollout.sampling import sample_tokens
 
@@ -36,6 +40,29 @@ def local_engines(config: LocalEngineConfig) -> Callable[[Policy], LocalEngine]:
     return partial(LocalEngine, config=config)
 
 
+@dataclass(frozen=True)
+class KnownRows:
+    """Rows of the call before that prompts go on from."""
+
+    held: HeldRows
+    """What is kept of that call."""
+    rows: Sequence[int]
+    """Its row for each prompt."""
+
+
+class _Read(NamedTuple):
+    """Prompts that have been read."""
+
+    cache: PreallocatedCache
+    """Their keys and values."""
+    logits: Tensor
+    """float32 [n, V], what follows each."""
+    lengths: Tensor
+    """int64 [n], tokens of each."""
+    real: Tensor
+    """bool [n, width], on the CPU: the columns that hold tokens."""
+
+
 class LocalEngine:
     """Batched decoding of a :class:`~pipo.lm.policy.Policy`."""
 
@@ -44,18 +71,23 @@ class LocalEngine:
     def __init__(self, policy: Policy, config: LocalEngineConfig) -> None:
         self.policy = policy
         self.config = config
+        self._held: HeldRows | None = None
 
     def sync_weights(self, parameters: Iterable[tuple[str, Tensor]]) -> None:
-        """Nothing to do: the engine reads the trainer's own tensors."""
+        """The engine reads the trainer's own tensors; what was read with those before is forgotten."""
+        self._held = None
 
     def sleep(self) -> None:
-        """Nothing to give back: what a call of ``generate`` took, it has freed."""
+        """Forget what is held between two turns; anything else a call of ``generate`` has freed itself."""
+        self._held = None
 
     def wake(self) -> None:
         """Always awake."""
+        self._held = None
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Forget what is held."""
+        self._held = None
 
     @torch.inference_mode()
     def generate(
@@ -65,8 +97,21 @@ class LocalEngine:
         sampling: SamplingParams,
         seed: int,
         on_finished: OnFinished | None = None,
+        *,
+        hold: bool = False,
+        continues: Sequence[int] | None = None,
     ) -> Completions:
-        """Sample ``group_size`` responses per prompt; see :class:`~pipo.rollout.engine.RolloutEngine`."""
+        """Sample ``group_size`` responses per prompt; see :class:`~pipo.rollout.engine.RolloutEngine`.
+
+        Rows are held as long as all of them are decoded side by side; with several waves, which are there
+        because memory does not do for all, every turn is read anew.
+        """
+        held, self._held = self._held, None
+        parts = list(_waves(len(prompts), group_size, self.config.max_rows))
+        known = None
+        if held is not None and continues is not None and len(parts) == 1:
+            known = KnownRows(held, continues)
+        keep = hold and len(parts) == 1
         training = self.policy.training
         self.policy.eval()
         generator = torch.Generator().manual_seed(seed)
@@ -74,18 +119,22 @@ class LocalEngine:
             with self.policy.precision():
                 waves = [
                     self._wave(
-                        prompts[part], group_size, sampling, generator, _behind(on_finished, part, group_size)
+                        prompts[part],
+                        group_size,
+                        sampling,
+                        generator,
+                        _behind(on_finished, part, group_size),
+                        known=known,
+                        hold=keep,
                     )
-                    for part in _waves(len(prompts), group_size, self.config.max_rows)
+                    for part in parts
                 ]
         finally:
             self.policy.train(training)
         return Completions.join(waves)
 
-    def _prefill(
-        self, prompts: Sequence[TokenIds], capacity: int
-    ) -> tuple[PreallocatedCache, Tensor, Tensor]:
-        """Read the prompts once; returns the cache, the next token's logits and the prompt lengths."""
+    def _read(self, prompts: Sequence[TokenIds], capacity: int) -> _Read:
+        """Read the prompts once, with room for so many further tokens."""
         device = self.policy.device
         ids, mask = pad_rows(prompts)
         lengths = sent(mask.sum(dim=1), device)
@@ -94,7 +143,30 @@ class LocalEngine:
         positions = torch.arange(ids.shape[1], device=device)[None].expand(len(prompts), -1)
         # Padding stands on the right, so causal attention alone keeps it away from real tokens.
         logits = self.policy.next_token_logits(sent(ids, device), positions, cache, None, last=lengths - 1)
-        return cache, logits, lengths
+        return _Read(cache, logits, lengths, mask)
+
+    def _read_on(self, prompts: Sequence[TokenIds], known: KnownRows, capacity: int) -> _Read:
+        """Read what is new in prompts of which the beginnings are held."""
+        device = self.policy.device
+        lengths = known.held.lengths(known.rows)
+        ids, mask = pad_rows([ids[length:] for ids, length in zip(prompts, lengths, strict=True)])
+        (rows, new), old = ids.shape, max(lengths)
+        cache = known.held.restored(known.rows, old + new + capacity, device)
+        before, count = torch.tensor(lengths)[:, None], mask.sum(dim=1, keepdim=True)
+        past = torch.arange(old) < before
+        # The new tokens of a row see its old ones and each other, from left to right.
+        causal = torch.ones(new, new, dtype=torch.bool).tril().expand(rows, -1, -1)
+        visible = torch.cat([past[:, None].expand(-1, new, -1), causal], dim=2)[:, None]
+        # Padding repeats the last position, as a model may know no further one.
+        positions = before + torch.minimum(torch.arange(new), count - 1)
+        logits = self.policy.next_token_logits(
+            sent(ids, device),
+            sent(positions, device),
+            cache,
+            sent(visible, device),
+            last=sent(count[:, 0] - 1, device),
+        )
+        return _Read(cache, logits, sent((before + count)[:, 0], device), torch.cat([past, mask], dim=1))
 
     def _wave(
         self,
@@ -103,6 +175,9 @@ class LocalEngine:
         sampling: SamplingParams,
         generator: torch.Generator,
         tell: OnFinished,
+        *,
+        known: KnownRows | None,
+        hold: bool,
     ) -> Completions:
         """Responses to prompts that are decoded side by side, one token of each running row per step.
 
@@ -126,7 +201,8 @@ class LocalEngine:
         """
         device = self.policy.device
         limit = sampling.max_response_tokens
-        cache, logits, lengths = self._prefill(prompts, limit)
+        read = self._read(prompts, limit) if known is None else self._read_on(prompts, known, limit)
+        cache, logits, lengths, real = read
         width = int(cache.get_seq_length())
         decode = self.policy.decoder(cache, width + limit)
         rows = len(prompts) * group_size
@@ -135,9 +211,10 @@ class LocalEngine:
         source = at // group_size
         cache.select(source)
         logits, lengths = logits[source], lengths[source]
-        ragged = any(len(ids) != width for ids in prompts)
+        held = HeldRows(real[alive // group_size]) if hold else None
+        ragged = not bool(real.all())
         visible = torch.ones(rows, 1, 1, width + limit, dtype=torch.bool, device=device)
-        visible[:, 0, 0, :width] = torch.arange(width, device=device) < lengths[:, None]
+        visible[:, 0, 0, :width] = sent(real, device)[source]
         stops = torch.tensor(sorted(sampling.stop_token_ids))
 
         ids = torch.zeros(rows, limit, dtype=torch.int64)
@@ -163,11 +240,18 @@ class LocalEngine:
             if len(live) == 0 or last:
                 break
             if len(live) <= self.config.compact_below * len(alive):
+                if held is not None:
+                    gone = ended.nonzero()[:, 0]
+                    held.take(cache.taken(sent(gone, device)), alive[gone].tolist())
                 alive, kept = alive[live], sent(live, device)
                 at, tokens = at[kept], tokens[kept]
                 cache.select(kept)
             keys = width + step + 1
             logits = decode(tokens, lengths[at] + step, visible[at, :, :, :keys] if ragged else None)
+        if held is not None:
+            held.take(cache, alive.tolist())
+            held.finish(count.tolist())
+            self._held = held
         longest = int(count.max())
         mask = torch.arange(longest) < count[:, None]
         return Completions(

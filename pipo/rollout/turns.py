@@ -120,17 +120,19 @@ def converse(
     going = rows
     with Environments(task, [row.example for row in rows]) as environments:
         for turn in range(task.max_turns):
+            last = turn + 1 == task.max_turns
             if turn == 0:
                 with timer("generate"):
-                    drawn = engine.generate(prompt_ids, group_size, sampling, seed)
+                    drawn = engine.generate(prompt_ids, group_size, sampling, seed, hold=not last)
             else:
                 longest = max((row.room for row in going), default=1)
                 contexts = [(*row.prompt, *row.ids) for row in going]
                 left = sampling.model_copy(update={"max_response_tokens": longest})
+                places = [row.place for row in going]
+                own = derive_seed(seed, Purpose.TURN, turn)
                 with timer("generate"):
-                    drawn = engine.generate(contexts, 1, left, derive_seed(seed, Purpose.TURN, turn))
+                    drawn = engine.generate(contexts, 1, left, own, hold=not last, continues=places)
             _take(going, drawn, decode)
-            last = turn + 1 == task.max_turns
             going = _answered(going, environments, encode_reply, on_answer, timer, last=last)
     return Conversations(completions=_completions(rows), episodes=tuple(row.episode() for row in rows))
 
@@ -139,7 +141,7 @@ class _Row:
     """An episode that grows."""
 
     def __init__(self, number: int, example: Example, prompt: TokenIds, limit: int) -> None:
-        self.number = number
+        self.number = self.place = number
         self.example, self.prompt, self.limit = example, prompt, limit
         self.ids: list[int] = []
         self.sampled: list[bool] = []
@@ -237,7 +239,8 @@ def _take(rows: Sequence[_Row], drawn: Completions, decode: Decode) -> None:
         drawn.finished.tolist(),
         strict=True,
     )
-    for row, length, ids, logprobs, finished in parts:
+    for place, (row, length, ids, logprobs, finished) in enumerate(parts):
+        row.place = place
         kept = min(length, row.room)
         text = decode(ids[:kept], (*row.prompt, *row.ids))
         row.transcript.append(Message(role="assistant", content=text))

@@ -226,10 +226,14 @@ class VllmEngine:
         sampling: SamplingParams,
         seed: int,
         on_finished: OnFinished | None = None,
+        *,
+        hold: bool = False,
+        continues: Sequence[int] | None = None,
     ) -> Completions:
         """Sample ``group_size`` responses per prompt; see :class:`~pipo.rollout.engine.RolloutEngine`.
 
-        Prompts are read once for all of their responses.
+        Prompts are read once for all of their responses, and what was read for an earlier turn is found again
+        in vLLM's own prefix cache, block by block.
         """
         self.wake()
         wanted = [(ids, numbered_seed(seed, index) >> 1) for index, ids in enumerate(prompts)]

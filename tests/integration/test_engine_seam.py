@@ -28,7 +28,7 @@ class PretendedEngine(LocalEngine):
         self.asked: list[str] = []
         self.names: list[str] = []
 
-    def generate(self, prompts, group_size, sampling, seed, on_finished=None):
+    def generate(self, prompts, group_size, sampling, seed, on_finished=None, **_):
         self.asked.append("generate")
         got = super().generate(prompts, group_size, sampling, seed, on_finished)
         return replace(got, logprobs=(got.logprobs + self.gap) * got.response_mask)

@@ -39,7 +39,7 @@ LIMIT = 12
 class AtTheEnd(LocalEngine):
     """Hands nothing over before the end."""
 
-    def generate(self, prompts, group_size, sampling, seed, on_finished=None):
+    def generate(self, prompts, group_size, sampling, seed, on_finished=None, **_):
         return super().generate(prompts, group_size, sampling, seed)
 
 
@@ -228,7 +228,7 @@ def test_a_grade_of_its_own_needs_a_beginning_of_its_own():
 class Breaking(LocalEngine):
     """Hands one response over, and then is interrupted."""
 
-    def generate(self, prompts, group_size, sampling, seed, on_finished=None):
+    def generate(self, prompts, group_size, sampling, seed, on_finished=None, **_):
         assert on_finished is not None
         on_finished(0, (1,))
         raise KeyboardInterrupt

@@ -114,6 +114,9 @@ class ScriptedEngine:
         sampling: SamplingParams,
         seed: int,
         on_finished: OnFinished | None = None,
+        *,
+        hold: bool = False,
+        continues: Sequence[int] | None = None,
     ) -> Completions:
         self.calls += 1
         rows = [row for prompt in prompts for row in self._group(prompt, group_size)]
@@ -149,7 +152,7 @@ class PromptSeededEngine(LocalEngine):
 
     calls = 0
 
-    def generate(self, prompts, group_size, sampling, seed, on_finished=None):
+    def generate(self, prompts, group_size, sampling, seed, on_finished=None, **_):
         self.calls += 1
         seeds = [zlib.crc32(repr((prompt, self.calls)).encode()) for prompt in prompts]
         pairs = zip(prompts, seeds, strict=True)

@@ -62,6 +62,9 @@ class ScriptedEngine:
         sampling: SamplingParams,
         seed: int,
         on_finished: OnFinished | None = None,
+        *,
+        hold: bool = False,
+        continues: Sequence[int] | None = None,
     ) -> Completions:
         self.calls.append((list(prompts), seed))
         rows = [row for prompt in prompts for row in SCRIPT[prompt[0]][:group_size]]

@@ -144,3 +144,70 @@ def test_a_wave_goes_as_the_example_in_its_docstring_says(policy, monkeypatch):
         ([3, 2], [4, 2], 4),
         ([5], [3], 5),
     ]
+
+
+# ---------------------------------------------------------------- several turns
+
+REPLIES = [(20, 21, 22), (23,), (24, 25), (26, 27, 28, 29)]
+
+
+def three_turns(engine: LocalEngine, *, hold: bool) -> tuple[list[list[int]], torch.Tensor]:
+    """Sampled tokens and log-probabilities of three turns in which every finished row gets a reply."""
+    options = sampling(max_response_tokens=9, stop_token_ids=frozenset(range(1, 40, 4)))
+    before = [prompt for prompt in PROMPTS for _ in range(2)]
+    got = engine.generate(PROMPTS, 2, options, 3, hold=hold)
+    said, scores = [], []
+    for turn in range(3):
+        said += rows(got)
+        scores.append(got.logprobs[got.response_mask])
+        going = got.finished.nonzero()[:, 0].tolist()
+        assert len(going) > 3
+        drawn = rows(got)
+        before = [(*before[i], *drawn[i], *REPLIES[(turn + i) % 4]) for i in going]
+        if turn < 2:
+            more = {"hold": turn == 0, "continues": going} if hold else {}
+            got = engine.generate(before, 1, options, 4 + turn, **more)
+    return said, torch.cat(scores)
+
+
+@pytest.mark.parametrize("compact_below", [1.0, 0.5])
+def test_turns_go_on_from_what_was_held_as_if_all_were_read_anew(policy, compact_below, monkeypatch):
+    anew, wanted = three_turns(engine(policy, compact_below=compact_below), hold=False)
+    read = []
+    next_token_logits = policy.next_token_logits
+
+    def watched(ids, *more, **options):
+        read.append(tuple(ids.shape))
+        return next_token_logits(ids, *more, **options)
+
+    monkeypatch.setattr(policy, "next_token_logits", watched)
+    sampler = engine(policy, compact_below=compact_below)
+    held, got = three_turns(sampler, hold=True)
+    assert held == anew
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
+    # Read at once are the prompts, at most five tokens wide; then the stop token and at most four of a reply.
+    assert [width for _, width in read if width > 1] == [5, 5, 5]
+    assert sampler._held is None  # the last call held nothing
+
+
+def test_what_is_held_goes_with_the_weights_and_where_several_waves_need_the_memory(policy):
+    options = sampling(max_response_tokens=3)
+    for let_go in ("sleep", "close", "wake"):
+        sampler = engine(policy)
+        sampler.generate(PROMPTS, 2, options, 0, hold=True)
+        assert sampler._held is not None
+        getattr(sampler, let_go)()
+        assert sampler._held is None, let_go
+    sampler.generate(PROMPTS, 2, options, 0, hold=True)
+    sampler.sync_weights([])
+    assert sampler._held is None
+    sampler.generate(PROMPTS, 2, options, 0, hold=True)
+    with pytest.raises(IndexError):
+        sampler.generate([(1, 2, 3)], 1, options, 0, hold=True, continues=[99])
+    assert sampler._held is None
+    waves = engine(policy, max_rows=3)
+    waves.generate(PROMPTS, 2, options, 0, hold=True)
+    assert waves._held is None
+    # And so are turns after several waves right, too.
+    anew, _ = three_turns(engine(policy, max_rows=3), hold=False)
+    assert three_turns(engine(policy, max_rows=3), hold=True)[0] == anew

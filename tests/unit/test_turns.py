@@ -59,6 +59,7 @@ class ScriptedEngine:
 
     def __init__(self) -> None:
         self.asked: list[tuple[list[TokenIds], int, int, int]] = []
+        self.held: list[tuple[bool, Sequence[int] | None]] = []
 
     def generate(
         self,
@@ -67,8 +68,12 @@ class ScriptedEngine:
         sampling: SamplingParams,
         seed: int,
         on_finished: OnFinished | None = None,
+        *,
+        hold: bool = False,
+        continues: Sequence[int] | None = None,
     ) -> Completions:
         self.asked.append((list(prompts), group_size, sampling.max_response_tokens, seed))
+        self.held.append((hold, continues))
         rows = [row for prompt in prompts for row in SCRIPT[tuple(prompt)][:group_size]]
         ids, mask = pad_rows(rows)
         return Completions(
@@ -195,6 +200,8 @@ def test_every_turn_is_asked_for_with_all_that_was_said_and_a_seed_of_its_own():
     # The longest room of the three, 10 - 4, for all of them.
     assert second == (contexts, 1, 6, derive_seed(5, Purpose.TURN, 1))
     assert third == ([(2, 3, *ROWS[0][:8])], 1, 2, derive_seed(5, Purpose.TURN, 2))
+    # Rows 0, 2 and 3 go on from the first call, and then the first of these from the second.
+    assert engine.held == [(True, None), (True, [0, 2, 3]), (False, [0])]
 
 
 def test_environments_are_asked_after_turns_that_ended_by_themselves():
