@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
 
@@ -119,9 +116,3 @@ class PreallocatedCache(Cache):
             assert isinstance(mine, PreallocatedLayer)
             assert isinstance(theirs, PreallocatedLayer)
             mine.copy(theirs, source, target, columns, rows)
-
-
-@cache
-def cache_argument(kind: type[PreTrainedModel]) -> str:
-    """The name under which a model takes its cache: older transformers call it ``past_key_values``."""
-    return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"

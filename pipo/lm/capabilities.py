@@ -8,7 +8,8 @@ from transformers import PreTrainedModel
 
 from pipo.errors import ModelError
 from pipo.lm.attention import PROMPTS, TOLERANCE, alone, named, relative_difference, some_tokens
-from pipo.lm.cache import PreallocatedCache, cache_argument
+from pipo.lm.cache import PreallocatedCache
+from pipo.lm.library_names import cache_argument
 from pipo.lm.model_files import foreign
 
 

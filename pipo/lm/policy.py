@@ -23,11 +23,12 @@ from transformers.cache_utils import Cache
 from pipo.errors import ModelError, reason
 from pipo.functional.divergence import DistillationForm
 from pipo.lm.attention import ATTENTION_NAME, check_packing, named, packed_hidden
-from pipo.lm.cache import PreallocatedCache, cache_argument
+from pipo.lm.cache import PreallocatedCache
 from pipo.lm.capabilities import check_decoding
 from pipo.lm.decoding import DecodeStep, plain_decoder
 from pipo.lm.distillation import blockwise_divergence
 from pipo.lm.generation import declared_generation, declared_stops
+from pipo.lm.library_names import cache_argument, checkpoint_activations
 from pipo.lm.logprobs import cut_logprobs, token_logprobs
 from pipo.lm.model_files import (
     check_finite,
@@ -286,7 +287,7 @@ def load_policy(path: str, dtype: str, gradient_checkpointing: bool = False) -> 
     if model.can_generate():
         model.generation_config = generation
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        checkpoint_activations(model)
     policy = Policy(model)
     with torch.device("cpu"):  # where the weights are
         check_packing(policy.backbone)

@@ -25,6 +25,7 @@ from pipo.lm import distillation, logprobs
 from pipo.lm.adapters import add_adapters
 from pipo.lm.attention import ATTENTION_NAME
 from pipo.lm.critic import Critic
+from pipo.lm.library_names import checkpoint_activations
 from pipo.lm.options import Lora, Sharding
 from pipo.lm.packing import PackedRows, pack
 from pipo.lm.policy import Policy
@@ -189,7 +190,7 @@ def _model(
         config, attn_implementation=ATTENTION_NAME, dtype=dtype, trust_remote_code=False
     )
     if passes.gradient_checkpointing:
-        whole.gradient_checkpointing_enable()
+        checkpoint_activations(whole)
     policy = Policy(whole).train()
     if lora is not None:
         add_adapters(policy, lora, 0)

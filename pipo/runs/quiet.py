@@ -20,5 +20,6 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*lr_scheduler.step\\(\\)` before `optimizer.step.*")
     # A time limit's clock is not taken over by the next start.
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*'Timer'.*")
-    # Raised inside Lightning's and torch's own code.
+    # Raised inside PEFT's, Lightning's and torch's own code.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")

@@ -6,7 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -22,6 +22,14 @@ from pipo.tasks.code import CONTEST_PRELUDE, CodeExample, with_prelude
 from pipo.tasks.taco import TACO_PRELUDE
 from tests.code_rows import DATA, ScriptedGrader, make_task
 from tests.conftest import verdict
+
+
+@pytest.fixture(autouse=True)
+def own_recursion_limit() -> Iterator[None]:
+    """A contest's prelude raises it, and some tests run one in this process."""
+    before = sys.getrecursionlimit()
+    yield
+    sys.setrecursionlimit(before)
 
 
 def example(kind: str, number: int, split: str = "test") -> CodeExample:

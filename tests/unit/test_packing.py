@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, BartConfig, FalconH1Config, Lfm2C
 from pipo.errors import ConfigError
 from pipo.lm.attention import ATTENTION_NAME, check_packing
 from pipo.lm.critic import Critic
+from pipo.lm.library_names import checkpoint_activations
 from pipo.lm.packing import LENGTH_RATIO, Gather, pack
 from pipo.lm.policy import Policy
 from tests.conftest import make_policy
@@ -81,7 +82,7 @@ def test_checkpointed_gradients_are_the_same():
     for checkpointing in (False, True):
         policy = make_policy(vocab=50).train()
         if checkpointing:
-            policy.model.gradient_checkpointing_enable()
+            checkpoint_activations(policy.model)
         policy(packed(), 1.0).mean().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in policy.parameters()]))
     assert gradients[0].norm() > 0

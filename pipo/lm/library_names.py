@@ -1,0 +1,21 @@
+"""What transformers calls by another name in its older and in its newer releases."""
+
+from __future__ import annotations
+
+import inspect
+from functools import cache
+from typing import Any
+
+from transformers import PreTrainedModel
+
+
+@cache
+def cache_argument(kind: type[PreTrainedModel]) -> str:
+    """The name under which a model takes its key-value cache: older releases call it ``past_key_values``."""
+    return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Have a model compute its activations again in the backward pass; older releases say "gradient"."""
+    enable: Any = getattr(model, "activation_checkpointing_enable", None)
+    (enable or model.gradient_checkpointing_enable)()
