@@ -17,6 +17,10 @@ PROGRAMS = {
         "what a run takes of GPUs, and whether it fits: python -m pipo plan gpus=8xH100-80 [key=value]",
     ),
     "report": ("pipo.analysis.report", "the page about a run, again: python -m pipo report RUN_FOLDER"),
+    "samples": (
+        "pipo.analysis.samples",
+        "prompts, responses, rewards, what changed, by keyboard: python -m pipo samples RUN_FOLDER",
+    ),
     "plot": ("pipo.analysis.plotting", "figures of one run or many: python -m pipo plot FOLDER..."),
     "study": ("pipo.analysis.study", "the paper's tables in small: python -m pipo study NAME"),
     "feedback": (
