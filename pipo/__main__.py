@@ -21,6 +21,10 @@ PROGRAMS = {
         "pipo.analysis.samples",
         "prompts, responses, rewards, what changed, by keyboard: python -m pipo samples RUN_FOLDER",
     ),
+    "push": (
+        "pipo.analysis.card",
+        "a run's model with its card to the Hugging Face hub: python -m pipo push RUN_FOLDER org/name",
+    ),
     "plot": ("pipo.analysis.plotting", "figures of one run or many: python -m pipo plot FOLDER..."),
     "study": ("pipo.analysis.study", "the paper's tables in small: python -m pipo study NAME"),
     "feedback": (

@@ -18,9 +18,11 @@ def typed(program: str) -> list[str]:
     """The words that start a program here.
 
     Args:
-        program: ``train.py`` or ``eval.py``.
+        program: ``train.py`` or ``eval.py``, or the name of another one that ``python -m pipo`` lists.
     """
-    return ["pipo", program.removesuffix(".py")] if INSTALLED else ["python", program]
+    if INSTALLED:
+        return ["pipo", program.removesuffix(".py")]
+    return ["python", program] if program.endswith(".py") else ["python", "-m", "pipo", program]
 
 
 def look_in_this_folder() -> None:

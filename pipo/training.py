@@ -39,9 +39,10 @@ from pipo.runs.checkpoints import STATE, finished_checkpoints, iterations_of
 from pipo.runs.files import replace_text
 from pipo.runs.places import command, resuming
 from pipo.runs.profile import PROFILE_FILE, profile_head
+from pipo.runs.push import push, pushing
 from pipo.runs.quiet import quiet
 from pipo.runs.run_log import DIVERGED_FILE
-from pipo.runs.run_summary import missing_products
+from pipo.runs.run_summary import MODEL_FOLDER, missing_products
 
 log = logging.getLogger(__name__)
 _LIMIT_KEYS = tuple(f"{KEY}.{name}" for name in LIMITS)
@@ -214,7 +215,17 @@ def _finish(config: TrainConfig, callbacks: list[pl.Callback]) -> float:
             f"{folder}: all {end.iterations} iterations are made and saved, but {what}. Mend that, then "
             f"{resuming(folder)} makes what is missing"
         )
+    if leader and config.push_to_hub is not None:
+        _push(folder, config.push_to_hub)
     return float(after["pass@1"])
+
+
+def _push(folder: Path, repository: str) -> None:
+    """The model to the hub; what is in the way costs the run nothing."""
+    try:
+        print(f"pushed to {push(folder / MODEL_FOLDER, repository)}")
+    except ConfigError as error:
+        log.warning("not pushed: %s. The run is whole; to push it: %s", error, pushing(folder, repository))
 
 
 def _stopped(stop: GracefulStop, folder: Path, problems: str) -> RunStopped:
@@ -233,7 +244,7 @@ def where(folder: Path, config: TrainConfig, done: int, seconds: float) -> str:
     for name, what in (
         (REPORT_FILE, "what came of it, on one page; open it in a browser"),
         (CURVES_FILE, "accuracy, reward, feedback, lengths, time"),
-        ("model/", "the trained model in Hugging Face format"),
+        ("model/", "the trained model in Hugging Face format, with its card"),
         ("adapter/", "its adapters alone, in PEFT's format"),
         ("samples.jsonl", "sampled responses"),
         ("metrics.csv", "every metric of every iteration, also as metrics.jsonl"),

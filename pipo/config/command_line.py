@@ -30,10 +30,12 @@ from pipo.config.near_miss import near_miss
 from pipo.config.open_nodes import TARGET, Open, target_of
 from pipo.config.reading import read
 from pipo.config.tree import EvalConfig, GradeConfig, TrainConfig
+from pipo.distributed.processes import is_first
 from pipo.errors import ConfigError
 from pipo.home import CONF
 from pipo.records.options import Options
 from pipo.runs.places import check_place, check_run
+from pipo.runs.push import check_push
 
 # More jobs of a sweep are left to themselves.
 _JOBS = 200
@@ -256,6 +258,11 @@ def _check_job(cfg: DictConfig, program: str, *, printed: bool) -> None:
     config = read(cfg, _PROGRAMS[program])
     if not printed:
         _check_targets(config)
+    if isinstance(config, TrainConfig) and config.push_to_hub is not None and not printed and is_first():
+        try:
+            check_push(config.push_to_hub)
+        except ConfigError as error:
+            raise ConfigError(f"push_to_hub={error}") from error
     if isinstance(config, TrainConfig) and config.trainer.lightning:
         from pipo.config.trainer_options import trainer_options  # imports Lightning
 

@@ -26,6 +26,8 @@ _ELSEWHERE = {
     "max_new_tokens": "task.max_response_tokens",
     "max_tokens": "task.max_response_tokens",
     "wandb": "logger=wandb",
+    "hub": "push_to_hub=org/name",
+    "hub_model_id": "push_to_hub=org/name",
 }
 
 

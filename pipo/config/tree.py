@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Tag
+from pydantic import BeforeValidator, Discriminator, Tag
 
 from pipo.callbacks.pipo_options import NoPipo, PipoOptions
 from pipo.config.open_nodes import Open
@@ -174,6 +174,13 @@ class _Scored(Options):
     """Name -> a Lightning logger."""
 
 
+def _repository(value: Any) -> Any:
+    """TRL's users type a truth value here, and the name under another key."""
+    if isinstance(value, bool):
+        raise ValueError(f"the name of a repository is needed, as push_to_hub=org/name, got {value}")
+    return value
+
+
 def _loop_or_none(node: Any) -> str:
     """Which of the two a ``pipo`` node is: one with a window has a retrospective update."""
     keys = node if isinstance(node, dict) else vars(node)
@@ -214,6 +221,8 @@ class TrainConfig(_Scored):
     """When checkpoints are saved, and which stay."""
     samples: SamplesConfig
     """Responses that are kept for people to read."""
+    push_to_hub: Annotated[str | None, BeforeValidator(_repository)] = None
+    """Repository of the Hugging Face hub that the trained model is pushed to; None for none."""
     callbacks: dict[str, Open]
     """Name -> a Lightning callback of the user's own; they act after all others but checkpoints."""
 

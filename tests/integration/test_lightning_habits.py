@@ -149,6 +149,6 @@ def test_mlflow_has_every_metric_the_samples_and_the_pages(compose_config, tmp_p
     rows = read_metrics(folder / "metrics.jsonl")
     assert points == [(row["iteration"], row["train/reward"]) for row in rows]
     names = [each.path for each in client.list_artifacts(run.info.run_id)]
-    assert names == ["curves.png", "report.html", "samples"]
+    assert names == ["README.md", "curves.png", "report.html", "samples"]
     tables = [each.path for each in client.list_artifacts(run.info.run_id, "samples")]
     assert tables == ["samples/000000.md", "samples/000001.md"]

@@ -23,7 +23,14 @@ SMALL = [
     "evaluation.ks=[1]",
     "iterations=1",
 ]
-PRODUCTS = {"model/config.json", "summary.json", "curves.png", "report.html", "held_out/after.json"}
+PRODUCTS = {
+    "model/config.json",
+    "model/README.md",
+    "summary.json",
+    "curves.png",
+    "report.html",
+    "held_out/after.json",
+}
 
 
 class Obstacle(pl.Callback):
