@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipo.config.command_line import expand_task
 from pipo.records.problems import Example, Reward
 from pipo.rollout.reward_terms import GradedResponses, reward_terms
 from pipo.scoring import score
+from pipo.training import train
 from tests.conftest import ROOT
 from tests.documented import write_extensions
 
@@ -44,10 +46,12 @@ def test_each_extension_is_one_python_file_and_one_yaml_file(mine):
         "my/conf/reward_terms/short_right.yaml",
         "my/conf/rollout/generate.yaml",
         "my/conf/task/near_sums.yaml",
+        "my/conf/task/warmer.yaml",
         "my/generate_engine.py",
         "my/median_grpo.py",
         "my/near_sums.py",
         "my/short_right.py",
+        "my/warmer.py",
     ]
 
 
@@ -101,6 +105,42 @@ def test_the_pages_reward_term_by_hand(mine, monkeypatch):
     )
     term = {"short_right": short_right.ShortRight(bonus=0.25)}
     assert reward_terms(term, graded)["short_right"].tolist() == [0, 0.25, 0.25, 0, 0, 0]
+
+
+def test_the_pages_environment_trains_and_says_what_it_should(mine, monkeypatch, compose_config):
+    monkeypatch.syspath_prepend(str(mine / "my"))
+    options = (
+        "algo.group_size=4",
+        "recipe.responses=16",
+        "recipe.mini_batch=16",
+        "pipo=none",
+        "iterations=1",
+    )
+    options += ("evaluation.problems=2", "evaluation.samples=2", "evaluation.ks=[1]", "samples.every=1")
+    folder = mine / "warmer"
+    where = (f"hydra.searchpath=[file://{mine / 'my/conf'}]", f"output_dir={folder}")
+    train(compose_config(*where, "task=warmer", *options), [])
+    (row,) = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert 1 < row["rollout/turns"] <= 3
+    assert row["rollout/tool_calls"] <= row["rollout/turns"]
+    assert row["rollout/tool_tokens"] > 0
+    tried = 0
+    for sample in map(json.loads, (folder / "samples.jsonl").read_text().splitlines()):
+        total = sum(map(int, sample["prompt"].removesuffix("=").split("+")))
+        said, worth = sample["messages"], 1.0
+        for i in range(0, len(said), 2):
+            numbers = re.findall(r"\d+", said[i]["content"])
+            score = max(0.0, 1 - abs(int(numbers[-1][:9]) - total) / 20) if numbers else 0.0
+            if i + 1 < len(said):
+                last = numbers and int(numbers[-1][:9])
+                hint = "?" if not numbers else "<" if last > total else ">"
+                assert said[i + 1] == {"role": "tool", "content": f"\n{hint}\n{sample['prompt']}"}
+                worth, tried = worth / 2, tried + 1
+        if sample["finished"]:
+            assert sample["reward"] == pytest.approx(worth * score, abs=1e-6)
+    assert tried > 4
+    for name in ("warmer", "near_sums"):
+        sys.modules.pop(name)
 
 
 def test_a_task_of_ones_own_is_scored_without_a_benchmark_file(mine, monkeypatch, compose_config):

@@ -435,6 +435,7 @@ def test_an_evaluation_has_the_same_conversations():
     assert [sample.response for sample in samples] == [" ".join(map(str, row)) for row in ROWS]
     assert [sample.score for sample in samples] == [0.5, 0.1, 0.3, 0.3]
     assert [sample.length for sample in samples] == [6, 2, 6, 8]
+    assert samples[3].messages is not None
     assert samples[3].messages == (
         message(f"15 16 17 18 19 {STOP}", "assistant"),
         message("30 31", "tool"),
