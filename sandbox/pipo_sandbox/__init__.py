@@ -5,12 +5,13 @@ What is imported here is all that a user needs; ``README.md`` beside this packag
 
 This process is the trusted side (``client``, ``sessions``). It starts one ``launcher``, a small process that
 has given up its view of the file system. For each program the launcher forks a ``keeper``, which makes the
-namespaces, and in them the first process (``inside``), which drops what rights are left and runs one of three
+namespaces, and in them the first process (``inside``), which drops what rights are left and runs one of four
 services:
 
 * ``stdin_service``: the program once per input, each time in a forked child;
 * ``call_service``: the program once, then calls of what it defines;
-* ``judge_service``: test code of a data set against a program in another sandbox.
+* ``judge_service``: test code of a data set against a program in another sandbox;
+* ``repl_service``: one piece of code after another, which share what they define.
 
 The modules use relative imports only, and the launcher loads those that it needs without this one.
 """
@@ -21,10 +22,13 @@ from .sessions import (
     Allowance,
     CallProgram,
     Ended,
+    Interpreter,
     JudgedProgram,
+    Output,
     StdinProgram,
     Verdict,
     call_program,
+    interpreter,
     judged_program,
     stdin_program,
 )
@@ -39,11 +43,13 @@ __all__ = [
     "CallProgram",
     "Closed",
     "Ended",
+    "Interpreter",
     "JudgedProgram",
     "Late",
     "Launcher",
     "Limits",
     "Node",
+    "Output",
     "SandboxError",
     "StdinProgram",
     "Verdict",
@@ -53,6 +59,7 @@ __all__ = [
     "dump",
     "encode",
     "equal",
+    "interpreter",
     "judged_program",
     "stdin_program",
     "weakness",

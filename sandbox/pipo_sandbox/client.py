@@ -22,7 +22,7 @@ from . import bubblewrap, wire
 from .protections import PROTECTIONS
 from .settings import LIBRARY_PATHS, Limits, Settings, readable_paths, seen_below
 
-Service = Literal["s", "c", "j"]
+Service = Literal["s", "c", "j", "r"]
 
 # Loads what the launcher needs of this package: without its __init__, which is the trusted side's, and
 # without a further folder on the path, where a module could hide one of the standard library.
@@ -177,7 +177,8 @@ class Launcher:
         """Start a sandbox. Waits while as many as there are slots are running.
 
         Args:
-            service: what runs in it: "s" for standard input, "c" for calls, "j" for a judge.
+            service: what runs in it: "s" for standard input, "c" for calls, "j" for a judge, "r" for an
+                interpreter.
             sockets: what the service talks on; closed here, for they are its own from now on.
 
         Raises:

@@ -9,11 +9,25 @@ import socket
 import sys
 from dataclasses import dataclass
 
-from . import call_service, filesystem, judge_service, kernel, processes, stdin_service, syscall_filter
+from . import (
+    call_service,
+    filesystem,
+    judge_service,
+    kernel,
+    processes,
+    repl_service,
+    stdin_service,
+    syscall_filter,
+)
 from .confinement import Confinement
 from .settings import Settings
 
-SERVICES = {"s": stdin_service.serve, "c": call_service.serve, "j": judge_service.serve}
+SERVICES = {
+    "s": stdin_service.serve,
+    "c": call_service.serve,
+    "j": judge_service.serve,
+    "r": repl_service.serve,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,11 @@
 """Programs in sandboxes as their user sees them: give one work, get what it answers and what it has taken.
 
-Three kinds, one for each service:
+Four kinds, one for each service:
 
 * ``stdin_program``: the whole program, once for each standard input;
 * ``call_program``: a program loaded once, and calls of what it defines;
-* ``judged_program``: test code that calls what a program defines, each in a sandbox of its own.
+* ``judged_program``: test code that calls what a program defines, each in a sandbox of its own;
+* ``interpreter``: one piece of code after another, which share what they define.
 
 All of them raise ``SandboxError`` when the sandbox fails or the machine is too busy, whatever the program
 does. A program that is late, is gone or answers nonsense raises ``Late``, ``Closed`` or ``WireError``.
@@ -56,6 +57,16 @@ class Verdict:
     """What happened, empty when it passed."""
     alive: bool
     """Whether the program is still there for a further step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What an interpreter says to a piece of code."""
+
+    shown: str
+    """What was printed, and the value of a last expression."""
+    error: str | None
+    """Last line of the error; None when there was none."""
 
 
 class StdinProgram:
@@ -168,6 +179,30 @@ class JudgedProgram:
         raise SandboxError("the judge gave a malformed verdict")
 
 
+class Interpreter:
+    """Runs one piece of code after another, in the same process."""
+
+    def __init__(self, channel: socket.socket, clock: _Clock, shown_chars: int) -> None:
+        self._channel, self._clock = channel, clock
+        # Four bytes of UTF-8, or twelve of JSON; a note of what is left out and an error's line come besides.
+        self._answer_bytes = 12 * shown_chars + _FRAME_SLACK
+
+    def run(self, source: str) -> Output:
+        """Run a piece of code and wait for its end.
+
+        Raises:
+            Late: it has used up its time.
+            Closed: the process has ended.
+            WireError: what came is no answer.
+        """
+        step = self._clock.step(self._channel)
+        wire.send(self._channel, source.encode("utf-8", "surrogatepass"), step)
+        match values.load(wire.receive(self._channel, self._answer_bytes, step)):
+            case [str(shown), None | str() as error]:
+                return Output(shown=shown, error=error)
+        raise wire.WireError("a malformed answer")
+
+
 @contextmanager
 def stdin_program(launcher: Launcher, source: str, *, wall_s: float) -> Iterator[StdinProgram]:
     """A program in a sandbox, compiled.
@@ -223,6 +258,25 @@ def judged_program(
         channel = stack.enter_context(_sandbox(launcher, "j", to_program, judge_questions))
         clock = _Clock([meter, judge_meter], allow, wall_s)
         yield JudgedProgram(channel, clock, answer_bytes, wall_s)
+
+
+@contextmanager
+def interpreter(
+    launcher: Launcher, *, runs: int, shown_chars: int, allow: Allowance, wall_s: float
+) -> Iterator[Interpreter]:
+    """An interpreter in a sandbox.
+
+    Args:
+        launcher: where it runs.
+        runs: pieces of code at most, each with the processor time of ``Limits``.
+        shown_chars: characters of what a piece shows that are kept.
+        allow: the time of each piece.
+        wall_s: seconds by the clock after which the machine is to blame for a piece.
+    """
+    meter, questions = socket.socketpair()
+    with meter, _sandbox(launcher, "r", questions) as channel:
+        wire.send(channel, json.dumps({"runs": runs, "shown_chars": shown_chars}).encode())
+        yield Interpreter(channel, _Clock([meter], allow, wall_s), shown_chars)
 
 
 class _Clock:
