@@ -57,7 +57,6 @@ from pipo.rollout.reward_terms import RewardTerm
 from pipo.rollout.task_setup import Problems, TaskSetup
 from pipo.runs.metric_files import MetricsFileLogger
 from pipo.runs.run_summary import MODEL_FOLDER
-from pipo.tasks.base import Task
 from pipo.tasks.prompts import encode_prompt, reply_encoder, response_decoder
 
 _LOG = logging.getLogger(__name__)
@@ -88,7 +87,7 @@ def build_task_setup(
         model=model,
         tokenizer=tokenizer,
         key=key,
-        task=task.source.build(Task),
+        task=task.build(),
         sampling=SamplingParams(
             temperature=rollout.temperature,
             top_p=rollout.top_p,

@@ -172,7 +172,7 @@ def _tasks(config: GradeConfig, stack: ExitStack) -> Mapping[str | None, Task]:
     graders |= {} if config.benchmark is None else config.benchmark.parts
     tasks: dict[str | None, Task] = {}
     for part, grader in graders.items():
-        tasks[part] = grader.source.build(Task)
+        tasks[part] = grader.build()
         stack.callback(tasks[part].close)
     return tasks
 

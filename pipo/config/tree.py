@@ -1,8 +1,9 @@
 """The typed configuration: every key that ``train.py``, ``eval.py`` and grading read, declared once.
 
-Closed nodes are :class:`~pipo.records.options.Options`. Open nodes (objective, task, engine, callback,
-logger, reward term) name a class by ``_target_`` and become :class:`~pipo.config.open_nodes.Open`, which
-builds its object. Imports neither torch nor Lightning: the command line is checked before they are.
+Closed nodes are :class:`~pipo.records.options.Options`. Open nodes (objective, task, tool, engine,
+callback, logger, reward term) name a class by ``_target_`` and become
+:class:`~pipo.config.open_nodes.Open`, which builds its object. Imports neither torch nor Lightning: the
+command line is checked before they are.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pipo.records.options import (
     Several,
 )
 from pipo.rollout.options import SamplingWithCorrection
+from pipo.tasks.base import Task
 
 
 class ModelConfig(Options):
@@ -59,6 +61,13 @@ class TaskConfig(Options):
     """A response is cut after this many tokens."""
     source: Open
     """The :class:`~pipo.tasks.base.Task`."""
+    tool: Open | None = None
+    """What the policy may use before it answers: makes another task of the task. None for nothing."""
+
+    def build(self) -> Task:
+        """The task, with its tool."""
+        task = self.source.build(Task)
+        return task if self.tool is None else self.tool.build(Task, task=task)
 
 
 class RolloutConfig(SamplingWithCorrection):

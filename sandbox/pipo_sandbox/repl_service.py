@@ -1,11 +1,12 @@
 """A Python interpreter that is given one piece of code after another and keeps what they define.
 
-All of it runs in the code's own process, which the code may do with as it likes: what it says is its own word.
+All of it runs in the code's own process, which the code may do with as it likes: what it says is its own
+word.
 
 It says that it is ready and is told (JSON) how many pieces there will be at most and how many characters of
 what each shows are kept. Each piece of code is a frame, answered by the node ``[shown, error]``: what was
-printed, with the value of a last expression on a line of its own as an interpreter shows it, and the last line
-of the error, None without one.
+printed, with the value of a last expression on a line of its own as an interpreter shows it, and the last
+line of the error, None without one.
 
 The same pieces show the same: random numbers begin from a fixed seed, also those that come from the system
 (``os.urandom``, ``secrets``, ``uuid4``, numpy), and addresses of objects are left out. Clocks are not fixed.

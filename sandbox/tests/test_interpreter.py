@@ -43,7 +43,7 @@ def test_pieces_share_names_and_show_what_an_interpreter_shows(launcher: Launche
         "None": shown(""),
         "": shown(""),
         "def f(n):\n    return n / 0": shown(""),
-        "print('before')\nf(1)\nprint('after')": failed("ZeroDivisionError: division by zero (line 2)", "before\n"),
+        "print(1)\nf(1)\nprint(2)": failed("ZeroDivisionError: division by zero (line 2)", "1\n"),
         "1 +": failed("SyntaxError: invalid syntax (line 1)"),
         "bytearray(1 << 30)": failed("MemoryError (line 1)"),
         "exit(3)": failed("SystemExit: 3 (line 1)"),
