@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from pipo.errors import TaskError
 from pipo.graders.python_tool import NO_OUTPUT, PythonLimits, PythonSession, PythonTool
 from pipo.records.problems import Example, Message, Reply
+from pipo.records.rollouts import Completions, TokenIds, pad_rows
+from pipo.rollout.engine import OnFinished
+from pipo.rollout.graded import sample_and_grade
+from pipo.rollout.options import SamplingParams
 from pipo.tasks.boxed_sums import BoxedSumsTask
+from pipo.tasks.prompts import encode_prompt, reply_encoder, response_decoder
 from pipo.tasks.python_tool import CallForm, PythonToolTask, read_calls
+from tests.toy import sampling
+from tests.unit.test_prompts import CHATML, tokenizer
 
 LIMITS = PythonLimits(timeout_s=0.5, wall_factor=600.0, cpu_s=1, memory_mb=512, output_kb=64, shown_chars=40)
 GONE = "the interpreter was restarted, variables are gone"
@@ -150,6 +160,7 @@ def test_limits_are_answered_and_cost_no_other_episode(tool: PythonTool) -> None
     other.close()
 
 
+@pytest.mark.slow
 def test_the_calls_of_a_turn_share_its_seconds(tool: PythonTool) -> None:
     session = PythonSession(tool)
     work = "import time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
@@ -187,6 +198,83 @@ def test_prompts_say_how_to_call(call: CallForm, chat: str, plain: str) -> None:
     assert plain in prompt.text
     assert prompt.text.endswith(bare.text)
     assert bool(prompt.tools) == (chat == "<tool_call>")
+
+
+class Scripted:
+    """Says what the script has for a problem and a turn of it."""
+
+    shares_weights = True
+
+    def __init__(self, reads: PreTrainedTokenizerFast, script: Mapping[str, Sequence[str]]) -> None:
+        self._reads, self._script = reads, script
+
+    def generate(
+        self,
+        prompts: Sequence[TokenIds],
+        group_size: int,
+        sampling: SamplingParams,
+        seed: int,
+        on_finished: OnFinished | None = None,
+    ) -> Completions:
+        rows = [
+            self._reads(f"{self._turn(str(self._reads.decode([*ids])))}<|im_end|>")["input_ids"]
+            for ids in prompts
+        ]
+        ids, mask = pad_rows(rows)
+        finished = torch.ones(len(rows), dtype=torch.bool)
+        return Completions(
+            response_ids=ids,
+            response_mask=mask,
+            sampled=mask,
+            logprobs=torch.zeros(ids.shape),
+            finished=finished,
+        )
+
+    def _turn(self, context: str) -> str:
+        (turns,) = (turns for question, turns in self._script.items() if question in context)
+        return turns[context.count("<|im_start|>assistant") - 1]
+
+    def sync_weights(self, parameters: Iterable[tuple[str, Tensor]]) -> None: ...
+
+    def sleep(self) -> None: ...
+
+    def wake(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_episodes_are_sampled_and_graded_as_the_tasks_own_responses(task: PythonToolTask[Example]) -> None:
+    reads = tokenizer(CHATML, special=["<|im_start|>", "<|im_end|>"])
+    first, second = examples = task.examples("test")[:2]
+    right = f"\\boxed{{{first.answer}}}"
+    engine = Scripted(
+        reads,
+        {
+            first.question: [f"Let me see. {tagged(f'x = {first.question}')}", tagged("x"), right],
+            second.question: [tagged("x"), "\\boxed{-1}"],
+        },
+    )
+    end = reads("<|im_end|>")["input_ids"][0]
+
+    graded = sample_and_grade(
+        engine,
+        task,
+        examples,
+        [encode_prompt(reads, task.render(example)) for example in examples],
+        group_size=1,
+        sampling=sampling(max_response_tokens=1000, stop_token_ids=frozenset({end})),
+        seed=0,
+        decode=response_decoder(reads, (end,)),
+        encode_reply=reply_encoder(reads),
+    )
+
+    assert [verdict.score for verdict in graded.verdicts] == [1.0, 0.0]
+    assert [verdict.answer for verdict in graded.verdicts] == [first.answer, "-1"]
+    assert graded.episodes is not None
+    assert [(e.tool_calls, e.tool_errors) for e in graded.episodes] == [(2, 0), (1, 1)]
+    said = [message.content for message in graded.episodes[0].transcript if message.role == "tool"]
+    assert said == [NO_OUTPUT, first.answer]
+    assert graded.episodes[1].transcript[1].content == "NameError: name 'x' is not defined (line 1)"
 
 
 def test_what_a_task_cannot_be() -> None:
