@@ -170,8 +170,9 @@ class ApiBankChainTask(RowTask[ChainExample]):
 
     def environment(self, example: ChainExample) -> Environment:
         """A search over the tools of all plans, and the recording of this one."""
-        tools = {tool.name: tool for each in self.examples("test") for tool in each.tools}
-        return ChainEnvironment(example, tools | {tool.name: tool for tool in example.tools})
+        # A run has read its plans. Where rows with a response are graded, this one is alone.
+        plans = (*self._plans.get("test", ()), example)
+        return ChainEnvironment(example, {tool.name: tool for plan in plans for tool in plan.tools})
 
     def grade(self, examples: Sequence[ChainExample], responses: Sequence[str]) -> list[Reward]:
         """The verdict on episodes of one turn, as where the first one was cut."""

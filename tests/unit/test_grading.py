@@ -60,11 +60,20 @@ ASKED = {"question": MATH["problem"], "answer": MATH["answer"]}
 CHOICE = first("science_small.jsonl")
 TACO = first("taco_small.jsonl")
 LAMP = '<think> Dark. </think>\n<tool_call>\n{"name": "lamp", "parameters": {}}\n</tool_call>'
+SEARCH = '{"name": "ToolSearcher", "parameters": {"keywords": "lamp"}}'
+LAMP_PLAN = {
+    "requirement": "Make it light.",
+    "apis": [
+        {"api_name": "ToolSearcher", "input": {}, "output": {"output": {"name": "lamp"}}},
+        {"api_name": "lamp", "input": {}, "output": {"output": "success", "exception": None}},
+    ],
+}
 # Task, what is set besides, row, right response, wrong response: the data sets' own fields.
 TASKS: list[tuple[str, tuple[str, ...], dict[str, Any], str, str]] = [
     ("math", (), MATH, boxed("0.5"), boxed(2)),
     ("math", (), {"problem": "", "answer": 7, "level": None}, boxed(7), boxed(8)),
     ("math", (), first("math_small.jsonl"), boxed("\\frac34"), boxed(4)),
+    ("math_python", (), MATH, boxed("0.5"), python("0.5")),
     ("math500", (), MATH | {"subject": "Algebra", "level": 2}, boxed("0.5"), boxed(2)),
     ("aime25", (), {"problem": "How many?", "answer": 70, "id": "0"}, boxed(70), boxed(71)),
     ("amc23", (), ASKED, boxed("0.5"), boxed(2)),
@@ -88,6 +97,7 @@ TASKS: list[tuple[str, tuple[str, ...], dict[str, Any], str, str]] = [
     ("tool_use", ("task.source.reward=calls",), first("rlla_small.jsonl"),
      first("rlla_small.jsonl")["reward_model"]["ground_truth"], "Water."),
     ("api_bank", (), first("api_bank_small.jsonl"), LAMP, LAMP.replace("lamp", "lump")),
+    ("api_bank_chain", (), LAMP_PLAN, LAMP.replace("\n{", f"\n{SEARCH}\n{{"), LAMP),
     ("bfcl", (), first("bfcl_small.json") | {"ground_truth": [{"garden.water": {"plant": ["fern"]}}]},
      '[garden.water(plant="fern")]', '[garden.water(plant="ivy")]'),
     ("bfcl", ("task.category=irrelevance",), first("bfcl_small.json") | {"id": "irrelevance_7"},
