@@ -174,7 +174,7 @@ def _opened_parts(config: EvalConfig) -> Iterator[tuple[Benchmark, ModelSpec, li
             except ConfigError as error:
                 errors.append(error)
                 continue
-            parts.append(Part(name=name, setup=setup, source=task.source.node, problems=problems))
+            parts.append(Part(name=name, setup=setup, source=task.options, problems=problems))
         reasons = list(dict.fromkeys(map(str, errors)))
         if len(reasons) > 1:
             count = f"{len(errors)} of the {len(benchmark.parts)} parts of {benchmark.name}"

@@ -8,6 +8,7 @@ command line is checked before they are.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Tag
@@ -63,6 +64,11 @@ class TaskConfig(Options):
     """The :class:`~pipo.tasks.base.Task`."""
     tool: Open | None = None
     """What the policy may use before it answers: makes another task of the task. None for nothing."""
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Options of the task, its grader and its tool."""
+        return self.source.node if self.tool is None else {**self.source.node, "tool": self.tool.node}
 
     def build(self) -> Task:
         """The task, with its tool."""

@@ -38,7 +38,7 @@ class Part:
     setup: TaskSetup
     """The model at its task."""
     source: Mapping[str, Any]
-    """Options of the task and its grader."""
+    """Options of the task, its grader and its tool."""
     problems: Problems
     """Problems that are scored."""
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from pipo.config.reading import read
+from pipo.config.tree import TrainConfig
 from pipo.errors import TaskError
 from pipo.graders.python_tool import NO_OUTPUT, PythonLimits, PythonSession, PythonTool
 from pipo.records.problems import Example, Message, Reply
@@ -275,6 +278,21 @@ def test_episodes_are_sampled_and_graded_as_the_tasks_own_responses(task: Python
     said = [message.content for message in graded.episodes[0].transcript if message.role == "tool"]
     assert said == [NO_OUTPUT, first.answer]
     assert graded.episodes[1].transcript[1].content == "NameError: name 'x' is not defined (line 1)"
+
+
+def test_the_task_is_the_option_with_room_for_its_prompt(compose_config: Callable[..., DictConfig]) -> None:
+    option, task = (
+        read(compose_config(*overrides), TrainConfig).task
+        for overrides in (["task=math", "tool=python"], ["task=math_python"])
+    )
+    made = task.build()
+
+    assert (option.tool and option.tool.node) == (task.tool and task.tool.node)
+    assert isinstance(made, PythonToolTask)
+    assert (made.name, made.template, made.max_turns) == ("math_python", "math/1+python/1", 6)
+    assert task.max_prompt_tokens > option.max_prompt_tokens
+    # What an evaluation is compared by: a limit of the tool may change a verdict.
+    assert task.options["tool"]["limits"]["timeout_s"] == LIMITS.timeout_s * 20
 
 
 def test_what_a_task_cannot_be() -> None:
