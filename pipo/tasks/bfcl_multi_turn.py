@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from pipo_sandbox import SandboxError
@@ -136,14 +137,15 @@ class BfclMultiTurnTask(RowTask[MultiTurnExample]):
         return [self._replayed(e, t) for e, t in zip(examples, transcripts, strict=True)]
 
     def _replayed(self, example: MultiTurnExample, transcript: Transcript) -> Reward:
+        turns = len(example.requests)
+        said = [end for end, message in enumerate(transcript, start=1) if message.role == "assistant"]
+        reached = _turns_ended([bool(executable(transcript[end - 1].content)) for end in said])
+        if reached < turns:
+            return Reward(score=0.0, feedback=f"the conversation was cut in turn {reached + 1} of {turns}")
         conversation = self.environment(example)
         try:
-            for end, message in enumerate(transcript, start=1):
-                if message.role == "assistant":
-                    reply = conversation.step(transcript[:end])
-                    if reply.reward is not None:
-                        return reply.reward
-            return conversation.unfinished()
+            replies = (conversation.step(transcript[:end]) for end in said)
+            return next(reply.reward for reply in replies if reply.reward is not None)
         finally:
             conversation.close()
 
@@ -194,11 +196,6 @@ class MultiTurnConversation(Environment):
         found = self._world.verdict(self._turns)
         return Reward(score=float(found.right), feedback=found.reason or None)
 
-    def unfinished(self) -> Reward:
-        """The verdict on a conversation that was cut."""
-        turn, of = len(self._turns), len(self._example.requests)
-        return Reward(score=0.0, feedback=f"the conversation was cut in turn {turn} of {of}")
-
     def close(self) -> None:
         """Forget the systems."""
         self._world.close()
@@ -207,3 +204,14 @@ class MultiTurnConversation(Environment):
 def _failed(result: str) -> bool:
     """Whether a call failed: the leaderboard's word for what raised, or what the systems themselves say."""
     return result.startswith(("Error during execution", '{"error"'))
+
+
+def _turns_ended(called: Sequence[bool]) -> int | float:
+    """How many turns have ended, from whether each response makes calls; all, after too many steps in one."""
+    ended = steps = 0
+    for calls in called:
+        steps = steps + 1 if calls else 0
+        if steps > MOST_STEPS:
+            return inf
+        ended += not calls
+    return ended

@@ -270,3 +270,15 @@ def test_weights_form_the_official_single_turn_score(compose_config: Any) -> Non
     assert share("live_multiple") == pytest.approx(1053 / (258 + 1053 + 16 + 24) / 3)
     assert share("live_simple") == pytest.approx(258 / (258 + 1053 + 16 + 24) / 3)
     assert sum(entry["weight"] for entry in cfg.benchmark.not_covered) == pytest.approx(0.7)
+
+
+def test_weights_of_the_official_total(compose_config: Any) -> None:
+    """The leaderboard's 10 : 10 : 10 : 30 for non-live, live, irrelevance and multi-turn; 40 are left out."""
+    cfg = compose_config("benchmark=bfcl_total", "output_dir=x", name="eval")
+    weights, column = cfg.benchmark.weights, cfg.benchmark.average["BFCL"]
+    assert sorted(column) == sorted(cfg.benchmark.parts)
+    total = sum(weights[part] for part in column)
+    turns = [part for part in column if "multi_turn" in part]
+    assert [weights[part] / total for part in turns] == pytest.approx([0.3 / 0.6 / 4] * 4)
+    assert sum(weights[part] for part in column if "irrelevance" in part) / total == pytest.approx(0.1 / 0.6)
+    assert sum(entry["weight"] for entry in cfg.benchmark.not_covered) == pytest.approx(0.4)
