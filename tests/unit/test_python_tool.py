@@ -218,6 +218,9 @@ class Scripted:
         sampling: SamplingParams,
         seed: int,
         on_finished: OnFinished | None = None,
+        *,
+        hold: bool = False,
+        continues: Sequence[int] | None = None,
     ) -> Completions:
         rows = [
             self._reads(f"{self._turn(str(self._reads.decode([*ids])))}<|im_end|>")["input_ids"]
