@@ -23,7 +23,7 @@ from pipo.modules.objectives.grpo import GRPO
 from pipo.modules.options import BatchConfig, OptimizerConfig, Place
 from pipo.modules.policy_module import PolicyModule
 from pipo.records.correction import ImportanceCorrection
-from pipo.records.problems import Example, Message, Prompt, Reward, Split
+from pipo.records.problems import Example, Message, Prompt, Reply, Reward, Split, Transcript
 from pipo.records.rollouts import Rollouts, TokenIds
 from pipo.rollout.collector import Collector
 from pipo.rollout.datamodule import IterationDataset, PromptDataModule
@@ -33,6 +33,7 @@ from pipo.rollout.privileged import teacher_prompts
 from pipo.rollout.reward_terms import RewardTerm
 from pipo.runs.checkpoints import STATE
 from pipo.tasks.base import Task
+from pipo.tasks.environment import Environment
 from tests.conftest import make_policy as make_policy
 
 STOP = 1
@@ -58,6 +59,23 @@ class ToyTask(Task[Example]):
     def grade(self, examples: Sequence[Example], responses: Sequence[str]) -> list[Reward]:
         firsts = [response.split()[0] for response in responses]
         return [Reward(score=float(int(first) % 2 == 0), answer=first) for first in firsts]
+
+
+class TalkingTask(ToyTask):
+    """Says ``30 31`` to a turn that begins with an odd number, and takes an even one as right."""
+
+    max_turns = 3
+
+    def environment(self, example: Example) -> Environment:
+        return Talking()
+
+
+class Talking(Environment):
+    def step(self, transcript: Transcript) -> Reply:
+        right = int(transcript[-1].content.split()[0]) % 2 == 0
+        reward = Reward(score=1 / len(transcript) if right else 0.0, feedback="try again")
+        said = () if right else (Message(role="tool", content="30 31"),)
+        return Reply(messages=said, reward=reward, tool_calls=1, tool_errors=int(not right))
 
 
 def decode(ids: Sequence[int], prompt: Sequence[int] = ()) -> str:

@@ -32,6 +32,7 @@ FAST = [
     "fsdp:grpo:controlled:resume",
     "ddp:dapo:controlled",
     "ddp:ppo:controlled",
+    "ddp:ppo:default:turns",
 ]
 MORE = [
     *[f"{strategy}:{name}:none" for strategy in ("ddp", "fsdp") for name in ALGORITHMS],
@@ -45,6 +46,7 @@ MORE = [
     "ddp:grpo:default:local",
     "ddp:ppo:default:resume",
     "fsdp:sdpo_official:default:resume",
+    "fsdp:grpo:controlled:turns",
 ]
 BFLOAT16 = ["ddp:grpo:default:bfloat16", "fsdp:ppo:default:bfloat16"]
 FRACTION = ["ddp:grpo:default:fraction", "fsdp:grpo:default:fraction"]

@@ -6,9 +6,9 @@ A case is strategy:objective:pipo[:further], for example fsdp:grpo:default. PIPO
 ``controlled``: paired feedback, with a rate that follows the evidence and iterations that are undone. Further
 is ``local`` to sample from the weights themselves, ``export`` to save the model at the end, ``resume`` to
 save in the middle and go on from there in a new trainer, ``bfloat16`` to compute in that, ``fraction`` for
-retrospective updates on a few rows, ``exchange`` to exchange gradients with every micro-batch, or ``lora`` to
-train adapters. The program is started twice, with LOCAL_RANK 0 and 1; importing takes longer than a case, so
-one start runs many.
+retrospective updates on a few rows, ``exchange`` to exchange gradients with every micro-batch, ``turns`` for
+episodes of several turns, or ``lora`` to train adapters. The program is started twice, with LOCAL_RANK 0 and
+1; importing takes longer than a case, so one start runs many.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class ScriptedEngine:
         self.calls += 1
         rows = [row for prompt in prompts for row in self._group(prompt, group_size)]
         ids, mask = pad_rows(rows)
-        finished = torch.tensor([row[-1] == toy.STOP for row in rows])
+        finished = torch.tensor([row[-1] == toy.STOP for row in rows], dtype=torch.bool)
         zeros = torch.zeros(ids.shape)
         return Completions(
             response_ids=ids, response_mask=mask, sampled=mask, logprobs=zeros, finished=finished
@@ -271,12 +271,15 @@ def fit(
         if strategy == "fsdp"
         else None,
         compute_dtype=torch.bfloat16 if "bfloat16" in further else None,
+        draw={"max_response_tokens": 14} if "turns" in further else None,
         look_back="cpu"
         if pipo == "controlled" and strategy == "ddp"
         else "device"
         if pipo == "controlled"
         else None,
     )
+    if "turns" in further:
+        module.collector.task = toy.TalkingTask()
     if "lora" in further:
         module._load_policy = toy.adapted_policy
     local, calls = "local" in further, 0 if checkpoint is None else iterations - 1

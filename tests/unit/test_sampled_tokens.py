@@ -26,6 +26,7 @@ from pipo.modules.objectives.dr_grpo import DrGRPO
 from pipo.modules.objectives.grpo import GRPO
 from pipo.modules.objectives.gspo import GSPO
 from pipo.modules.objectives.ppo import PPO
+from pipo.modules.objectives.rloo import RLOO
 from pipo.modules.objectives.sdpo import SDPO
 from pipo.records.batches import Annotations, PolicyBatch, TeacherAnnotation
 from pipo.records.correction import ImportanceCorrection
@@ -205,6 +206,31 @@ def test_ppo_estimates_and_whitens_at_sampled_tokens():
     assert torch.equal(batch.attribution, batch.advantages)
     assert batch.value_targets is not None
     assert torch.equal(batch.value_targets.returns, at_sampled([1.0] * 3, [0.0] * 2))
+
+
+def test_traces_of_gae_decay_from_turn_to_turn_as_within_one():
+    """Lambda = 1/2. Residuals -.25 .5 .25 add up to advantages .0625 .625 .25, and .25 -.5 to 0 -.5."""
+    batch = prepared(ppo(gae_lambda=0.5), values=VALUES)
+    assert batch.value_targets is not None
+    wanted = at_sampled([0.5 + 0.0625, 0.25 + 0.625, 0.75 + 0.25], [0.25 + 0.0, 0.5 - 0.5])
+    torch.testing.assert_close(batch.value_targets.returns, wanted, rtol=1e-6, atol=1e-7)
+
+
+def test_the_leave_one_out_baseline_gives_an_episode_one_advantage():
+    """Rewards 1 and 0, each less the other."""
+    batch = prepared(RLOO(**LOSS))
+    assert torch.equal(batch.advantages, at_sampled([1.0] * 3, [-1.0] * 2))
+
+
+def test_the_retrospective_update_weighs_sampled_tokens_by_coefficient_and_attribution():
+    """With phi = -1/2 and attributions of +-1; no ratio leaves 1 +- 0.2, so that nothing is clipped."""
+    objective = GRPO(advantage_eps=0.0, **LOSS)
+    batch = prepared(objective)
+    again = batch.reweighted(-0.5 * batch.attribution, kl_coef=0.0)
+    loss, grad, _ = loss_and_gradient(objective, again)
+    assert loss == pytest.approx(0.5 * (sum(ratios(0)) - sum(ratios(1))) / 5, rel=1e-4)
+    by_hand = at_sampled([0.1 * nu for nu in ratios(0)], [-0.1 * nu for nu in ratios(1)])
+    torch.testing.assert_close(grad, by_hand, rtol=1e-5, atol=0)
 
 
 def test_ppo_puts_the_kl_penalty_and_the_reward_on_sampled_tokens():
