@@ -1,4 +1,4 @@
-"""Several turns with the real engine: those of the local one, with the earlier turns from the prefix cache."""
+"""Several turns with the real engine: those of the local one, the earlier ones from the prefix cache."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ def talk(engine) -> Conversations:
 
 def test_turns_are_those_of_the_local_engine_and_read_from_the_prefix_cache(policy, engine, monkeypatch):
     cached: list[int] = []
+    engine.wake()
     step = engine._llm.llm_engine.step
 
     def watched():
