@@ -84,6 +84,7 @@ TASKS: list[tuple[str, tuple[str, ...], dict[str, Any], str, str]] = [
     ("gsm8k", (), first("gsm8k_small.jsonl"), boxed(33), "33"),
     ("boxed_sums", (), {"question": "4 + 5"}, boxed(9), boxed(8)),
     ("arithmetic", (), {"question": "37*85", "answer": "3145"}, demonstrate("37*85"), "#3146"),
+    ("calculator", (), {"question": "1234+347*856="}, "[347*856]\n297032\n#298266", "#298267"),
     ("taco", (), TACO, python("print(2*int(input()))"), python("print(4)")),
     ("code", (), TACO, python("print(2*int(input()))"), "no program"),
     ("taco", (), TACO | {"input_output": json.loads(TACO["input_output"])},
