@@ -34,6 +34,10 @@ PROGRAMS = {
     "dashboard": ("pipo.runs.wandb_workspace", "a W&B dashboard for a project: python -m pipo dashboard"),
     "doctor": ("pipo.doctor", "what this machine offers, and what to mend: python -m pipo doctor"),
     "tiny": ("pipo.lm.tiny", "make the embedded model anew: python -m pipo tiny"),
+    "tiny_tools": (
+        "pipo.lm.tiny_tools",
+        "make the one that calls a calculator: python -m pipo tiny_tools",
+    ),
 }
 _COMPLETION = ("-sc", "--shell-completion", "--shell_completion")
 

@@ -24,7 +24,7 @@ def embedded_model(name: str) -> str:
     folder = Path(__file__).parent / "assets" / name
     if not (folder / "config.json").is_file():
         raise ConfigError(
-            f"model.path: the embedded model {name!r} is missing; make it with python -m pipo tiny"
+            f"model.path: the embedded model {name!r} is missing; make it with python -m pipo {name}"
         )
     return str(folder)
 
