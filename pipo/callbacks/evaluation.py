@@ -78,7 +78,11 @@ class HeldOutEvaluation(pl.Callback):
         problems = len(self.problems.examples)
         responses = problems * self.plan.samples
         console.print(f"{when} training: {problems} held-out problems, {responses} responses ...", end=" ")
-        result = self.problems.evaluate(module, self.plan)
+        try:
+            result = self.problems.evaluate(module, self.plan)
+        except BaseException:
+            console.print()  # what is said about it begins a line
+            raise
         summary = result.to_summary()
         console.print(f"pass@1 {summary['pass@1']:.3f}")
         self._record(result, summary, BEFORE_FILE if when == "before" else AFTER_FILE, iterations)

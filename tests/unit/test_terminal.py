@@ -6,13 +6,17 @@ import logging
 import re
 import sys
 from io import StringIO
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 from rich.console import Console
 
+from pipo.callbacks.evaluation import HeldOutEvaluation
 from pipo.callbacks.progress_bar import RunProgress
+from pipo.errors import RunFailed
+from pipo.evaluation.options import EvaluationPlan
 from pipo.evaluation.summary_tables import before_after_table, benchmark_table
 from pipo.modules.hooks import RolloutCallback
 from pipo.runs.terminal import TerminalHandler, warnings_on_terminal
@@ -169,3 +173,23 @@ def test_a_script_sees_warnings_unless_it_has_set_up_logging(
         logging.getLogger("pipo.x").warning("odd")
         assert root.handlers == [own]
     assert capsys.readouterr().err == ""
+
+
+def test_an_error_in_an_evaluation_begins_a_line(tmp_path, capsys):
+    def fail(*arguments: Any) -> None:
+        raise RunFailed("no room")
+
+    evaluation = HeldOutEvaluation(
+        problems=SimpleNamespace(examples=[1, 2], evaluate=fail),  # type: ignore[arg-type]
+        plan=EvaluationPlan(
+            samples=4, ks=(1,), majority=False, confidence=0.95, resamples=10, seed=1, prompts_per_batch=2
+        ),
+        every=1,
+        curve_samples=1,
+        folder=str(tmp_path),
+        answers=0,
+        interrupted=lambda: False,
+    )
+    with pytest.raises(RunFailed):
+        evaluation._measure(None, "before", 0)  # type: ignore[arg-type]
+    assert capsys.readouterr().out == "before training: 2 held-out problems, 8 responses ... \n"
