@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import runpy
 import sys
@@ -53,7 +54,9 @@ def main() -> None:
         if name in (None, "-h", "--help"):
             print(f"pipo NAME ... or python -m pipo NAME ... runs one of\n{known}")
             return
-        print(f"error: {name}: no such program; there are {', '.join(PROGRAMS)}", file=sys.stderr)
+        near = difflib.get_close_matches(name, PROGRAMS, n=1)
+        said = f"did you mean {near[0]}? There" if near else "there"
+        print(f"error: {name}: no such program; {said} are {', '.join(PROGRAMS)}", file=sys.stderr)
         sys.exit(2)
     del sys.argv[1]
     _become(PROGRAMS[name][0])

@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipo.config.cli import first_line, own_error
-from pipo.config.near_miss import near_miss
+from pipo.config.near_miss import near, near_miss
 from pipo.config.open_nodes import TARGET, Open, target_of
 from pipo.config.reading import read
 from pipo.config.tree import EvalConfig, GradeConfig, TrainConfig
@@ -255,6 +255,7 @@ def _values(override: Override) -> list[str]:
 
 def _check_job(cfg: DictConfig, program: str, *, printed: bool) -> None:
     """Look at what is known before anything is imported; what is only printed needs no classes."""
+    _check_chosen(cfg)
     config = read(cfg, _PROGRAMS[program])
     if not printed:
         _check_targets(config)
@@ -276,6 +277,24 @@ def _check_job(cfg: DictConfig, program: str, *, printed: bool) -> None:
         check_run(Path(str(cfg.resume)))
     elif program == "train":
         check_place(Path(str(cfg.output_dir)), "output_dir")
+
+
+def _check_chosen(cfg: DictConfig) -> None:
+    """Refuse keys of an option that is not chosen, which would be half of a node.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    for group in ("logger", "callbacks"):
+        for name, node in (cfg.get(group) or {}).items():
+            part = OmegaConf.is_dict(node) and TARGET not in node
+            if part and (CONF / group / f"{name}.yaml").is_file():
+                raise ConfigError(
+                    f"{group}.{name}: {name} is not chosen, so there is nothing to set; add {group}={name}"
+                )
+    loop = cfg.get("pipo")
+    if OmegaConf.is_dict(loop) and loop.get("name") == "none" and "window" in loop:
+        raise ConfigError("pipo.name=none: is a name for reports; a run without the loop is pipo=none")
 
 
 def _check_targets(config: Options) -> None:
@@ -329,7 +348,10 @@ def _said(error: Exception, name: str) -> str:
 
 
 def _meant(text: str, name: str) -> str:
-    """A key that is near the one that Hydra does not find."""
+    """A key or an option that is near the one that Hydra does not find."""
+    if option := re.search(r"Could not find '([\w/]+)/(\w+)'", text):
+        meant = near(option[2], (path.stem for path in (CONF / option[1]).glob("*.yaml")))
+        return f"; did you mean {option[1]}={meant}?" if meant else ""
     missing = re.search(r"Could not override '([\w.@]+)'", text)
     if missing is None:
         return ""
@@ -342,10 +364,10 @@ def _meant(text: str, name: str) -> str:
             return (
                 f"; {above} is null, so take one first: {' or '.join(f'+{group}={each}' for each in choices)}"
             )
-    near = near_miss(missing[1], {str(key): value for key, value in plain.items()})  # type: ignore[union-attr]
-    if near == missing[1]:
-        return f"; what is not there yet is added with +{near}"
-    return f"; did you mean {near}?" if near is not None else ""
+    key = near_miss(missing[1], {str(key): value for key, value in plain.items()})  # type: ignore[union-attr]
+    if key == missing[1]:
+        return f"; what is not there yet is added with +{key}"
+    return f"; did you mean {key}?" if key is not None else ""
 
 
 def _end(message: str) -> NoReturn:

@@ -32,8 +32,10 @@ _ELSEWHERE = {
 
 
 def near(name: str, names: Iterable[str]) -> str | None:
-    """The name that is nearest to one, if any is near."""
-    return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=_NEAR)), None)
+    """The name that is nearest to one, if any is near; with the same letters before all others."""
+    close = difflib.get_close_matches(name, list(names), n=3, cutoff=_NEAR)
+    swapped = [each for each in close if sorted(each) == sorted(name)]
+    return next(iter([*swapped, *close]), None)
 
 
 def near_miss(key: str, plain: Mapping[str, Any]) -> str | None:

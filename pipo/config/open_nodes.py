@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -92,8 +93,21 @@ def target_of(name: Any, key: str) -> Callable[..., Any]:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        said = " ".join(str(cause).partition("\nfull_key")[0].split())
+        said = _not_there(name) or " ".join(str(cause).partition("\nfull_key")[0].split())
         raise ConfigError(f"{key}._target_: {name} cannot be used ({said})") from error
+
+
+def _not_there(name: str) -> str | None:
+    """What a module does not have, with what may have been meant; None where there is no such module."""
+    above, _, last = name.rpartition(".")
+    while above:
+        if (found := sys.modules.get(above)) is not None:  # looking for the class has imported it
+            if hasattr(found, last):
+                return None
+            meant = near(last, [each for each in vars(found) if not each.startswith("_")])
+            return f"{above} has no {last}" + (f"; did you mean {above}.{meant}?" if meant else "")
+        above, _, last = above.rpartition(".")
+    return None
 
 
 def _made(key: str, node: Mapping[Any, Any], written: Mapping[Any, Any], extra: Mapping[str, Any]) -> Any:

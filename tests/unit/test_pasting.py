@@ -131,6 +131,9 @@ def test_the_package_says_what_there_is_to_run(tmp_path: Path):
     )
     wrong = run("trian")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert wrong.stderr.startswith(
+        "error: trian: no such program; did you mean train? There are train, eval, "
+    )
     passed_on = run("train", "+foo=1")
     assert passed_on.returncode == 2
     assert passed_on.stderr.startswith("error: foo: unknown key")

@@ -81,6 +81,15 @@ def test_folders_that_cannot_be_what_they_are_named_for(place, capsys, argument,
         (["~rollout"], "rollout: missing; it is needed"),
         (["evaluation={limit: 1}"], "what is not there yet is added with +evaluation"),
         (["rollout=typo"], "Could not find 'rollout/typo': Available options in 'rollout': local, vllm"),
+        (["rollout=locla"], "did you mean rollout=local?"),
+        (
+            ["++logger.wandb.project=x"],
+            "logger.wandb: wandb is not chosen, so there is nothing to set; add logger=",
+        ),
+        (
+            ["rollout.engine._target_=pipo.rollout.local.LocalEngin"],
+            "(pipo.rollout.local has no LocalEngin; did you mean pipo.rollout.local.LocalEngine?)",
+        ),
         (["rollout.temprature=1"], "did you mean rollout.temperature?"),
         (["+rollout.typical_p=1"], "rollout.typical_p: unknown key"),
         (["rollout.engine._target_=nowhere.X"], "rollout.engine._target_: nowhere.X cannot be used"),
@@ -104,6 +113,17 @@ def test_folders_that_cannot_be_what_they_are_named_for(place, capsys, argument,
 )
 def test_commands_that_cannot_be_understood(place, capsys, program, arguments, message):
     assert message in ended(capsys, program, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("algo=gpro", "; did you mean algo=grpo?"),  # gspo is as near, by the letters that are in place
+        ("pipo.name=none", "pipo.name=none: is a name for reports; a run without the loop is pipo=none"),
+    ],
+)
+def test_a_slip_of_training_is_understood(place, capsys, typed, message):
+    assert message in ended(capsys, "train", typed)
 
 
 @pytest.mark.parametrize("arguments", [["-m", "rollout=glob(*)"], ["-m", "evaluation.seed=range(1,3)"]])
