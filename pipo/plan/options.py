@@ -109,11 +109,17 @@ def machine(text: str) -> Machine:
         ConfigError: they are of an unknown kind.
     """
     kinds = _yaml("gpus.yaml")
-    match = re.fullmatch(r"(?:(\d+)x)?(.+)", text)
+    match = re.fullmatch(r"(?:([+-]?\d+)x)?(.+)", text, re.IGNORECASE)
     count, kind = (int(match[1] or 1), match[2]) if match else (0, text)
     if count < 1 or kind not in kinds:
-        meant = near(kind, sorted(kinds))
-        said = f"did you mean {meant}? " if meant and count else ""
+        known = {each.lower(): each for each in kinds}
+        alike = near(kind.lower(), sorted(known)) or next(
+            (each for each in known if each.startswith(kind.lower())), ""
+        )
+        meant = known.get(alike)
+        said = f"did you mean {f'{count}x' if match and match[1] else ''}{meant}? " if meant else ""
+        if count < 1:
+            said = "one GPU at least is needed. "
         raise ConfigError(f"gpus={text}: {said}Write 8x{next(iter(kinds))}; known are {', '.join(kinds)}")
     return Machine(name=text, count=count, gpu=Gpu(**kinds[kind]))
 

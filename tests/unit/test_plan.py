@@ -322,8 +322,12 @@ def test_an_engine_is_not_split_over_what_does_not_divide():
 def test_gpus_and_assumptions_are_named():
     assert machine("8xH100-80").count == 8
     assert machine("L40S-48").count == 1
-    with pytest.raises(ConfigError, match="did you mean H100-80"):
+    with pytest.raises(ConfigError, match="did you mean 8xH100-80"):
         machine("8xH100-8")
+    with pytest.raises(ConfigError, match="did you mean 8xH100-80"):
+        machine("8xh100-80")
+    with pytest.raises(ConfigError, match=r"^gpus=-1xH100-80: one GPU at least is needed"):
+        machine("-1xH100-80")
     with pytest.raises(ConfigError, match=r"^gpus=8xfoo: Write 8xA100-80; known are A100-80, [^\n]*$"):
         machine("8xfoo")
     with pytest.raises(ConfigError, match=r"assume\.train_share"):
