@@ -141,7 +141,7 @@ def _table(title: str, *summaries: Summary) -> Table:
     last = summaries[-1]
     lines = [
         f"{last['problems']} problems, {last['samples']} responses",
-        f"[low, high]: {last['confidence']:.0%} bootstrap interval over problems",
+        f"[low, high]: {last['confidence']:.0%} interval over problems",
     ]
     failures = [summary["grader_errors"] for summary in summaries]
     if any(failures):

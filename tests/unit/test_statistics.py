@@ -128,6 +128,9 @@ def test_proportions_get_wilsons_interval() -> None:
     # 0 of 30 at 95 %: the upper end is z^2 / (n + z^2) with z = 1.959964, so 3.841459 / 33.841459.
     nothing = estimate([0.0] * 30, 0.95, 200, seed=5, share=True)
     assert nothing.low == 0.0
+    # The formula leaves 3e-17 there, which is written out in tables.
+    assert [wilson_interval(0, n, 0.95)[0] for n in range(1, 300)] == [0.0] * 299
+    assert [wilson_interval(n, n, 0.95)[1] for n in range(1, 300)] == [1.0] * 299
     assert nothing.high == pytest.approx(3.841458820694124 / 33.841458820694124, rel=1e-9)
     # By hand for 3 of 10: centre (.3 + .3841459 / 2) / 1.3841459, and the half-width below.
     low, high = wilson_interval(3, 10, 0.95)
