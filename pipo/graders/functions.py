@@ -78,7 +78,7 @@ class RewardFunctions:
         batch: responses of one call, at most; all those to one problem are in the same call, however many.
         workers: processes at most, None for this process's share of the node's cores.
         cpu_s: seconds of processor time for one call.
-        wall_s: seconds by the clock for one call, after which it is tried once more.
+        wall_s: seconds by the clock for one call, above ``cpu_s``; after these it is tried once more.
         batch_s: seconds by the clock for all calls of a batch of responses.
 
     Raises:

@@ -180,9 +180,9 @@ class RewardedTask(Task[PromptExample]):
                 self._read[split] = self._examples(split, source)
         found = self._read[split]
         if not found[0]:
-            raise TaskError(
-                f"{self._rows.path}: held_out={self._rows.held_out} leaves no prompt for training"
-            )
+            held = self._rows.held_out
+            hint = "; 1.0 is a share, all of them, and 1 is one prompt" if held == 1 else ""
+            raise TaskError(f"{self._rows.path}: held_out={held} leaves no prompt for training{hint}")
         return found
 
     def _read_both(self) -> None:
