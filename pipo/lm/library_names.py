@@ -1,4 +1,4 @@
-"""What transformers calls by another name in its older and in its newer releases."""
+"""Call parts of transformers by the name that the installed release gives them."""
 
 from __future__ import annotations
 
