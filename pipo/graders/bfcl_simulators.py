@@ -1,4 +1,4 @@
-"""What runs in the sandbox for BFCL's multi-turn problems: the published simulators and the official checker.
+"""Run the published simulators and the official checker of BFCL's multi-turn problems, inside the sandbox.
 
 ``bfcl_worker`` loads this file there as a program and calls ``begin``, ``step``, ``end`` and ``verdict``.
 Simulators, execution and checker are those of the package ``bfcl_eval``; of what that depends on they need

@@ -1,4 +1,4 @@
-"""What the local engine keeps of the rows of a call, so that the next one goes on from there.
+"""Rows that the local engine keeps of a call, so that the next one goes on from there.
 
 Rows that are finished leave the batch while others are still being sampled, so that what is kept lies in
 several caches; their columns differ, as there is padding behind a prompt and nothing behind a response. A row

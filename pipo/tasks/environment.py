@@ -1,4 +1,4 @@
-"""What answers the policy between its turns: one object for each episode."""
+"""Base class of environments, which answer the policy between its turns: one object for each episode."""
 
 from __future__ import annotations
 

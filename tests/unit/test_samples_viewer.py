@@ -157,7 +157,7 @@ def test_rows_of_an_evaluation_and_conversations_are_read(tmp_path: Path) -> Non
         "length": 7,
     }
     row = {"part": "sums", "index": 0, "uid": "s/0", "level": "hard", "solved": "0/2", "majority": None}
-    row |= {"prompt": "6*7=", "answer": "43", "samples": [sample, {**sample, "transcript": turns}]}
+    row |= {"prompt": "6*7=", "answer": "43", "samples": [sample, {**sample, "messages": turns}]}
     source = read_all(write(tmp_path / "samples.jsonl", row))[0]
     first, second = source.entries
     assert (first.part, first.iteration, first.reward, second.number) == ("sums", None, 0.5, 1)

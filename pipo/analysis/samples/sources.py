@@ -69,7 +69,7 @@ class Response:
     prompt: tuple[Turn, ...]
     """The prompt; one turn without a role where it is one text."""
     turns: tuple[Turn, ...]
-    """What was said after it; one turn where the row has no transcript."""
+    """What was said after it; one turn where the row has no messages."""
     facts: Mapping[str, str]
     """Name -> value, of whatever else the row has."""
 
@@ -286,13 +286,13 @@ def _responses(row: Any) -> list[dict[str, Any]]:
 
 def _head(each: Mapping[str, Any]) -> str:
     """The list's line: what the policy said first."""
-    first = each["transcript"][0]["content"] if each.get("transcript") else each["response"]
+    first = each["messages"][0]["content"] if each.get("messages") else each["response"]
     return one_line(str(first), _HEAD)
 
 
 def _turns(each: Mapping[str, Any]) -> tuple[Turn, ...]:
-    if each.get("transcript"):
-        return _messages(each["transcript"])
+    if each.get("messages"):
+        return _messages(each["messages"])
     return (Turn(role="", text=visible(str(each["response"]))),)
 
 
