@@ -195,7 +195,7 @@ def _render(
     tools: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-    shown = list(map(dict, tools)) or None
+    shown: list[Any] | None = list(map(dict, tools)) or None
     # A template's clock is a global of its compiled form, which is kept by its text. Functions among the
     # variables are no way in: newer releases hand a template plain data only.
     _compile_jinja_template(tokenizer.get_chat_template(tools=shown)).globals["strftime_now"] = NOW.strftime
