@@ -127,13 +127,12 @@ def test_the_pages_environment_trains_and_says_what_it_should(mine, monkeypatch,
     tried = 0
     for sample in map(json.loads, (folder / "samples.jsonl").read_text().splitlines()):
         total = sum(map(int, sample["prompt"].removesuffix("=").split("+")))
-        said, worth = sample["messages"], 1.0
+        said, worth, score = sample["messages"], 1.0, 0.0
         for i in range(0, len(said), 2):
             numbers = re.findall(r"\d+", said[i]["content"])
             score = max(0.0, 1 - abs(int(numbers[-1][:9]) - total) / 20) if numbers else 0.0
             if i + 1 < len(said):
-                last = numbers and int(numbers[-1][:9])
-                hint = "?" if not numbers else "<" if last > total else ">"
+                hint = "?" if not numbers else "<" if int(numbers[-1]) > total else ">"
                 assert said[i + 1] == {"role": "tool", "content": f"\n{hint}\n{sample['prompt']}"}
                 worth, tried = worth / 2, tried + 1
         if sample["finished"]:
