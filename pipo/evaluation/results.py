@@ -120,6 +120,10 @@ class EvaluationResult:
     """
     reward: Estimate
     """Mean verifier reward; differs from pass@1 only for graders that give partial scores."""
+    rewards: Mapping[str, Estimate]
+    """Name -> mean of one reward of several, over the problems to which it applies; those that apply nowhere
+    are left out.
+    """
     response_length: Estimate
     """Mean length of a response in tokens."""
     truncated: Estimate
@@ -143,8 +147,9 @@ class EvaluationResult:
         """Flat, plain JSON types.
 
         Returns:
-            ``pass@k`` (each k), ``maj@n`` (where there was a vote), ``reward``, ``response_length``,
-            ``truncated`` as numbers, each with ``<name>_interval: [low, high]`` beside it; ``levels:
+            ``pass@k`` (each k), ``maj@n`` (where there was a vote), ``reward``, ``rewards/<name>`` (where
+            there are several), ``response_length``, ``truncated`` as numbers, each with
+            ``<name>_interval: [low, high]`` beside it; ``levels:
             {level: {pass@1, pass@1_interval, problems}}``; the counts ``problems``, ``samples``,
             ``grader_errors``, ``infrastructure_errors``; and ``confidence``.
         """
@@ -152,6 +157,7 @@ class EvaluationResult:
         estimates |= {f"maj@{n}": value for n, value in self.majority.items()}
         estimates |= {
             "reward": self.reward,
+            **{f"rewards/{name}": value for name, value in self.rewards.items()},
             "response_length": self.response_length,
             "truncated": self.truncated,
         }

@@ -110,7 +110,7 @@ def evaluate(
             on_batch(scored)
     if len(own) * world_size < len(starts):
         sample([], [], seed=plan.seed)  # ranks that sample together ask equally often
-    names = (*_MEANS, "majority") if vote else _MEANS
+    names = (*_MEANS, *map(_of_function, task.reward_names), *(("majority",) if vote else ()))
     metric = PassAtK(plan.ks, names).to(device)
     metric.update(*_columns(problems, names))
     # torchmetrics drops the axis of one problem.
@@ -120,7 +120,7 @@ def evaluate(
             f"{len(table['index'])} of {len(examples)} problems were evaluated: rank {rank} expected"
             f" {world_size} processes to gather from"
         )
-    return _summarise(table, examples, plan, tuple(problems))
+    return _summarise(table, examples, plan, tuple(problems), task.reward_names)
 
 
 def batch_size(problems: int, most: int, ranks: int) -> int:
@@ -151,6 +151,11 @@ def gather_problems(problems: Sequence[ProblemResult]) -> tuple[ProblemResult, .
         torch.distributed.all_gather_object(shares, problems)
     by_index = {problem.index: problem for share in shares for problem in share}
     return tuple(by_index[index] for index in sorted(by_index))
+
+
+def _of_function(name: str) -> str:
+    """The column of one reward of several."""
+    return f"rewards/{name}"
 
 
 def _batch_seed(seed: int, batch: int) -> int:
@@ -202,6 +207,13 @@ def _columns(
         "infrastructure_errors": mean_at_n([[s.infrastructure for s in p.samples] for p in problems]),
         "majority": np.array([p.majority for p in problems], dtype=np.float64),
     }
+    for name in names:
+        if name not in columns:
+            given = [
+                [(s.rewards or {}).get(name.removeprefix(_of_function(""))) for s in p.samples]
+                for p in problems
+            ]
+            columns[name] = _mean_of_known(given)
     means = np.stack([columns[name] for name in names], axis=1)
     return (
         torch.tensor([p.index for p in problems]),
@@ -211,11 +223,18 @@ def _columns(
     )
 
 
+def _mean_of_known(values: Sequence[Sequence[float | None]]) -> np.ndarray:
+    """[problems], the mean over the responses to which a reward applies; nan for none."""
+    known = [[value for value in row if value is not None] for row in values]
+    return np.array([np.mean(row) if row else np.nan for row in known])
+
+
 def _summarise(
     table: dict[str, Tensor],
     examples: Sequence[Example],
     plan: EvaluationPlan,
     problems: tuple[ProblemResult, ...],
+    reward_names: Sequence[str],
 ) -> EvaluationResult:
     columns = {name: column.numpy() for name, column in table.items()}
 
@@ -225,6 +244,7 @@ def _summarise(
     def mean(values: np.ndarray, *, share: bool = True) -> Estimate:
         return estimate(values, plan.confidence, plan.resamples, plan.seed, share=share)
 
+    given = {name: columns[_of_function(name)] for name in reward_names}
     # Row i of the table is example i: the rows are sorted and none is missing.
     levels = np.array([example.level for example in examples])
     names = sorted({example.level for example in examples if example.level}, key=_level_order)
@@ -232,6 +252,11 @@ def _summarise(
         pass_at_k={k: mean(columns[f"pass@{k}"]) for k in plan.ks},
         majority={plan.samples: mean(columns["majority"])} if "majority" in columns else {},
         reward=mean(columns["reward"]),
+        rewards={
+            name: mean(values[~np.isnan(values)], share=False)
+            for name, values in given.items()
+            if not np.isnan(values).all()
+        },
         response_length=mean(columns["response_length"], share=False),
         truncated=mean(columns["truncated"]),
         levels={

@@ -148,10 +148,11 @@ def test_a_pair_differs_in_the_pipo_group_alone(pair):
 
 @pytest.mark.parametrize("algo", sorted(path.stem for path in (CONF / "algo").glob("*.yaml")))
 def test_an_algorithm_without_a_row_has_its_iterations_too(algo):
-    # Every problem is answered 24 times, in groups of eight or, by PPO, one by one.
+    # Every problem is answered 24 times, in groups of eight or, by PPO and its like, one by one.
     cfg = composed("experiment=math_4b", f"algo={algo}")
     assert cfg.algo.name == algo
-    assert cfg.iterations == (24 * (7500 // 1024) if algo == "ppo" else 3 * (7500 // 128))
+    alone = algo in ("ppo", "reinforce_plus_plus", "spo")
+    assert cfg.iterations == (24 * (7500 // 1024) if alone else 3 * (7500 // 128))
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,29 @@ def test_summary_is_flat_json() -> None:
     assert summary["levels"]["2"]["pass@1"] == pytest.approx(1 / 8)
 
 
+class TaskOfFunctions(FirstTokenTask):
+    """The tenth, unless it is 0; what applies to nothing."""
+
+    reward_names = ("tenth", "nothing")
+
+    def verdict(self, example: Example, response: str) -> Reward:
+        found = super().verdict(example, response)
+        return dataclasses.replace(found, rewards={"tenth": found.score or None, "nothing": None})
+
+
+def test_the_mean_of_each_of_several_rewards_by_hand() -> None:
+    result = evaluate(
+        ScriptedEngine(), TaskOfFunctions(), EXAMPLES, PROMPTS, decode, toy.encode_reply, SAMPLING, PLAN
+    )
+    # p1: 1 and 1, twice none; p2: 0.5 and 1, twice none; p3: none at all, so two problems are left.
+    assert list(result.rewards) == ["tenth"]
+    assert result.rewards["tenth"].value == pytest.approx((1 + 0.75) / 2)
+    summary = result.to_summary()
+    assert summary["rewards/tenth"] == pytest.approx(0.875)
+    assert summary["rewards/tenth_interval"] == [0.75, 1.0]
+    assert not {name for name in run().to_summary() if name.startswith("rewards/")}
+
+
 class VotingTask(FirstTokenTask):
     votes = True
 

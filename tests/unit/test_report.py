@@ -24,6 +24,7 @@ def summary(accuracy: float, grader_errors: int = 0) -> Summary:
         pass_at_k={1: value, 8: Estimate(value=0.9, low=0.88, high=0.92)},
         majority={8: Estimate(value=0.6, low=0.5, high=0.7)},
         reward=value,
+        rewards={},
         response_length=Estimate(value=412.34, low=400.0, high=420.0),
         truncated=Estimate(value=0.01, low=0.0, high=0.02),
         levels={"[5]": LevelResult(accuracy=value, problems=7)},

@@ -297,7 +297,7 @@ def test_cost_compares_the_same_iterations_of_a_pair(results):
     table = cost_lines(plan, arms, [pair])
     assert [line["seconds"] for line in table] == [2.0, 2.5]
     assert (
-        "| 2.500 ± 0.000 | 0.000 | 0.000 | 0.000 | 0.000 | 0.500 | 0.000 | 1.000 | 1.000 | +25% ± 0% | 0.50 |"
+        "| 2.500 ± 0.000 | 0.000 | 0.000 | 0.000 | 0.000 | 0.000 | 0.500 | 0.000 | 1.000 | 1.000 | +25% ± 0% | 0.50 |"
         in (cost_markdown(plan, table))
     )
     arms["pipo"] = read_arm("none", plan.seeds, out)
