@@ -156,7 +156,8 @@ def _run(
             loggers = build.build_loggers(config, start)
             trainer = build.build_trainer(config, callbacks, loggers, objective)
             if is_first():
-                run_folder.record_run(folder, command)
+                task = parts.setup.task
+                run_folder.record_run(folder, command, f"{task.name} {task.version}")
                 (folder / DIVERGED_FILE).unlink(missing_ok=True)
             for logger in trainer.loggers:
                 logger.log_hyperparams({"config": record})

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pipo.home import HOME, INSTALLED
 from pipo.runs.checkpoints import DamagedCheckpoint, finished_checkpoints, set_aside, sweep, verify
 from pipo.runs.files import replace_text
 from pipo.runs.places import check_output, gone_if_empty, resuming
+from pipo.runs.run_log import read_lines
 
 log = logging.getLogger(__name__)
 
@@ -180,12 +182,13 @@ def newest_checkpoint(folder: Path, *, leads: bool) -> Path | None:
     return None
 
 
-def record_run(folder: Path, command: Sequence[str] | None) -> dict[str, Any]:
+def record_run(folder: Path, command: Sequence[str] | None, task: str | None = None) -> dict[str, Any]:
     """Append what is needed to do the same again, and return it: command, commit and versions.
 
     Args:
         folder: the run folder.
         command: that does the same; None for the one that this program was started with.
+        task: name and version of what is trained on. One that differs from that of the start before is said.
     """
     versions = {}
     for package in _PACKAGES:
@@ -199,9 +202,28 @@ def record_run(folder: Path, command: Sequence[str] | None) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
     }
+    if task is not None:
+        entry["task"] = task
+        before = _starts(folder)[-1:]
+        if before and before[0].get("task", task) != task:
+            log.warning(
+                "the task was %s when the run started before and is %s now: its problems, its grader or its "
+                "reward functions have changed, and rewards before and after do not compare",
+                before[0]["task"],
+                task,
+            )
     with (folder / RECORD_FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
     return entry
+
+
+def _starts(folder: Path) -> list[dict[str, Any]]:
+    """The records of earlier starts; none if one of them is damaged, which is for the report to say."""
+    path = folder / RECORD_FILE
+    try:
+        return read_lines(path, itemgetter("command"), "a record of a start") if path.exists() else []
+    except ValueError:
+        return []
 
 
 def _git() -> dict[str, Any] | None:

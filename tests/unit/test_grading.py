@@ -134,7 +134,8 @@ def test_rows_in_the_fields_of_each_task(
 
 def test_every_task_is_among_them() -> None:
     elsewhere = {"bfcl_multi_turn"}  # conversations on a package's simulators: test_bfcl_multi_turn.py
-    assert {task for task, *_ in TASKS} | elsewhere == {path.stem for path in (ROOT / "conf/task").glob("*.yaml")}
+    tasks = {path.stem for path in (ROOT / "conf/task").glob("*.yaml")}
+    assert {task for task, *_ in TASKS} | elsewhere == tasks
 
 
 def test_partial_scores_and_feedback_are_the_graders(compose_config: Make, tmp_path: Path) -> None:

@@ -296,10 +296,8 @@ def test_cost_compares_the_same_iterations_of_a_pair(results):
     assert pair.arm_seconds[0] == {"retrospective": 0.5, "update": 1.0, "other": 1.0}
     table = cost_lines(plan, arms, [pair])
     assert [line["seconds"] for line in table] == [2.0, 2.5]
-    assert (
-        "| 2.500 ± 0.000 | 0.000 | 0.000 | 0.000 | 0.000 | 0.000 | 0.500 | 0.000 | 1.000 | 1.000 | +25% ± 0% | 0.50 |"
-        in (cost_markdown(plan, table))
-    )
+    phases = "0.000 | 0.000 | 0.000 | 0.000 | 0.000 | 0.500 | 0.000 | 1.000 | 1.000"
+    assert f"| 2.500 ± 0.000 | {phases} | +25% ± 0% | 0.50 |" in cost_markdown(plan, table)
     arms["pipo"] = read_arm("none", plan.seeds, out)
     with pytest.raises(ConfigError, match="no retrospective update was made"):
         measure_cost(plan, arms)
