@@ -331,6 +331,16 @@ def test_reinforce_plus_plus_baseline_centres_in_the_group_and_normalises_over_t
     torch.testing.assert_close(batch.attribution[:, 0], torch.tensor([1.0, -1.0, 0.0, 0.0]))
 
 
+@pytest.mark.parametrize("tokens", [0, 1])
+def test_reinforce_plus_plus_is_silent_where_nothing_is_left_to_normalise_by(tokens):
+    """A group that stands in for none, where dynamic sampling has found none that varies, has no token."""
+    made = rollouts([0.0, 0.0], [0, tokens], group_size=2)
+    for objective in (ReinforcePlusPlus(kl_reward_coef=0.0, **CLIP), ReinforcePlusPlusBaseline(**CLIP)):
+        batch = objective.prepare(made, annotated(made), lambda value: value)
+        assert not batch.advantages.any()
+        assert not batch.attribution.any()
+
+
 def test_k2_and_its_gradient():
     """Equation 8: half the square, and the log-ratio as its slope."""
     logprobs, reference = f64([[-1.0, -2.0]]).requires_grad_(), f64([[-1.5, -1.0]])

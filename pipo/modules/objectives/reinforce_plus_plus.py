@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pipo.functional.advantages import (
@@ -47,7 +48,7 @@ class ReinforcePlusPlus(Objective):
         reference = old if annotations.ref_logprobs is None else annotations.ref_logprobs
         penalties = self.kl_reward_coef * kl_k1(old, reference)
         to_come = penalised_returns(rollouts.rewards + rollouts.shaping, penalties, mask)
-        advantages = whiten(to_come, mask, sum_over_ranks(moments(to_come, mask)))
+        advantages = _whitened(to_come, mask, sum_over_ranks(moments(to_come, mask)))
         return policy_batch(
             rollouts, annotations, advantages=advantages, attribution=advantages, kl_coef=self.kl_coef
         )
@@ -75,7 +76,12 @@ class ReinforcePlusPlusBaseline(Objective):
         return policy_batch(
             rollouts,
             annotations,
-            advantages=whiten(of_tokens, mask, sum_over_ranks(moments(of_tokens, mask))),
+            advantages=_whitened(of_tokens, mask, sum_over_ranks(moments(of_tokens, mask))),
             attribution=group_attribution(centred, rollouts.group_size),
             kl_coef=self.kl_coef,
         )
+
+
+def _whitened(values: Tensor, mask: Tensor, totals: Tensor) -> Tensor:
+    """In units of the batch; 0 where dynamic sampling has left it without tokens, or a single one."""
+    return whiten(values, mask, totals) if totals[2] > 1 else torch.zeros_like(values)
