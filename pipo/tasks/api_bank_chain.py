@@ -50,11 +50,14 @@ class ChainEnvironment(Environment):
         self._needed = needed(example.calls, tools, example.question)
         self._found: set[str] = set()
         self._shown: set[Value] = set()
+        self._unread: set[Value] = set()
         self._made: set[int] = set()
         self._answered: list[ToolCall] = []
 
     def step(self, transcript: Transcript) -> Reply:
         """What the calls of a turn return; a turn without one ends the episode."""
+        self._shown |= self._unread  # what a turn's calls return is read when the next one is written
+        self._unread.clear()
         reading = read_response(transcript[-1].content)
         if reading.problem is not None:
             answers = [({"exception": reading.problem}, True)]
@@ -88,7 +91,7 @@ class ChainEnvironment(Environment):
         if self._needed[number] <= self._shown:  # else it was guessed, and does not count yet
             self._made.add(number)
         planned = self._calls[number]
-        self._shown |= set(values(planned.output))
+        self._unread |= set(values(planned.output))
         self._answered.append(call)
         output = planned.output if planned.recorded else NOT_RECORDED
         answer = {"api_name": call.name, "input": dict(call.parameters), "output": output}

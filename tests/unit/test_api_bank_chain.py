@@ -154,6 +154,24 @@ def test_what_does_not_count(task: ApiBankChainTask) -> None:
     assert episode.end().score == 1.0, "made again, once its value was shown"
 
 
+def test_what_a_call_of_the_same_turn_returns_has_not_been_read(task: ApiBankChainTask) -> None:
+    (example,) = task.examples("test")
+    episode = Episode(task, example)
+    episode.find("Staff", "WageOf", "Calculator")
+
+    def calls(*wanted: tuple[str, dict[str, str]]) -> Reply:
+        lines = [json.dumps({"name": name, "parameters": given}) for name, given in wanted]
+        return episode.say("<tool_call>\n" + "\n".join(lines) + "\n</tool_call>")
+
+    wages = [("WageOf", {"person": person}) for person in ("Ann", "Bob")]
+    guessed = calls(("Staff", {"shop": "corner"}), *wages, ("Calculator", {"formula": "30+40"}))
+    assert (guessed.tool_calls, guessed.tool_errors) == (4, 0), "all are answered"
+    assert guessed.reward is not None
+    assert guessed.reward.feedback == "1 of 4 needed calls were made."
+    assert calls(*wages, ("Calculator", {"formula": "30+40"})).reward is not None
+    assert episode.end().score == 1.0, "made again, once their values were shown"
+
+
 def test_rows_in_toolrls_form_are_put_together(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(json.dumps(toolrl(calls)) for calls in (1, 3, 0)))
