@@ -23,6 +23,7 @@ _PACKAGE = "bfcl_eval"
 _UTILS = "bfcl_eval.eval_checker.multi_turn_eval.multi_turn_utils"
 _CHECKER = "bfcl_eval.eval_checker.multi_turn_eval.multi_turn_checker"
 _WHO = "policy"  # part of the names under which the official code keeps its simulators
+_RIGHT_ONES = f"{_WHO}_ground_truth_"  # the beginning of the names of those with the right calls
 _MOST_WORLDS = 256
 _STANDS_FOR_REFUSED = "refused()"
 _REFUSED = "Error during execution: only the functions of this problem can be called"
@@ -121,7 +122,11 @@ class _World:
         )
 
     def _is_unknown(self, name: str) -> bool:
-        return name not in vars(self._utils) and name not in vars(builtins)
+        """Whether nothing has a name where the official ``eval`` looks, then or when the checker calls it."""
+        if name in self._utils.execute_multi_turn_func_call.__code__.co_varnames:
+            return False
+        # The checker keeps the systems of the right calls beside the policy's.
+        return not (name in vars(self._utils) or name in vars(builtins) or name.startswith(_RIGHT_ONES))
 
 
 _worlds: OrderedDict[int, _World] = OrderedDict()

@@ -132,6 +132,8 @@ def test_calls_that_reach_beyond_the_simulators_are_refused(tmp_path: Path, simu
         "execute_multi_turn_func_call(func_call_list=[])",
         f"{instance}._load_scenario(scenario=1)",
         "touch(file_name=copy.copy(x=1))",
+        "class_instance._load_scenario(scenario=1)",  # what the function that evaluates has named
+        f"{instance.replace('eval', 'ground_truth_eval', 1)}.__dict__.clear()",
         "touch(file_name={\"a': __import__('os').getcwd(), 'b\": 1})",
     ):
         (reply,) = told(task, [f"[{call}]"])
@@ -145,6 +147,21 @@ def test_calls_that_reach_beyond_the_simulators_are_refused(tmp_path: Path, simu
         "Error during execution: name 'Files' is not defined",
     ]
     assert (odd.tool_calls, odd.tool_errors) == (2, 2)
+
+
+@needs_package
+def test_a_policy_cannot_reach_what_it_is_compared_with(tmp_path: Path, simulators: Simulators) -> None:
+    """The checker has the right systems beside the policy's, from the second turn on.
+
+    Without attributes they equal any, and their calls fail with the words that the policy got for its own.
+    """
+    row = {**ROW, "ground_truth": [["mkdir(dir_name='box')"], ["mkdir(dir_name='bag')"]]}
+    task = task_of(tmp_path, simulators, [row])
+    right = "policy_ground_truth_eval_multi_turn_base_0_GorillaFileSystem_instance"
+    forged = f"[{right}.__dict__.clear(), {right}._current_dir()]"
+    reward = told(task, [*RIGHT[:2], forged, "Done."])[-1].reward
+    assert reward is not None
+    assert reward.score == 0.0
 
 
 @needs_package
