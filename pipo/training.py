@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -37,7 +38,7 @@ from pipo.run_parts import parts_of
 from pipo.runs import run_folder
 from pipo.runs.checkpoints import STATE, finished_checkpoints, iterations_of
 from pipo.runs.files import replace_text
-from pipo.runs.places import command, resuming
+from pipo.runs.places import command, own_configuration, resuming
 from pipo.runs.profile import PROFILE_FILE, profile_head
 from pipo.runs.push import push, pushing
 from pipo.runs.quiet import quiet
@@ -256,7 +257,8 @@ def where(folder: Path, config: TrainConfig, done: int, seconds: float) -> str:
             lines.append(f"  {name:<15} {what}")
     # In lines of their own, which fit 80 columns with a folder of the usual length.
     lines.append("score the model, or go on training:")
-    lines.append(f"  {command('eval.py', f'model={folder}', *_scored_on(config))}")
+    scoring = command("eval.py", *own_configuration(sys.argv), f"model={folder}", *_scored_on(config))
+    lines.append(f"  {scoring}")
     lines.append(f"  {command('train.py', f'resume={folder}', f'iterations={2 * done}')}")
     return "\n".join(lines)
 

@@ -234,3 +234,14 @@ def whiten(values: Tensor, mask: Tensor, totals: Tensor | None = None) -> Tensor
     totals = moments(values, mask) if totals is None else totals
     scaled = (values - totals[0] / totals[2]) * torch.rsqrt(variance(totals) + WHITEN_EPS)
     return torch.where(mask, scaled, torch.zeros_like(scaled))
+
+
+def whiten_batch(values: Tensor, mask: Tensor, totals: Tensor) -> Tensor:
+    """:func:`whiten` for training: 0 where dynamic sampling has left all ranks fewer than 2 tokens together.
+
+    Args:
+        values: [n, R].
+        mask: bool [n, R], the sampled tokens.
+        totals: the :func:`moments` of all ranks, summed.
+    """
+    return whiten(values, mask, totals) if totals[2] > 1 else torch.zeros_like(values)

@@ -38,7 +38,8 @@ def kl_shaped_rewards(
 ) -> Tensor:
     """Token rewards of PPO with the KL penalty in the reward (arXiv 2203.02155, equation 2).
 
-    r_{i,t} = -kl_coef * (log pi - log pi_ref) + [t is the last sampled token] * r_i.
+    r_{i,t} = -kl_coef * (log pi - log pi_ref) + [t is the last sampled token] * r_i; nothing for a response
+    without a sampled token.
 
     Args:
         rewards: [n], one reward per response.
@@ -51,8 +52,7 @@ def kl_shaped_rewards(
         [n, R] of the dtype of ``logprobs``, 0 on all other tokens.
 
     Raises:
-        ValueError: when ``kl_coef`` is negative, a shape is wrong or a response has no sampled token that
-            could carry its reward.
+        ValueError: when ``kl_coef`` is negative or a shape is wrong.
     """
     if not kl_coef >= 0:
         raise ValueError(f"kl_coef must be >= 0, got {kl_coef}")
@@ -62,8 +62,7 @@ def kl_shaped_rewards(
         if tensor.shape != mask.shape:
             raise ValueError(f"{name}: expected shape {tuple(mask.shape)}, got {tuple(tensor.shape)}")
     last = last_sampled(mask)
-    if (last < 0).any():
-        raise ValueError(f"mask: response {int((last < 0).nonzero()[0, 0])} has no sampled token")
     penalty = kl_coef * kl_k1(logprobs.detach(), ref_logprobs)
     shaped = torch.where(mask, -penalty, torch.zeros_like(penalty))
-    return shaped.scatter_add(1, last[:, None], rewards.to(shaped.dtype)[:, None])
+    ends = torch.arange(mask.shape[1], device=mask.device) == last[:, None]
+    return shaped + rewards.to(shaped.dtype)[:, None] * ends

@@ -146,6 +146,12 @@ class Reply:
                 f"Reply: {self.tool_errors} of {self.tool_calls} calls failed; a call that cannot be read "
                 "is a call, too"
             )
+        if not isinstance(self.messages, tuple) or not all(
+            isinstance(each, Message) for each in self.messages
+        ):
+            raise TypeError(f"Reply.messages must be a tuple of Message, got {self.messages!r:.80}")
+        if self.reward is not None and not isinstance(self.reward, Reward):
+            raise TypeError(f"Reply.reward must be a Reward or None, got {self.reward!r:.80}")
         for message in self.messages:
             if message.role not in ("user", "tool"):
                 raise ValueError(f"Reply.messages: roles are user and tool, got {message.role}")

@@ -45,12 +45,25 @@ class Environments:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close all; raise the first error of an environment if every episode that had one raised."""
+        """Close all; end the run if the environment of every episode raised.
+
+        Raises:
+            TaskError: naming the first error; its trace is in the log file.
+        """
         self.close(range(len(self._episodes)))
         self._threads.close()
-        if error is None:
-            failures = [self._failures[number] for number in sorted(self._failures)]
+        if error is not None:
+            return
+        numbers = sorted(self._failures)
+        failures = [self._failures[number] for number in numbers]
+        try:
             weigh(failures, len(self._asked), "episodes broke their environment", "an environment")
+        except Exception as first:
+            _LOG.info("an environment failed here", exc_info=first)
+            raise TaskError(
+                f"{self._name}: the environments of all {len(failures)} episodes raised; the first, of "
+                f"{self._episodes[numbers[0]].example.uid}: {type(first).__name__}: {reason(first)}"
+            ) from first
 
     def step(self, asked: Sequence[tuple[int, Transcript]]) -> list[Reply]:
         """What each environment says to the newest turn.
@@ -83,7 +96,7 @@ class Environments:
         if isinstance(outcome, Reply):
             return outcome
         if isinstance(outcome, _TookTooLong):
-            said = f"its environment took more than {self._seconds:g} s for a step"
+            said = f"its environment took more than the task's step_seconds={self._seconds:g} for a step"
             return Reply(reward=Reward(score=0.0, error=said, infrastructure=True))
         if isinstance(outcome, NOT_THE_RESPONSE) or (
             isinstance(outcome, BaseException) and not isinstance(outcome, Exception)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -68,6 +69,19 @@ def check_output(folder: Path, key: str = "output_dir") -> None:
 def command(program: str, *arguments: str) -> str:
     """A command line to paste; a path may hold whatever letters, see ``expand_paths``."""
     return shlex.join([*typed(program), *arguments])
+
+
+def own_configuration(words: Sequence[str]) -> list[str]:
+    """What of a command line names a folder of configuration of the user's own, as Hydra's option does.
+
+    Example:
+        >>> own_configuration(["train.py", "--config-dir", "my/conf", "task=mine"])
+        ['--config-dir=my/conf']
+    """
+    given = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    given.add_argument("--config-dir", "-cd")
+    folder = given.parse_known_args(list(words))[0].config_dir
+    return [] if folder is None else [f"--config-dir={folder}"]
 
 
 def resuming(folder: str | Path, program: str = "train.py") -> str:

@@ -94,9 +94,9 @@ def trainable(
     for example, ids in zip(examples, prompt_ids, strict=True):
         twin = measured.get(" ".join(example.question.split()))
         if twin is not None:
-            reasons.append(f"is the held-out problem {twin}")
+            reasons.append(f"has the same question as the held-out problem {twin}")
         elif len(ids) > limit:
-            reasons.append(f"its prompt has {len(ids)} tokens, more than max_prompt_tokens={limit}")
+            reasons.append(f"its prompt has {len(ids)} tokens, more than task.max_prompt_tokens={limit}")
         else:
             reasons.append(None)
     return reasons

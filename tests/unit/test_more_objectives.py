@@ -21,13 +21,14 @@ from pipo.functional.divergence import binary_divergence, kl_k2
 from pipo.functional.reward_history import UNVISITED, RewardHistory, smoothed_advantages
 from pipo.functional.surrogate import probability_clip_range
 from pipo.functional.value_tracking import Belief, forgetting, mean_change, sampling_weights
-from pipo.modules.objectives.base import MicroBatch, Objective
+from pipo.modules.objectives.base import CriticConfig, MicroBatch, Objective
 from pipo.modules.objectives.dcpo import DCPO
 from pipo.modules.objectives.dppo import DPPO
 from pipo.modules.objectives.gmpo import GMPO
 from pipo.modules.objectives.grpo import GRPO
 from pipo.modules.objectives.ha_dw import HADW
 from pipo.modules.objectives.opo import OPO
+from pipo.modules.objectives.ppo import PPO
 from pipo.modules.objectives.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusBaseline
 from pipo.modules.objectives.sapo import SAPO
 from pipo.modules.objectives.spo import SPO
@@ -339,6 +340,17 @@ def test_reinforce_plus_plus_is_silent_where_nothing_is_left_to_normalise_by(tok
         batch = objective.prepare(made, annotated(made), lambda value: value)
         assert not batch.advantages.any()
         assert not batch.attribution.any()
+
+
+def test_ppo_is_silent_there_too():
+    made = rollouts([0.0, 0.0], [0, 0], group_size=2)
+    critic = CriticConfig(learning_rate_scale=1.0, value_clip=0.2, warmup_iterations=0)
+    ppo = PPO(kl_reward_coef=0.0, gamma=1.0, gae_lambda=1.0, critic=critic, **CLIP)
+    values = torch.zeros_like(made.completions.logprobs)
+    batch = ppo.prepare(made, replace(annotated(made), values=values), lambda value: value)
+    assert not batch.advantages.any()
+    assert batch.value_targets is not None
+    assert not batch.value_targets.returns.any()
 
 
 def test_k2_and_its_gradient():

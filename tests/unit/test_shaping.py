@@ -97,8 +97,13 @@ def test_shaped_rewards_refuse_what_they_cannot_use():
         kl_shaped_rewards(zeros, zeros, zeros, mask, 0.1)
     with pytest.raises(ValueError, match="ref_logprobs: expected shape"):
         kl_shaped_rewards(zeros[:, 0], zeros, zeros[:, :1], mask, 0.1)
-    with pytest.raises(ValueError, match="response 1 has no sampled token"):
-        kl_shaped_rewards(zeros[:, 0], zeros, zeros, torch.tensor([[True] * 3, [False] * 3]), 0.1)
+
+
+def test_a_response_without_a_token_has_nowhere_to_put_its_reward():
+    # As the group that stands in where dynamic sampling has left none.
+    zeros, mask = torch.zeros(2, 3), torch.tensor([[True, True, False], [False] * 3])
+    got = kl_shaped_rewards(torch.ones(2), zeros, zeros, mask, 0.1)
+    assert got.tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
 
 
 def test_the_reward_stands_on_the_last_sampled_token_and_inserted_ones_are_not_penalised():

@@ -303,7 +303,8 @@ def test_environments_that_all_raise_end_the_run():
         def said_to(self, example: Example, transcript: Transcript) -> Reply:
             raise ValueError(example.uid)
 
-    with pytest.raises(ValueError, match=r"^toy/train/0$"):
+    said = "Broken: the environments of all 3 episodes raised; the first, of toy/train/0: ValueError: "
+    with pytest.raises(TaskError, match=f"^{re.escape(said)}toy/train/0$"):
         talk(Broken())
 
 
@@ -338,7 +339,11 @@ def test_a_step_that_never_comes_back_is_the_machines_fault():
         Reward(score=1.0),
         None,
         Reward(score=1.0),
-        Reward(score=0.0, error="its environment took more than 0.05 s for a step", infrastructure=True),
+        Reward(
+            score=0.0,
+            error="its environment took more than the task's step_seconds=0.05 for a step",
+            infrastructure=True,
+        ),
     ]
     release.set()
     while not all(each.closed for each in task.made):  # by the step itself, when it comes back
@@ -366,6 +371,11 @@ def test_a_reply_checks_itself():
         Reply(messages=(Message(role="assistant", content="I"),))
     with pytest.raises(ValueError, match="1 of 0 calls failed"):
         Reply(tool_errors=1)
+    for messages in (Message(role="user", content="Go on."), ("Go on.",), [Message(role="user", content="")]):
+        with pytest.raises(TypeError, match=r"^Reply.messages must be a tuple of Message, got "):
+            Reply(messages=messages)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^Reply.reward must be a Reward or None, got 1.0$"):
+        Reply(reward=1.0)  # type: ignore[arg-type]
     assert tell("half \ud800").messages[0].content == "half \\ud800"
 
 

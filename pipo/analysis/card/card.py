@@ -18,7 +18,7 @@ from pipo.analysis.plotting.curves import CURVES_FILE
 from pipo.analysis.report.content import Report, make_report
 from pipo.analysis.report.run_files import RunFiles, read_folder
 from pipo.runs.files import replace_text
-from pipo.runs.places import CONFIG_FILE, command
+from pipo.runs.places import CONFIG_FILE, command, own_configuration
 from pipo.runs.run_summary import MODEL_FOLDER
 
 CARD_FILE = f"{MODEL_FOLDER}/README.md"
@@ -152,7 +152,8 @@ def _command(files: RunFiles, report: Report) -> str:
     """The run as one command, without its folder."""
     words = [word for word in report.overrides if not word.startswith("iterations=")]
     changed = len(words) < len(report.overrides) or len(files.starts) > 1
-    return command("train.py", *words, *([f"iterations={files.config.iterations}"] if changed else []))
+    own = own_configuration(files.starts[0]["command"]) if files.starts else []
+    return command("train.py", *own, *words, *([f"iterations={files.config.iterations}"] if changed else []))
 
 
 def _base(config: DictConfig) -> Base:

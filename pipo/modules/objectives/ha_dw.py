@@ -59,4 +59,5 @@ class HADW(GRPO):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take them up."""
+        self.history.clear()
         self.history.extend(state["history"])

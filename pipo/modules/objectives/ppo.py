@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pipo.functional.advantages import gae, moments, whiten
+from pipo.functional.advantages import gae, moments, whiten_batch
 from pipo.functional.shaping import kl_shaped_rewards
 from pipo.modules.objectives.base import CriticConfig, Objective, policy_batch
 from pipo.records.batches import Annotations, PolicyBatch, ValueTargets
@@ -62,7 +62,7 @@ class PPO(Objective):
             rollouts.rewards + rollouts.shaping, old, reference, mask, self.kl_reward_coef
         )
         raw, returns = gae(rewards, values, mask, self.gamma, self.gae_lambda)
-        advantages = whiten(raw, mask, sum_over_ranks(moments(raw, mask)))
+        advantages = whiten_batch(raw, mask, sum_over_ranks(moments(raw, mask)))
         return policy_batch(
             rollouts,
             annotations,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pipo.functional.advantages import (
@@ -13,7 +12,7 @@ from pipo.functional.advantages import (
     group_centred,
     moments,
     penalised_returns,
-    whiten,
+    whiten_batch,
 )
 from pipo.functional.divergence import kl_k1
 from pipo.modules.objectives.base import Objective, policy_batch
@@ -48,7 +47,7 @@ class ReinforcePlusPlus(Objective):
         reference = old if annotations.ref_logprobs is None else annotations.ref_logprobs
         penalties = self.kl_reward_coef * kl_k1(old, reference)
         to_come = penalised_returns(rollouts.rewards + rollouts.shaping, penalties, mask)
-        advantages = _whitened(to_come, mask, sum_over_ranks(moments(to_come, mask)))
+        advantages = whiten_batch(to_come, mask, sum_over_ranks(moments(to_come, mask)))
         return policy_batch(
             rollouts, annotations, advantages=advantages, attribution=advantages, kl_coef=self.kl_coef
         )
@@ -76,12 +75,7 @@ class ReinforcePlusPlusBaseline(Objective):
         return policy_batch(
             rollouts,
             annotations,
-            advantages=_whitened(of_tokens, mask, sum_over_ranks(moments(of_tokens, mask))),
+            advantages=whiten_batch(of_tokens, mask, sum_over_ranks(moments(of_tokens, mask))),
             attribution=group_attribution(centred, rollouts.group_size),
             kl_coef=self.kl_coef,
         )
-
-
-def _whitened(values: Tensor, mask: Tensor, totals: Tensor) -> Tensor:
-    """In units of the batch; 0 where dynamic sampling has left it without tokens, or a single one."""
-    return whiten(values, mask, totals) if totals[2] > 1 else torch.zeros_like(values)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipo.distributed.collectives import all_gather
-from pipo.functional.advantages import moments, whiten
+from pipo.functional.advantages import moments, whiten_batch
 from pipo.functional.value_tracking import Belief, forgetting, mean_change, sampling_weights
 from pipo.modules.objectives.base import Objective, policy_batch
 from pipo.records.batches import Annotations, PolicyBatch, Recalled
@@ -110,7 +110,7 @@ class SPO(Objective):
         real = rollouts.completions.sampled.any(dim=1, keepdim=True)
         totals = sum_over_ranks(moments(of_responses, real))
         # A single response is its own mean.
-        advantages = whiten(of_responses, real, totals) if totals[2] > 1 else torch.zeros_like(of_responses)
+        advantages = whiten_batch(of_responses, real, totals)
         assert annotations.recalled is not None
         self._remember(self._visits(names, rollouts, annotations, annotations.recalled))
         return policy_batch(
