@@ -139,6 +139,11 @@ def build_objective(config: TrainConfig) -> Objective:
         )
     if objective.draws_prompts and not config.shuffle:
         raise ConfigError(f"shuffle=false: {algo.name} draws the prompts itself, in no order")
+    if objective.draws_prompts and algo.dynamic_sampling_rounds:
+        raise ConfigError(
+            f"algo.dynamic_sampling_rounds={algo.dynamic_sampling_rounds}: {algo.name} draws the prompts "
+            "itself, by what became of every answer; 0 leaves none out"
+        )
     if algo.dynamic_sampling_rounds and algo.group_size < 2:
         raise ConfigError("algo.dynamic_sampling_rounds compares the responses of a group: group_size >= 2")
     if (config.trainer.strategy == "fsdp") != (strategy.sharding is not None):

@@ -150,6 +150,10 @@ from pipo.training import train
         (["algo=dppo", "algo.objective.divergence=js"], r"algo\.objective\.divergence: .*tv"),
         (["algo=spo", "rollout.top_p=0.9"], r"rollout\.top_p, .*: spo scores earlier responses again"),
         (["algo=spo", "shuffle=false"], r"shuffle=false: spo draws the prompts itself"),
+        (
+            ["algo=spo", "algo.group_size=2", "algo.dynamic_sampling_rounds=3"],
+            r"algo\.dynamic_sampling_rounds=3: spo draws the prompts itself",
+        ),
         (["algo=ppo", "algo.objective.critic=null"], r"critic"),
         (
             ["algo=sdpo", "algo.objective.distillation.form.alpha=0.5"],
