@@ -166,6 +166,14 @@ def test_the_card_says_what_the_model_is_and_how_it_came_about(run: Path) -> Non
     assert (run / "model/curves.png").read_bytes() == b"png"
 
 
+def test_the_card_says_when_the_loop_has_not_acted(run: Path) -> None:
+    rows = [{"iteration": i, "pipo/applied": 0.0} for i in range(12)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_card(run)
+    said = "| PIPO | default, which never made a retrospective update |"
+    assert said in (run / "model/README.md").read_text()
+
+
 def test_the_card_of_an_unfinished_run_has_no_results_after_it(run: Path) -> None:
     (run / "summary.json").unlink()
     write_card(run)

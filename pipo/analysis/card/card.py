@@ -123,15 +123,24 @@ def _metadata(config: DictConfig, base: Base) -> dict[str, Any]:
     }
 
 
+def _loop(files: RunFiles) -> str:
+    """Which form of the method, and whether it ever did anything."""
+    name = str(files.config.pipo.name)
+    if files.run is not None:
+        _, applied = files.run.series("pipo/applied")
+        if len(applied) and not applied.any():
+            return f"{name}, which never made a retrospective update"
+    return name
+
+
 def _facts(files: RunFiles, base: Base) -> dict[str, str]:
     config = files.config
     rank = OmegaConf.select(config, "model.lora.rank")
-    loop = "none" if config.pipo.name == "none" else config.pipo.name
     facts = {
         "base model": base.name,
         "task": config.task.name,
         "algorithm": config.algo.name,
-        "PIPO": loop,
+        "PIPO": _loop(files),
         "weights trained": "all" if rank is None else f"LoRA of rank {rank}, merged",
         "iterations": files.done,
         "responses per iteration": f"{config.recipe.responses}, {config.algo.group_size} to a prompt",
