@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 from collections.abc import Iterator, Sequence
@@ -78,10 +77,12 @@ def own_configuration(words: Sequence[str]) -> list[str]:
         >>> own_configuration(["train.py", "--config-dir", "my/conf", "task=mine"])
         ['--config-dir=my/conf']
     """
-    given = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    given.add_argument("--config-dir", "-cd")
-    folder = given.parse_known_args(list(words))[0].config_dir
-    return [] if folder is None else [f"--config-dir={folder}"]
+    found = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        option, equals, folder = word.partition("=")
+        if option in ("--config-dir", "-cd"):
+            found = [f"--config-dir={folder if equals else following}"]
+    return found
 
 
 def resuming(folder: str | Path, program: str = "train.py") -> str:
