@@ -382,6 +382,7 @@ def test_a_documented_command_composes(compose_config, program, arguments):
     OmegaConf.to_container(cfg, resolve=True)
 
 
+@pytest.mark.slow
 def test_a_row_trains_on_a_laptop(tmp_path):
     quick = ["iterations=2", "evaluation.problems=4", "evaluation.samples=1", "evaluation.ks=[1]"]
     command = [sys.executable, str(ROOT / "train.py"), "experiment=math_4b", "algo=dapo", *LAPTOP, *quick]

@@ -127,6 +127,7 @@ def test_eval_scores_a_run_and_its_checkpoint_as_the_run_did(finished, tmp_path,
     assert len((tmp_path / "out/samples.jsonl").read_text().splitlines()) == 8
 
 
+@pytest.mark.slow
 def test_resume_goes_on_to_a_larger_budget(finished, tmp_path):
     folder, _ = finished
     whole = tmp_path / "whole"
@@ -246,6 +247,7 @@ def test_a_run_stopped_after_its_last_iteration_gets_its_summary_by_resuming(tmp
     assert len(rows(folder)) == 4
 
 
+@pytest.mark.slow
 def test_resume_names_a_damaged_checkpoint_and_goes_on_from_the_one_before(tmp_path, finished):
     whole, _ = finished
     folder = tmp_path / "run"
@@ -263,6 +265,7 @@ def test_resume_names_a_damaged_checkpoint_and_goes_on_from_the_one_before(tmp_p
     assert summaries[0]["after"] == summaries[1]["after"]
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_trained_in_is_left_alone(tmp_path, finished):
     whole, _ = finished
     with held(whole):

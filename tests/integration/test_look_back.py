@@ -90,6 +90,7 @@ def test_looking_changes_nothing(place):
         assert same(one, {k: v for k, v in other.items() if not k.startswith("before.")})
 
 
+@pytest.mark.slow
 def test_in_bfloat16_both_sides_are_grouped_alike(compose_config, tmp_path):
     """Weights that a rate of 1e-30 leaves as they are have not moved; other groups would round otherwise."""
     sizes = (
