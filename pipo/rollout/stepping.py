@@ -19,7 +19,7 @@ from pipo.errors import TaskError, reason
 from pipo.records.problems import Example, Reply, Reward, Transcript
 from pipo.tasks.base import Task
 from pipo.tasks.environment import Environment
-from pipo.tasks.verdicts import NOT_THE_RESPONSE, failed, weigh
+from pipo.tasks.verdicts import NOT_THE_RESPONSE, all_failed, failed, weigh
 
 _LOG = logging.getLogger(__name__)
 
@@ -56,14 +56,14 @@ class Environments:
             return
         numbers = sorted(self._failures)
         failures = [self._failures[number] for number in numbers]
-        try:
-            weigh(failures, len(self._asked), "episodes broke their environment", "an environment")
-        except Exception as first:
+        if all_failed(failures, len(self._asked)):
+            first = failures[0]
             _LOG.info("an environment failed here", exc_info=first)
             raise TaskError(
                 f"{self._name}: the environments of all {len(failures)} episodes raised; the first, of "
                 f"{self._episodes[numbers[0]].example.uid}: {type(first).__name__}: {reason(first)}"
             ) from first
+        weigh(failures, len(self._asked), "episodes broke their environment", "an environment")
 
     def step(self, asked: Sequence[tuple[int, Transcript]]) -> list[Reply]:
         """What each environment says to the newest turn.

@@ -120,6 +120,11 @@ def failed(error: Exception) -> Reward:
     return Reward(score=0.0, error=_said(error))
 
 
+def all_failed(failures: Sequence[Exception], count: int) -> bool:
+    """Whether all of several failed, which is no single row's fault."""
+    return len(failures) == count > 1
+
+
 def weigh(failures: Sequence[Exception], count: int, broke: str, doing: str) -> None:
     """Say how much of a batch failed; raise the first error when all of several did, which is no row's fault.
 
@@ -131,7 +136,7 @@ def weigh(failures: Sequence[Exception], count: int, broke: str, doing: str) -> 
     """
     if not failures:
         return
-    if len(failures) == count > 1:
+    if all_failed(failures, count):
         raise failures[0]
     first = _said(failures[0])
     _LOG.warning("%d of %d %s and score 0 (the first: %s)", len(failures), count, broke, first)
