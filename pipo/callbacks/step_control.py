@@ -7,12 +7,13 @@ from dataclasses import asdict
 from typing import Any
 
 import lightning.pytorch as pl
-from scipy.special import ndtr, stdtr
+import mpmath
 
 from pipo.callbacks.step_options import Rejection, StepControlOptions
 from pipo.errors import ConfigError
 from pipo.functional.improvement import Improvement
 from pipo.functional.step_control import StepSize, followed, shrunk
+from pipo.functional.students_t import below
 from pipo.modules.hooks import IterationStats, Learner, RolloutCallback, learner
 from pipo.records.batches import PolicyBatch
 from pipo.records.rollouts import Rollouts
@@ -107,6 +108,6 @@ def objection(
     if not improvement.spread <= rejection.most_spread:  # also what is no number
         return f"because it was too long to be judged (spread {improvement.spread:.2f} nats)"
     # The error is an estimate itself: from few prompts, large values of z are no rare chance.
-    if stdtr(improvement.prompts - 1, improvement.evidence) < ndtr(-rejection.most_harm):
+    if below(improvement.prompts - 1, improvement.evidence) < mpmath.ncdf(-rejection.most_harm):
         return f"because it did harm ({improvement.change:+.4f}, {improvement.evidence:+.1f} standard errors)"
     return None

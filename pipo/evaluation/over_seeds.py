@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtrit
 
 from pipo.evaluation.statistics import Floats
+from pipo.functional.students_t import quantile
 
 CONFIDENCE = 0.95
 
@@ -37,8 +37,8 @@ def half_widths(table: ArrayLike) -> Floats:
     values = np.asarray(table, dtype=np.float64)
     if len(values) < 2:
         raise ValueError("at least two seeds are needed for an interval")
-    quantile = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2))
-    return quantile * values.std(axis=0, ddof=1) / np.sqrt(len(values))
+    factor = quantile(len(values) - 1, (1 + CONFIDENCE) / 2)
+    return factor * values.std(axis=0, ddof=1) / np.sqrt(len(values))
 
 
 def mean(values: ArrayLike) -> Mean:

@@ -11,10 +11,10 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from statistics import NormalDist
 
 import numpy as np
 import pytest
-from scipy.special import ndtr, ndtri
 
 from pipo.analysis.feedback import model
 from pipo.analysis.feedback.__main__ import main
@@ -35,6 +35,7 @@ from pipo.evaluation.statistics import Floats
 from pipo.functional import policy_improvement
 from tests.conftest import ROOT
 
+NORMAL = NormalDist()
 K = 8
 # tau / s: the noise of a mean minus that of K others.
 TAU = math.sqrt(1 + 1 / K)
@@ -147,7 +148,7 @@ def test_prompts_needed_on_a_line_are_those_of_the_normal_quantile():
     signal = np.full(10, 0.25)
     factor = prompts_factor(np.ones(10), signal)
     # 60 powers of two halved 20 times: 4e-5.
-    assert factor == pytest.approx((ndtri(0.9) / 0.25) ** 2, rel=5e-5)
+    assert factor == pytest.approx((NORMAL.inv_cdf(0.9) / 0.25) ** 2, rel=5e-5)
     assert share_right(np.ones(10), signal, factor) == pytest.approx(0.9, abs=1e-5)
 
 
@@ -192,7 +193,7 @@ def test_after_turns_the_sign_is_right_about_the_window_and_wrong_about_the_last
 def test_share_of_negative_progress_and_of_rises_follow_from_line_and_noise():
     level = line(4000, 0.001)
     found = study(simulated(level, 0.03, 5), K, 0.1)
-    expected = ndtr(-0.001 * (K + 1) / 2 / (0.03 * TAU))
+    expected = NORMAL.cdf(-0.001 * (K + 1) / 2 / (0.03 * TAU))
     # Three standard errors of a share of 3,992 signs, of which neighbours are hardly related.
     assert found.negative == pytest.approx(expected, abs=0.024)
     assert found.negative_expected == pytest.approx(expected, abs=0.002)
@@ -215,7 +216,7 @@ def test_predicted_number_of_prompts_reaches_the_goal_when_it_is_simulated():
 def test_intervals_hold_the_truth_about_as_often_as_they_say(measured, monkeypatch):
     monkeypatch.setattr(model, "RESAMPLES", 200)
     level, noise, prompts = line(150, 0.001), 0.03, 16
-    true = ndtr(0.001 * (K + 1) / 2 / (noise * TAU))
+    true = NORMAL.cdf(0.001 * (K + 1) / 2 / (noise * TAU))
     held, trends = 0, 0
     for seed in range(60):
         draws = np.random.default_rng(100 + seed).normal(size=(150, prompts))

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from pipo.evaluation.statistics import (
     bootstrap_interval,
@@ -202,22 +201,24 @@ def test_the_test_rejects_as_often_as_it_says() -> None:
     assert 4 <= rejected <= 20 + 4 * 4.4
 
 
-def test_scipy_draws_the_same_means_and_counts_the_same_signs() -> None:
+def test_the_same_as_scipy() -> None:
+    # SciPy 1.17.1: bootstrap(..., method="percentile", rng=default_rng(5)), its first four means, the last and
+    # the sum; permutation_test(..., permutation_type="samples"); binomtest(...).proportion_ci(0.95, "wilson").
     values = np.random.default_rng(3).integers(0, 9, size=64) / 8
-    found = stats.bootstrap(
-        (values,), np.mean, n_resamples=1000, method="percentile", rng=np.random.default_rng(5)
-    )
-    assert bootstrap_means(values, 1000, 5).tolist() == found.bootstrap_distribution.tolist()
-    assert bootstrap_interval(values, 0.95, 1000, 5) == pytest.approx(found.confidence_interval, abs=1e-15)
+    means = bootstrap_means(values, 1000, 5).tolist()
+    assert [*means[:4], means[-1]] == [0.42578125, 0.5078125, 0.486328125, 0.494140625, 0.435546875]
+    assert sum(means) == 453.0078125  # in eighths of 64, so exactly
+    assert bootstrap_interval(values, 0.95, 1000, 5) == pytest.approx((0.37890625, 0.525390625), abs=1e-15)
     deltas = values[:11] - values[11:22]  # two are 0, and turning them counts nothing twice
-    signs = stats.permutation_test((deltas,), np.sum, permutation_type="samples", n_resamples=2**12)
-    assert sign_flip_p(deltas, 2**12, seed=0) == pytest.approx(signs.pvalue, abs=1e-12)
-    for solved, n in ((0, 30), (3, 10), (64, 64)):
-        assert wilson_interval(solved, n, 0.95) == pytest.approx(
-            stats.binomtest(solved, n).proportion_ci(0.95, "wilson"), abs=1e-14
-        )
-    # Some of k drawn without replacement solve the problem: not none of them.
-    assert pass_at_k([16, 16], [3, 9], 4) == pytest.approx(stats.hypergeom.sf(0, 16, [3, 9], 4), abs=1e-13)
+    assert sign_flip_p(deltas, 2**12, seed=0) == pytest.approx(0.87109375, abs=1e-12)
+    assert wilson_interval(0, 30, 0.95) == pytest.approx((0.0, 0.11351339317396875), abs=1e-14)
+    assert wilson_interval(3, 10, 0.95) == pytest.approx(
+        (0.10779126740630102, 0.6032218525388546), abs=1e-14
+    )
+    assert wilson_interval(64, 64, 0.95) == pytest.approx((0.9433759402071946, 1.0), abs=1e-14)
+    # Some of k drawn without replacement solve the problem: not none of them. 4 of 13 of 16, and of 7 of 16.
+    none = [math.comb(13, 4) / math.comb(16, 4), math.comb(7, 4) / math.comb(16, 4)]
+    assert pass_at_k([16, 16], [3, 9], 4) == pytest.approx([1 - each for each in none], abs=1e-13)
 
 
 def test_holm_by_hand() -> None:

@@ -50,7 +50,7 @@ def test_t_interval_of_three_values():
     # Mean 2, standard deviation 1, standard error 1 / sqrt(3).
     got = mean(np.array([1.0, 2.0, 3.0]))
     assert got.value == 2.0
-    assert got.half_width == pytest.approx(T2 / np.sqrt(3), rel=1e-10)  # as good as SciPy 1.15's quantile
+    assert got.half_width == pytest.approx(T2 / np.sqrt(3), rel=1e-14)
     with pytest.raises(ValueError, match="two seeds"):
         mean(np.array([1.0]))
 

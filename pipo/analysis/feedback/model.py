@@ -42,7 +42,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from scipy.special import ndtr
 
 from pipo.analysis.feedback.curve import Curve
 from pipo.analysis.feedback.smoothing import choose_stiffness, leverages, smooth
@@ -170,7 +169,7 @@ def study(curve: Curve, window: int, negative_scale: float, seed: int = 0) -> Fi
         progress=xi,
         defined=len(found),
         negative=float((found < 0).mean()),
-        negative_expected=float(ndtr(-signal).mean()),
+        negative_expected=float(_normal_below(-signal).mean()),
         coefficient=float(coefficient(found, negative_scale).mean()),
         level=level,
         stiffness=stiffness,
@@ -187,7 +186,14 @@ def study(curve: Curve, window: int, negative_scale: float, seed: int = 0) -> Fi
 
 def share_right(signs: Floats, signal: Floats, factor: float | Floats = 1.0) -> Floats:
     """Mean over iterations of Phi(sign * W_t / tau), [..., T], with ``factor`` [...] times the prompts."""
-    return ndtr(signs * signal * np.sqrt(np.asarray(factor))[..., None]).mean(axis=-1)
+    return _normal_below(signs * signal * np.sqrt(np.asarray(factor))[..., None]).mean(axis=-1)
+
+
+def _normal_below(values: Floats) -> Floats:
+    """The standard normal distribution function."""
+    import torch  # here, so that what is wrong with a file is said at once
+
+    return torch.special.ndtr(torch.from_numpy(values)).numpy()
 
 
 def prompts_factor(signs: Floats, signal: Floats) -> Floats:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import cholesky_banded, solveh_banded
 
 from pipo.evaluation.statistics import Floats
 
@@ -28,20 +27,19 @@ def smooth(values: Floats, stiffness: float) -> Floats:
     if np.isinf(stiffness):
         return straight
     # The line apart, because rounding grows with the stiffness and with what is smoothed.
-    return straight + np.asarray(solveh_banded(_bands(count, stiffness), values - straight, lower=True))
+    return straight + _solved(*_factors(count, stiffness), values - straight)
 
 
 def leverages(count: int, stiffness: float) -> Floats:
     """[iterations]: the weight that each point has in the smooth curve at its own place.
 
     The diagonal of the inverse of :func:`smooth`'s matrix, by the recursion of Hutchinson and de Hoog (1985)
-    from its Cholesky factor: linear in the number of iterations.
+    from its factors: linear in the number of iterations.
     """
     at = np.arange(count) - (count - 1) / 2
     if np.isinf(stiffness):
         return 1 / count + at**2 / (at @ at)
-    factor = cholesky_banded(_bands(count, stiffness), lower=True)
-    diagonal, first, second = factor[0] ** 2, factor[1] / factor[0], factor[2] / factor[0]
+    diagonal, first, second = _factors(count, stiffness)
     # Rows of the inverse near its diagonal, from the last upwards: [i, i], [i, i + 1], [i, i + 2].
     inverse = np.zeros((count + 2, 3))
     for i in range(count - 1, -1, -1):
@@ -61,6 +59,30 @@ def _bands(count: int, stiffness: float) -> Floats:
             bands[m - n, n : count - 2 + n] += stiffness * difference[n] * difference[m]
     bands[0] += 1
     return bands
+
+
+def _factors(count: int, stiffness: float) -> tuple[Floats, Floats, Floats]:
+    """The matrix as L D L': diagonal of D, and the two subdiagonals of L, of which the diagonal is 1."""
+    bands = _bands(count, stiffness)
+    diagonal, first, second = np.zeros((3, count))
+    for i in range(count):
+        # Of the two rows above; those of the first two rows are 0, which the arrays' ends still are.
+        one, two = first[i - 1] * diagonal[i - 1], second[i - 2] * diagonal[i - 2]
+        diagonal[i] = bands[0, i] - first[i - 1] * one - second[i - 2] * two
+        first[i] = (bands[1, i] - second[i - 1] * one) / diagonal[i]
+        second[i] = bands[2, i] / diagonal[i]
+    return diagonal, first, second
+
+
+def _solved(diagonal: Floats, first: Floats, second: Floats, values: Floats) -> Floats:
+    """Forwards through L, then backwards through D L'; values are [iterations, ...]."""
+    count = len(values)
+    found = np.concatenate([values, np.zeros_like(values[:2])])  # two rows of 0 behind the last, for both ways
+    for i in range(count):
+        found[i] -= first[i - 1] * found[i - 1] + second[i - 2] * found[i - 2]
+    for i in range(count - 1, -1, -1):
+        found[i] = found[i] / diagonal[i] - first[i] * found[i + 1] - second[i] * found[i + 2]
+    return found[:count]
 
 
 def choose_stiffness(means: Floats, window: int) -> float:
