@@ -30,6 +30,7 @@ from pipo.config.cli import exit_code, register_resolvers
 from pipo.config.command_line import check_command_line, expand_model, expand_open, expand_paths, expand_task
 from pipo.config.single_benchmarks import register_single_benchmarks
 from pipo.home import CONF, look_in_this_folder
+from pipo.imports import heavy_imports
 
 register_resolvers()
 register_single_benchmarks(CONF)
@@ -40,7 +41,8 @@ def main(cfg: DictConfig) -> None:
     """One model on one benchmark."""
 
     def run() -> None:
-        from pipo.scoring import score  # heavy imports only once the command line is known to be sound
+        with heavy_imports(program=True):  # only once the command line is known to be sound
+            from pipo.scoring import score
 
         score(cfg, list(HydraConfig.get().overrides.task))
 
@@ -54,7 +56,8 @@ def grade(cfg: DictConfig) -> None:
     """Responses that are there already."""
 
     def run() -> None:
-        from pipo.grading import grade as graded
+        with heavy_imports(program=True):
+            from pipo.grading import grade as graded
 
         graded(cfg)
 
@@ -77,12 +80,14 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["grade"]:
         del sys.argv[1]
         expand_paths(sys.argv, "samples", "data_dir")
-        check_command_line(sys.argv[1:], "grade")
+        with heavy_imports(program=True):  # a class that is named may bring all of it
+            check_command_line(sys.argv[1:], "grade")
         grade()
         sys.exit()
     expand_model(sys.argv)
     expand_task(sys.argv)
     expand_paths(sys.argv)
     expand_open(sys.argv)
-    check_command_line(sys.argv[1:], "eval")
+    with heavy_imports(program=True):  # a class that is named may bring all of it
+        check_command_line(sys.argv[1:], "eval")
     main()

@@ -22,6 +22,7 @@ from pipo.config import sweep
 from pipo.config.cli import exit_code, register_resolvers
 from pipo.config.command_line import check_command_line, expand_model, expand_open, expand_paths
 from pipo.home import look_in_this_folder
+from pipo.imports import heavy_imports
 
 register_resolvers()
 
@@ -33,7 +34,8 @@ def main(cfg: DictConfig) -> float | None:
     def run() -> float | None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             return sweep.run_job(__file__)
-        from pipo.training import train  # heavy imports only once the command line is known to be sound
+        with heavy_imports(program=True):  # only once the command line is known to be sound
+            from pipo.training import train
 
         return train(cfg, list(HydraConfig.get().overrides.task))
 
@@ -48,6 +50,7 @@ if __name__ == "__main__":
     expand_model(sys.argv)
     expand_paths(sys.argv)
     expand_open(sys.argv)
-    check_command_line(sys.argv[1:], "train")
+    with heavy_imports(program=True):  # a class that is named may bring all of it
+        check_command_line(sys.argv[1:], "train")
     main()
     sys.exit(sweep.report())

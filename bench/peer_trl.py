@@ -70,12 +70,12 @@ class Stamps(TrainerCallback):
         self.responses = responses
         self.rows: list[dict[str, float]] = []
         self.trainer: TimedTrainer | None = None
-        self.began = 0.0
+        self.began = self.start_cpu = 0.0
         self._last = (0.0, 0.0, 0.0)
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """The clock starts after everything is loaded."""
-        self.began = time.time()
+        self.began, self.start_cpu = time.time(), time.process_time()
         self._last = self._now()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -170,7 +170,12 @@ def main() -> None:
     (resident,) = re.findall(r"VmHWM:\s+(\d+) kB", status)  # not inherited from the parent, unlike ru_maxrss
     peak = int(resident) / 2**20
     options.save.mkdir(parents=True, exist_ok=True)
-    written = {"peak_gib": peak, "began": stamps.began, "rows": stamps.rows}
+    written = {
+        "peak_gib": peak,
+        "began": stamps.began,
+        "start_cpu": stamps.start_cpu,
+        "rows": stamps.rows,
+    }
     options.stamps.write_text(json.dumps(written), encoding="utf-8")
     if options.straggler:
         del model.generate

@@ -27,11 +27,11 @@ class IterationStamps(pl.Callback):
     def __init__(self, path: str) -> None:
         self.path = Path(path)
         self.rows: list[dict[str, float]] = []
-        self._last, self._began = (0.0, 0.0), 0.0
+        self._last, self._began, self._start_cpu = (0.0, 0.0), 0.0, 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The clock starts after everything is loaded."""
-        self._last, self._began = _now(), time.time()
+        self._last, self._began, self._start_cpu = _now(), time.time(), time.process_time()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -57,7 +57,7 @@ class IterationStamps(pl.Callback):
         peak, *cpu = pl_module.sum_over_ranks(torch.tensor(mine, dtype=torch.float64)).tolist()
         rows = [{**row, "cpu": seconds} for row, seconds in zip(self.rows, cpu, strict=True)]
         if is_first():
-            stamps = {"peak_gib": peak, "began": self._began, "rows": rows}
+            stamps = {"peak_gib": peak, "began": self._began, "start_cpu": self._start_cpu, "rows": rows}
             self.path.write_text(json.dumps(stamps), encoding="utf-8")
 
 

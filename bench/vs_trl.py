@@ -81,12 +81,12 @@ CASES = {
     "two_cores": Case(cores=2),
 }
 PROMPTS, GROUP = 16, 8
+OURS = "ours.json"
 
 
-def ours(case: Case, folder: Path, seed: int, out: Path) -> dict[str, Any]:
-    """One run of ``train.py``."""
-    stamps = out / "ours.json"
-    overrides = [
+def words(case: Case, folder: Path, seed: int, out: Path) -> list[str]:
+    """What ``train.py`` is told."""
+    made = [
         *("task=expressions", f"task.source.folder={folder}", f"task.source.pattern='{case.pattern}'"),
         f"task.max_response_tokens={case.response_tokens}",
         *(f"model={folder}", "recipe=tiny", f"recipe.responses={PROMPTS * GROUP}"),
@@ -97,15 +97,21 @@ def ours(case: Case, folder: Path, seed: int, out: Path) -> dict[str, Any]:
         *(f"checkpoint.every={case.iterations}", f"samples.every={case.iterations}"),
         *("evaluation.problems=1", "evaluation.samples=1", "evaluation.ks=[1]"),
         "+callbacks.timers._target_=bench.cpu_timers.CpuTimers",
-        *("+callbacks.stamps._target_=bench.stamps.IterationStamps", f"+callbacks.stamps.path={stamps}"),
+        *("+callbacks.stamps._target_=bench.stamps.IterationStamps", f"+callbacks.stamps.path={out / OURS}"),
         f"output_dir={out / 'run'}",
     ]
     if case.straggler:
-        overrides.append("+callbacks.straggler._target_=bench.stamps.Straggler")
+        made.append("+callbacks.straggler._target_=bench.stamps.Straggler")
     if case.cores > 1:
-        overrides += ["strategy=ddp", f"trainer.devices={case.cores}"]
+        made += ["strategy=ddp", f"trainer.devices={case.cores}"]
+    return made
+
+
+def ours(case: Case, folder: Path, seed: int, out: Path) -> dict[str, Any]:
+    """One run of ``train.py``."""
+    overrides = words(case, folder, seed, out)
     ruler.run_program([sys.executable, "train.py", "--config-dir", "bench/conf", *overrides])
-    return json.loads(stamps.read_text(encoding="utf-8")) | {"model": str(out / "run" / "model")}
+    return json.loads((out / OURS).read_text(encoding="utf-8")) | {"model": str(out / "run" / "model")}
 
 
 def theirs(case: Case, folder: Path, seed: int, out: Path) -> dict[str, Any]:

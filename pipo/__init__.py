@@ -22,7 +22,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'pipo' has no attribute {name!r}")
     # A library asks for a notebook's widgets, for progress bars that are not shown here.
     warnings.filterwarnings("ignore", message="IProgress not found")
-    return getattr(importlib.import_module("pipo.api"), name)
+    from pipo.imports import heavy_imports
+
+    with heavy_imports():
+        return getattr(importlib.import_module("pipo.api"), name)
 
 
 def __dir__() -> list[str]:

@@ -34,6 +34,7 @@ from pipo.errors import ConfigError
 from pipo.evaluation.results_file import RESULTS_FILE
 from pipo.evaluation.statistics import Floats
 from pipo.home import CONF
+from pipo.imports import left_alone
 from pipo.run_parts import Parts, parts_of
 from pipo.runs.quiet import quiet
 from pipo.runs.run_log import METRICS_FILE, read_metrics
@@ -139,7 +140,7 @@ def train(*words: str, callbacks: Sequence[pl.Callback] = (), **options: Any) ->
     expand_model(given)
     expand_paths(given)
     expand_open(given)
-    with _one_line(), warnings_on_terminal():
+    with _one_line(), warnings_on_terminal(), left_alone():
         cfg = composed_job(given, "train")
         folder = Path(str(cfg.resume or cfg.output_dir))
         OmegaConf.update(cfg, "output_dir", str(folder))  # else it would follow the clock

@@ -22,7 +22,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from pipo.config.cli import first_line, own_error
@@ -160,7 +160,9 @@ def composed_job(overrides: Sequence[str], program: str) -> DictConfig:
     with _composing(program):
         (job,) = _jobs(overrides, program, sweeps=False)
         _check_job(job, program, printed=False)
-        return compose(program, overrides=list(overrides))
+        with open_dict(job):
+            del job["hydra"]
+        return job
 
 
 @contextmanager

@@ -33,12 +33,25 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> TokenId
     Raises:
         TaskError: the chat template cannot render it.
     """
+    (ids,) = encode_prompts(tokenizer, [prompt])
+    return ids
+
+
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[TokenIds]:
+    """The same for several in one call of the tokenizer, which takes half the time of many.
+
+    Raises:
+        TaskError: the chat template cannot render one of them.
+    """
+    if not prompts:
+        return []
     if tokenizer.chat_template:
         # The template writes the special tokens itself.
-        text = render_chat(tokenizer, prompt.messages, prompt.tools)
-        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-    ids = tokenizer(prompt.text)["input_ids"]
-    return tuple(ids[: len(ids) - _appended(tokenizer)])
+        texts = [render_chat(tokenizer, prompt.messages, prompt.tools) for prompt in prompts]
+        return [tuple(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    behind = _appended(tokenizer)
+    encoded = tokenizer([prompt.text for prompt in prompts])["input_ids"]
+    return [tuple(ids[: len(ids) - behind]) for ids in encoded]
 
 
 @lru_cache(maxsize=8)
@@ -56,7 +69,7 @@ def encode_examples(
     Raises:
         TaskError: naming the first prompt that is empty.
     """
-    encoded = [encode_prompt(tokenizer, task.render(example)) for example in examples]
+    encoded = encode_prompts(tokenizer, [task.render(example) for example in examples])
     for example, ids in zip(examples, encoded, strict=True):
         if not ids:
             raise TaskError(f"{example.uid}: its prompt has no tokens; does the model bring its tokenizer?")
