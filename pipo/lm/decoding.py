@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,23 +34,23 @@ class _Layer:
 
     before: Tensor
     """[width], of the norm before attention."""
-    query: nn.Linear
+    query: Callable[[Tensor], Tensor]
     """To heads * head_dim."""
-    key: nn.Linear
+    key: Callable[[Tensor], Tensor]
     """To kv_heads * head_dim."""
-    value: nn.Linear
+    value: Callable[[Tensor], Tensor]
     """To kv_heads * head_dim."""
-    out: nn.Linear
+    out: Callable[[Tensor], Tensor]
     """From heads * head_dim back to width."""
     head_norm: Tensor | None
     """[heads + kv_heads, head_dim], of the norms of queries and keys; None without them."""
     behind: Tensor
     """[width], of the norm before the MLP."""
-    gate: nn.Linear
+    gate: Callable[[Tensor], Tensor]
     """To the MLP's width, with the activation behind it."""
-    up: nn.Linear
+    up: Callable[[Tensor], Tensor]
     """To the MLP's width."""
-    down: nn.Linear
+    down: Callable[[Tensor], Tensor]
     """From the MLP's width."""
     activation: Callable[[Tensor], Tensor]
     """Of the gate."""
@@ -72,40 +73,43 @@ def plain_decoder(
     layers = [_layer(block) for block in model.layers]
     attention: Any = model.layers[0].self_attn
     width, scaling = attention.head_dim, attention.scaling
-    embedding, norm, epsilon = model.embed_tokens.weight, model.norm.weight, model.norm.variance_epsilon
-    heads = layers[0].query.out_features // width
-    kv_heads = layers[0].key.out_features // width
-    everywhere = torch.arange(positions, device=embedding.device)[None]
-    cosines, sines = (each[0] for each in model.rotary_emb(embedding[:1, None], everywhere))
-    sines = torch.cat((-sines[:, : width // 2], sines[:, width // 2 :]), dim=1)
+    embedding, norm, product = model.embed_tokens.weight, model.norm.weight, _product(head)
+    heads, kv_heads = (each.out_features // width for each in (attention.q_proj, attention.k_proj))
+    # As tensors, because a number is made one at every use.
+    size, head_size, epsilon = (
+        torch.full((), number, dtype=torch.float32, device=embedding.device)
+        for number in (len(norm), width, model.norm.variance_epsilon)
+    )
+    cosines, sines = _rotations(model, positions)
 
     def step(tokens: Tensor, at: Tensor, visible: Tensor | None) -> Tensor:
         rows = len(tokens)
-        hidden = F.embedding(tokens, embedding)
-        cosine, sine = cosines.index_select(0, at)[:, None], sines.index_select(0, at)[:, None]
+        hidden = embedding.index_select(0, tokens)
+        cosine, sine = cosines.index_select(0, at), sines.index_select(0, at)
+        # The library's attention makes it of the mask anew in each layer.
+        bias = None if visible is None else torch.where(visible, 0.0, -torch.inf).to(hidden.dtype)
         for layer, kept in zip(layers, cache.layers, strict=True):
             assert isinstance(kept, PreallocatedLayer)
-            normed = _normed(hidden, layer.before, epsilon)
-            turned = torch.cat((_product(layer.query, normed), _product(layer.key, normed)), dim=1)
+            normed = _normed(hidden, layer.before, size, epsilon)
+            turned = torch.cat((layer.query(normed), layer.key(normed)), dim=1)
             turned = turned.view(rows, heads + kv_heads, width)
             if layer.head_norm is not None:
-                turned = _normed(turned, layer.head_norm, epsilon)
-            turned = turned * cosine + torch.roll(turned, width // 2, -1) * sine
-            query, key = turned.split((heads, kv_heads), dim=1)
-            value = _product(layer.value, normed).view(rows, kv_heads, 1, width)
-            keys, values = kept.update(key[:, :, None], value)
+                turned = _normed(turned, layer.head_norm, head_size, epsilon)
+            halves = turned.view(rows, heads + kv_heads, 2, width // 2)
+            turned = (halves * cosine).add_(halves.flip(2) * sine).view_as(turned)
+            query, key = turned.split_with_sizes((heads, kv_heads), dim=1)
+            keys, values = kept.append(key, layer.value(normed).view(rows, kv_heads, width))
             seen = F.scaled_dot_product_attention(
                 query.reshape(rows, kv_heads, heads // kv_heads, width),
                 keys,
                 values,
-                attn_mask=visible,
+                attn_mask=bias,
                 scale=scaling,
             )
-            hidden = hidden + _product(layer.out, seen.reshape(rows, heads * width))
-            normed = _normed(hidden, layer.behind, epsilon)
-            gated = layer.activation(_product(layer.gate, normed)) * _product(layer.up, normed)
-            hidden = hidden + _product(layer.down, gated)
-        return _product(head, _normed(hidden, norm, epsilon)).float()
+            hidden.add_(layer.out(seen.reshape(rows, heads * width)))
+            normed = _normed(hidden, layer.behind, size, epsilon)
+            hidden.add_(layer.down(layer.activation(layer.gate(normed)).mul_(layer.up(normed))))
+        return product(_normed(hidden, norm, size, epsilon)).float()
 
     return step
 
@@ -141,25 +145,42 @@ def _layer(block: Any) -> _Layer:
         )
     return _Layer(
         before=block.input_layernorm.weight,
-        query=attention.q_proj,
-        key=attention.k_proj,
-        value=attention.v_proj,
-        out=attention.o_proj,
+        query=_product(attention.q_proj),
+        key=_product(attention.k_proj),
+        value=_product(attention.v_proj),
+        out=_product(attention.o_proj),
         head_norm=head_norm,
         behind=block.post_attention_layernorm.weight,
-        gate=mlp.gate_proj,
-        up=mlp.up_proj,
-        down=mlp.down_proj,
+        gate=_product(mlp.gate_proj),
+        up=_product(mlp.up_proj),
+        down=_product(mlp.down_proj),
         activation=mlp.act_fn.forward,
     )
 
 
-def _product(linear: nn.Linear, rows: Tensor) -> Tensor:
-    return F.linear(rows, linear.weight, linear.bias)
+def _rotations(model: Any, positions: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of every position, [positions, 1, 2, head_dim / 2], to turn one half by the other."""
+    embedding = model.embed_tokens.weight
+    everywhere = torch.arange(positions, device=embedding.device)[None]
+    cosines, sines = (
+        each.view(positions, 1, 2, -1) for each in model.rotary_emb(embedding[:1, None], everywhere)
+    )
+    return cosines, torch.cat((-sines[:, :, :1], sines[:, :, 1:]), dim=2)
 
 
-def _normed(rows: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+def _product(linear: nn.Linear) -> Callable[[Tensor], Tensor]:
+    """What multiplies rows by the weights of a layer."""
+    if torch.is_autocast_enabled(linear.weight.device.type):  # which keeps the weights that it has cast
+        return partial(F.linear, weight=linear.weight, bias=linear.bias)
+    weight, bias = linear.weight.t(), linear.bias
+    if bias is None:
+        return lambda rows: torch.mm(rows, weight)
+    return lambda rows: torch.addmm(bias, rows, weight)
+
+
+def _normed(rows: Tensor, weight: Tensor, size: Tensor, epsilon: Tensor) -> Tensor:
     """RMS norm as the library has it: in float32, then back, then the weight."""
-    wide = rows.float()
-    scale = (wide * wide).mean(-1, keepdim=True).add_(epsilon).rsqrt_()
-    return weight * (wide * scale).to(rows.dtype)
+    wide = rows if rows.dtype is torch.float32 else rows.float()  # a cast that changes nothing is not free
+    scale = torch.addcdiv(epsilon, (wide * wide).sum(-1, keepdim=True), size).rsqrt_()
+    unit = wide * scale
+    return unit.mul_(weight) if wide is rows else weight * unit.to(rows.dtype)
