@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ from pipo.records.rollouts import Completions, TokenIds, pad_rows
 from pipo.rollout.engine import OnFinished
 from pipo.rollout.held_rows import HeldRows
 from pipo.rollout.options import SamplingParams
-from pipo.rollout.sampling import sample_tokens
+from pipo.rollout.wave import ReadPrompts, decode_wave
 
 
 class LocalEngineConfig(Options):
@@ -48,19 +47,6 @@ class KnownRows:
     """What is kept of that call."""
     rows: Sequence[int]
     """Its row for each prompt."""
-
-
-class _Read(NamedTuple):
-    """Prompts that have been read."""
-
-    cache: PreallocatedCache
-    """Their keys and values."""
-    logits: Tensor
-    """float32 [n, V], what follows each."""
-    lengths: Tensor
-    """int64 [n], tokens of each."""
-    real: Tensor
-    """bool [n, width], on the CPU: the columns that hold tokens."""
 
 
 class LocalEngine:
@@ -133,7 +119,7 @@ class LocalEngine:
             self.policy.train(training)
         return Completions.join(waves)
 
-    def _read(self, prompts: Sequence[TokenIds], capacity: int) -> _Read:
+    def _read(self, prompts: Sequence[TokenIds], capacity: int) -> ReadPrompts:
         """Read the prompts once, with room for so many further tokens."""
         device = self.policy.device
         ids, mask = pad_rows(prompts)
@@ -143,9 +129,9 @@ class LocalEngine:
         positions = torch.arange(ids.shape[1], device=device)[None].expand(len(prompts), -1)
         # Padding stands on the right, so causal attention alone keeps it away from real tokens.
         logits = self.policy.next_token_logits(sent(ids, device), positions, cache, None, last=lengths - 1)
-        return _Read(cache, logits, lengths, mask)
+        return ReadPrompts(cache, logits, lengths, mask)
 
-    def _read_on(self, prompts: Sequence[TokenIds], known: KnownRows, capacity: int) -> _Read:
+    def _read_on(self, prompts: Sequence[TokenIds], known: KnownRows, capacity: int) -> ReadPrompts:
         """Read what is new in prompts of which the beginnings are held."""
         device = self.policy.device
         lengths = known.held.lengths(known.rows)
@@ -166,7 +152,8 @@ class LocalEngine:
             sent(visible, device),
             last=sent(count[:, 0] - 1, device),
         )
-        return _Read(cache, logits, sent((before + count)[:, 0], device), torch.cat([past, mask], dim=1))
+        after = sent((before + count)[:, 0], device)
+        return ReadPrompts(cache, logits, after, torch.cat([past, mask], dim=1))
 
     def _wave(
         self,
@@ -179,88 +166,22 @@ class LocalEngine:
         known: KnownRows | None,
         hold: bool,
     ) -> Completions:
-        """Responses to prompts that are decoded side by side, one token of each running row per step.
-
-        Example:
-            Prompts (5, 6, 7) and (8), two responses each, at most 4 tokens; 1 is the stop token, and
-            ``compact_below`` is 0.5. The prompts are read once, padded to ``width`` 3, and each is copied to
-            two rows of the cache. A dash is a row that is finished but still in the cache: what it draws is
-            thrown away. A blank is a row that has left it::
-
-                row              0  1  2  3
-                prompt           5  5  8  8
-                                 6  6  .  .     padding, which ``visible`` hides
-                                 7  7  .  .
-                step 0 draws     9  1  4  4     row 1 is finished; 3 of 4 go on, more than half: all stay
-                step 1 draws     3  -  1  2     row 2 is finished; 2 of 4 go on: rows 0 and 3 stay
-                step 2 draws     1        5     row 0 is finished; 1 of 2 goes on: row 3 stays
-                step 3 draws              6     the limit: row 3 is cut, not finished
-
-            The token of row 3 at step 0 goes to column 3 of the cache, its fourth, but has position 1, its
-            prompt's length. ``count`` ends as 3, 1, 2, 4.
-        """
-        device = self.policy.device
+        """Responses to prompts that are decoded side by side."""
         limit = sampling.max_response_tokens
         read = self._read(prompts, limit) if known is None else self._read_on(prompts, known, limit)
-        cache, logits, lengths, real = read
-        width = int(cache.get_seq_length())
-        decode = self.policy.decoder(cache, width + limit)
-        rows = len(prompts) * group_size
-        alive = torch.arange(rows)  # which rows are in the batch; ``at`` says it on the device
-        at = sent(alive, device)
-        source = at // group_size
-        cache.select(source)
-        logits, lengths = logits[source], lengths[source]
-        held = HeldRows(real[alive // group_size]) if hold else None
-        ragged = not bool(real.all())
-        visible = torch.ones(rows, 1, 1, width + limit, dtype=torch.bool, device=device)
-        visible[:, 0, 0, :width] = sent(real, device)[source]
-        stops = torch.tensor(sorted(sampling.stop_token_ids))
-
-        ids = torch.zeros(rows, limit, dtype=torch.int64)
-        logprobs = torch.zeros(rows, limit, device=device)
-        count = torch.zeros(rows, dtype=torch.int64)
-        finished = torch.zeros(rows, dtype=torch.bool)
-        for step in range(limit):
-            # One number for every row of the wave, so that dropping rows does not change the others' draws.
-            uniform = sent(torch.rand(rows, dtype=torch.float64, generator=generator), device)[at]
-            tokens, chosen = sample_tokens(logits, uniform, sampling.temperature, sampling)
-            logprobs[at, step] = chosen
-            drawn = tokens.cpu()  # all of a step that the device is waited for
-            ended = finished[alive]
-            ids[alive, step] = drawn.masked_fill(ended, 0)
-            count[alive] += ~ended
-            over = torch.isin(drawn, stops) & ~ended
-            ended |= over
-            finished[alive] = ended
-            last = step + 1 == limit
-            for row in alive[over | ~ended if last else over].tolist():
-                tell(row, tuple(ids[row, : step + 1].tolist()))
-            live = (~ended).nonzero()[:, 0]
-            if len(live) == 0 or last:
-                break
-            if len(live) <= self.config.compact_below * len(alive):
-                if held is not None:
-                    gone = ended.nonzero()[:, 0]
-                    held.take(cache.taken(sent(gone, device)), alive[gone].tolist())
-                alive, kept = alive[live], sent(live, device)
-                at, tokens = at[kept], tokens[kept]
-                cache.select(kept)
-            keys = width + step + 1
-            logits = decode(tokens, lengths[at] + step, visible[at, :, :, :keys] if ragged else None)
-        if held is not None:
-            held.take(cache, alive.tolist())
-            held.finish(count.tolist())
-            self._held = held
-        longest = int(count.max())
-        mask = torch.arange(longest) < count[:, None]
-        return Completions(
-            response_ids=ids[:, :longest],
-            response_mask=mask,
-            sampled=mask,
-            logprobs=logprobs[:, :longest].cpu().masked_fill(~mask, 0.0),
-            finished=finished,
+        held = HeldRows(read.real.repeat_interleave(group_size, dim=0)) if hold else None
+        completions = decode_wave(
+            self.policy,
+            read,
+            group_size,
+            sampling,
+            generator,
+            tell,
+            compact_below=self.config.compact_below,
+            held=held,
         )
+        self._held = held
+        return completions
 
 
 def _waves(prompts: int, group_size: int, max_rows: int) -> Iterator[slice]:

@@ -16,13 +16,22 @@ from pipo.records.cut import Cut
 BLOCK = 256
 
 
-def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
-    """First index whose cumulative weight exceeds ``uniform`` of the total; weights [n, k] float64."""
+def _first_beyond(weights: Tensor, uniform: Tensor) -> Tensor:
+    """First index whose cumulative weight exceeds ``uniform`` of the total.
+
+    A double below 1, times the total, is below the total however it is rounded, so the index is one of a
+    weight above zero. Where weights are no numbers it is the last; its log-probability is no number either.
+
+    Args:
+        weights: float64 [n, k].
+        uniform: float64 [n, 1], in [0, 1).
+
+    Returns:
+        int64 [n, 1].
+    """
     cumulative = weights.cumsum(dim=1)
-    index = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
-    # Rounding may push the target onto the total; the last entry with weight is the right one then.
-    last = weights.shape[1] - 1 - (weights > 0).flip(1).int().argmax(dim=1, keepdim=True)
-    return torch.minimum(index, last)[:, 0]
+    index = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+    return index.clamp_(max=weights.shape[1] - 1)
 
 
 def block_sums(weights: Tensor) -> Tensor:
@@ -38,10 +47,10 @@ def block_sums(weights: Tensor) -> Tensor:
 
 
 def _total(weights: Tensor) -> Tensor:
-    """Sum of each row in double precision."""
+    """Sum of each row in double precision, [n, 1]."""
     if weights.shape[1] <= 2 * BLOCK:
-        return weights.sum(dim=1, dtype=torch.float64)
-    return block_sums(weights).sum(dim=1)
+        return weights.sum(dim=1, keepdim=True, dtype=torch.float64)
+    return block_sums(weights).sum(dim=1, keepdim=True)
 
 
 def invert_cdf(weights: Tensor, uniform: Tensor) -> Tensor:
@@ -54,19 +63,21 @@ def invert_cdf(weights: Tensor, uniform: Tensor) -> Tensor:
     Returns:
         int64 [n]; never an index of weight zero.
     """
-    rows, size = weights.shape
+    size, uniform = weights.shape[1], uniform[:, None]
     if size <= 2 * BLOCK:
-        return _invert(weights.double(), uniform)
+        return _first_beyond(weights.double(), uniform)[:, 0]
     sums = block_sums(weights)
-    block = _invert(sums, uniform)
-    at = torch.arange(rows, device=weights.device)
-    chosen = sums[at, block]
-    before = sums.cumsum(dim=1)[at, block] - chosen
-    within = ((uniform * sums.sum(dim=1) - before) / chosen).clamp(0.0, 1.0)
-    columns = block[:, None] * BLOCK + torch.arange(BLOCK, device=weights.device)
+    block = _first_beyond(sums, uniform)
+    chosen = sums.gather(1, block)
+    before = sums.cumsum(dim=1).gather(1, block) - chosen
+    within = ((uniform * sums.sum(dim=1, keepdim=True) - before) / chosen).clamp(0.0, 1.0)
+    columns = block * BLOCK + torch.arange(BLOCK, device=weights.device)
     # The last block may be shorter; what would lie beyond it weighs nothing.
     entries = weights.gather(1, columns.clamp(max=size - 1)).double() * (columns < size)
-    return block * BLOCK + _invert(entries, within)
+    # Here the share may be 1; the last entry with weight is the right one then.
+    last = BLOCK - 1 - (entries > 0).flip(1).int().argmax(dim=1, keepdim=True)
+    index = block * BLOCK + torch.minimum(_first_beyond(entries, within), last)
+    return index.clamp_(max=size - 1)[:, 0]
 
 
 def sample_tokens(logits: Tensor, uniform: Tensor, temperature: float, cut: Cut) -> tuple[Tensor, Tensor]:
@@ -89,6 +100,6 @@ def sample_tokens(logits: Tensor, uniform: Tensor, temperature: float, cut: Cut)
     else:
         probabilities = keep_top(probabilities, cut)
         tokens = invert_cdf(probabilities, uniform)
-    chosen = probabilities.gather(1, tokens[:, None])[:, 0]
+    chosen = probabilities.gather(1, tokens[:, None])
     # Over a large vocabulary they add up to 1 only to 1e-5, and after a cut they do not at all.
-    return tokens, (chosen / _total(probabilities)).log().float()
+    return tokens, (chosen / _total(probabilities)).log_().float()[:, 0]

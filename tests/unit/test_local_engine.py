@@ -130,7 +130,7 @@ def test_a_wave_goes_as_the_example_in_its_docstring_says(policy, monkeypatch):
 
         return watched
 
-    monkeypatch.setattr("pipo.rollout.local.sample_tokens", drawn)
+    monkeypatch.setattr("pipo.rollout.wave.sample_tokens", drawn)
     monkeypatch.setattr(policy, "next_token_logits", watched)
     monkeypatch.setattr(policy, "decoder", watching)
     options = sampling(max_response_tokens=4, stop_token_ids=frozenset({1}))

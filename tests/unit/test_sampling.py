@@ -43,6 +43,24 @@ def test_no_token_of_weight_zero_at_either_end(size):
     assert invert_cdf(weights, uniform).tolist() == [size // 3, size // 2]
 
 
+@pytest.mark.parametrize("size", [300, 3000])
+def test_the_largest_uniform_number_draws_the_last_token_with_weight(size):
+    """1 - 2^-53 of a total is never rounded to the total, whatever that is."""
+    weights = torch.rand(500, size, generator=torch.Generator().manual_seed(0))
+    weights[:, -20:] = 0
+    uniform = torch.full((500,), 1.0 - 2**-53, dtype=torch.float64)
+    assert (invert_cdf(weights, uniform) == size - 21).all()
+
+
+@pytest.mark.parametrize("size", [9, 3000])
+def test_a_row_that_is_no_number_costs_itself(size):
+    logits = torch.zeros(2, size)
+    logits[0, 1], logits[1, 4] = torch.nan, 50
+    tokens, logprobs = sample_tokens(logits, torch.tensor([0.5, 0.5], dtype=torch.float64), 1.0, ALL)
+    assert tokens.tolist() == [size - 1, 4]
+    assert logprobs.isnan().tolist() == [True, False]
+
+
 def test_frequencies_follow_the_softmax():
     logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
     draws = 40_000
