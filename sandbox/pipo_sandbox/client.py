@@ -28,7 +28,8 @@ Service = Literal["s", "c", "j", "r"]
 # without a further folder on the path, where a module could hide one of the standard library.
 _BOOT = (
     "import sys, types; package = sys.modules['{name}'] = types.ModuleType('{name}'); "
-    "package.__path__ = [sys.argv[1]]; from {name}.launcher import main; "
+    "package.__path__ = [sys.argv[1]]; from {name}.at_fork import held_back\n"
+    "with held_back(): from {name}.launcher import main, import_common; import_common()\n"
     "main(int(sys.argv[2]), sys.argv[3])"
 )
 USE = tuple(PROTECTIONS)  # all that the system allows; tests take some away
@@ -39,7 +40,7 @@ _END_TIMEOUT_S = 30.0
 def _environment() -> dict[str, str]:
     """Nothing of this process but where the interpreter finds its libraries; the launcher drops that too."""
     libraries = {name: os.environ[name] for name in LIBRARY_PATHS if name in os.environ}
-    return {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", **libraries}
+    return {"PYTHONHASHSEED": "0", "LD_BIND_NOW": "1", "LANG": "C.UTF-8", **libraries}
 
 
 class SandboxError(RuntimeError):

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from types import CodeType, ModuleType
 from typing import Any, NoReturn
 
-from . import filesystem, kernel
-from .processes import Scope
+from . import at_fork, filesystem, kernel
+from .processes import Scope, unwatch
 from .settings import Limits
 
 PROGRAM = "program.py"
@@ -89,9 +89,9 @@ class Confinement:
             os._exit(status)
 
     def _enter(self, streams: Sequence[int], keep: Sequence[int], runs: int, file_bytes: int | None) -> None:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        unwatch()
+        if not self.alone:
+            at_fork.give_back()
         if self.linux:
             kernel.die_with_parent(signal.SIGKILL)
         for number, stream in enumerate(streams):
@@ -121,7 +121,10 @@ def open_streams() -> None:
 
 
 def fresh_module(name: str) -> ModuleType:
-    """An empty module for a program, in an interpreter that looks freshly started."""
+    """An empty module for a program, in an interpreter that looks freshly started.
+
+    A process that is forked later, as a copy of this one, needs random numbers of its own: ``random.seed()``.
+    """
     module = ModuleType(name)
     module.__dict__["__builtins__"] = builtins
     sys.modules[name] = module

@@ -81,10 +81,8 @@ def run(
     if plan.linux:
         _harden(plan)
     _limit(plan, settings)
-    os.environ.clear()
     private = (work, filesystem.TEMPORARY) if plan.namespaces & kernel.CLONE_NEWNS else (work,)
-    os.environ.update(HOME=work, TMPDIR=private[-1], LANG="C.UTF-8", PYTHONHASHSEED="0", **_ONE_THREAD)
-    sys.path.extend(path for path in settings.packages if path not in sys.path)
+    os.environ["HOME"], os.environ["TMPDIR"] = work, private[-1]
     SERVICES[service](
         sockets,
         Confinement(
@@ -96,6 +94,13 @@ def run(
             private={folder: frozenset(os.listdir(folder)) for folder in private},
         ),
     )
+
+
+def prepare(settings: Settings) -> None:
+    """What is the same in all sandboxes, and so done once in the launcher: environment and module path."""
+    os.environ.clear()
+    os.environ.update(LANG="C.UTF-8", PYTHONHASHSEED="0", **_ONE_THREAD)
+    sys.path.extend(path for path in settings.packages if path not in sys.path)
 
 
 # Libraries for linear algebra start a thread per core, each with a stack that counts as memory.

@@ -28,6 +28,11 @@ _MOUNT_SETATTR = 442  # from 424 on, numbers are the same on every architecture
 _LANDLOCK_CREATE_RULESET, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT_SELF = 444, 445, 446
 
 _libc = ctypes.CDLL(None, use_errno=True)
+# Made once, in the launcher: what a fork of it has to make again costs more than the call does.
+for _name in ("prctl", "syscall", "mount", "unshare"):
+    hasattr(_libc, _name)  # looks it up and keeps it, where the system has it
+_CAPABILITY_HEADER = (ctypes.c_uint32 * 2)(0x20080522, 0)
+_NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
 
 
 def _checked(result: int, what: str) -> int:
@@ -73,18 +78,17 @@ def drop_capabilities() -> None:
         if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) < 0:
             break  # EINVAL: past the last one; EPERM: no right to, and then there are none to lose
     _libc.prctl(_PR_CAP_AMBIENT, 4, 0, 0, 0)
-    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-    nothing = (ctypes.c_uint32 * 6)()
-    _checked(_libc.syscall(_number(_CAPSET, "capset"), header, nothing), "capset")
+    number = _number(_CAPSET, "capset")
+    _checked(_libc.syscall(number, _CAPABILITY_HEADER, _NO_CAPABILITIES), "capset")
+
+
+class _FilterProgram(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
 def install_filter(instructions: bytes) -> None:
     """Put a seccomp filter on this process and what it starts."""
-
-    class Program(ctypes.Structure):
-        _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
-
-    program = Program(len(instructions) // 8, instructions)
+    program = _FilterProgram(len(instructions) // 8, instructions)
     pointer = ctypes.byref(program)
     _checked(_libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, pointer, 0, 0), "seccomp")
 

@@ -36,6 +36,12 @@ _COMMON = (
 _PARENT_CHECK_S = 1.0
 
 
+def import_common() -> None:
+    """Import what programs import most."""
+    for name in _COMMON.split():
+        __import__(name)
+
+
 def main(control_fd: int, settings_text: str) -> None:
     """Serve orders until the parent has gone.
 
@@ -46,24 +52,31 @@ def main(control_fd: int, settings_text: str) -> None:
     settings = Settings.load(settings_text)
     parent = os.getppid()
     control = socket.socket(fileno=control_fd)
-    for name in _COMMON.split():
-        __import__(name)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever this process has inherited
     sys.set_int_max_str_digits(INT_DIGITS)
-    gc.freeze()
     system = System(settings)
+    inside.prepare(settings)
     launcher = _Launcher(settings, system)
+    gc.freeze()
     wire.send(control, json.dumps(system.report).encode())
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for keepers one by one
     while os.getppid() == parent:
-        if not select.select([control], [], [], _PARENT_CHECK_S)[0]:
+        ordered = select.select([control], [], [], _PARENT_CHECK_S)[0]
+        _wait_for_keepers(os.WNOHANG)
+        if not ordered:
             continue
         order, descriptors, _, _ = socket.recv_fds(control, 2, 4)
         if len(order) < 2:
-            with suppress(ChildProcessError):
-                os.waitpid(-1, 0)  # with SIGCHLD ignored it returns when the last keeper has cleaned up
+            _wait_for_keepers(0)  # until the last one has cleaned up
             break
         launcher.launch(chr(order[0]), order[1], [socket.socket(fileno=fd) for fd in descriptors], control)
     launcher.clean_up()
+
+
+def _wait_for_keepers(options: int) -> None:
+    """Wait for those that have ended, so that what a sandbox has used is counted where it was ordered."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, options)[0]:
+            pass
 
 
 class _Launcher:
@@ -85,7 +98,6 @@ class _Launcher:
         """Fork a keeper for one sandbox."""
         if os.fork() == 0:
             try:
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 control.close()
                 self._keep(service, slot, sockets)
             finally:

@@ -6,6 +6,10 @@ import os
 import select
 import signal
 import time
+
+# What signal is made of: signal itself makes enumerations of all that it is given and gives back.
+from _signal import SIG_DFL  # type: ignore[import-not-found]
+from _signal import signal as set_handler  # type: ignore[import-not-found]
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,13 +32,12 @@ class ChildWatch:
         os.set_blocking(self._write, False)
 
     def __enter__(self) -> Self:
-        signal.signal(signal.SIGCHLD, _ignore)
+        set_handler(signal.SIGCHLD, _ignore)
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        unwatch()
         os.close(self._read)
         os.close(self._write)
 
@@ -45,9 +48,6 @@ class ChildWatch:
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            with suppress(BlockingIOError):
-                while os.read(self._read, 4096):
-                    pass
             found, status = os.waitpid(pid, os.WNOHANG)
             if found:
                 return os.waitstatus_to_exitcode(status)
@@ -57,6 +57,14 @@ class ChildWatch:
             ready, _, _ = select.select([self._read, *also], [], [], left)
             if any(descriptor in ready for descriptor in also):
                 return None
+            if self._read in ready:
+                os.read(self._read, 4096)
+
+
+def unwatch() -> None:
+    """Let nothing happen when a child ends, as in a process that has just been started."""
+    signal.set_wakeup_fd(-1)
+    set_handler(signal.SIGCHLD, SIG_DFL)
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:

@@ -15,9 +15,10 @@ from __future__ import annotations
 import gc
 import json
 import os
+import random
 import socket
 import tempfile
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any
 
 from . import values, wire
@@ -42,16 +43,24 @@ def serve(sockets: list[socket.socket], confinement: Confinement) -> None:
         wire.send(channel, f"{type(error).__name__}: {text}{where}".encode("utf-8", "replace"))
         return
     wire.send(channel, b"")
+    # All that each run needs anew is made once here, for a child gets a copy: on other files than these.
+    for descriptor in range(3):
+        file = _memory_file()
+        os.dup2(file, descriptor)
+        os.close(file)
+    open_streams()
+    module = fresh_module("__main__")
     gc.freeze()  # a collection in a child would touch, and so copy, every page with an object
     with ChildWatch() as watch:
         while True:
             order = json.loads(wire.receive(channel, _MAX_MESSAGE))
             text = wire.receive(channel, _MAX_MESSAGE)
-            _run_once(code, text, order, channel, confinement, watch)
+            _run_once(code, module, text, order, channel, confinement, watch)
 
 
 def _run_once(
     code: CodeType,
+    module: ModuleType,
     text: bytes,
     order: dict[str, Any],
     channel: socket.socket,
@@ -65,8 +74,8 @@ def _run_once(
         os.lseek(files[0], 0, os.SEEK_SET)
 
         def work() -> None:
-            open_streams()
-            run_and_exit(code, fresh_module("__main__"))
+            random.seed()
+            run_and_exit(code, module)
 
         meter = Meter(alone=confinement.alone)
         before = meter.read(None)

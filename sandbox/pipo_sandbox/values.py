@@ -32,7 +32,7 @@ Node = Any  # what json reads: None, bool, int, float, str or a list of nodes
 
 def dump(node: Node) -> bytes:
     """A node as bytes."""
-    return json.dumps(node, separators=(",", ":"), check_circular=False).encode("ascii")
+    return _ENCODER.encode(node).encode("ascii")
 
 
 def load(data: bytes) -> Node:
@@ -42,13 +42,18 @@ def load(data: bytes) -> Node:
         WireError: they are none.
     """
     try:
-        return json.loads(data, object_pairs_hook=_refuse)
+        return _DECODER.decode(data.decode())
     except (ValueError, RecursionError) as error:
         raise WireError(f"not a message: {type(error).__name__}") from None
 
 
 def _refuse(pairs: list[tuple[str, Any]]) -> Any:
     raise ValueError("an object")
+
+
+# json.dumps and json.loads make new ones for each message.
+_ENCODER = json.JSONEncoder(separators=(",", ":"), check_circular=False)
+_DECODER = json.JSONDecoder(object_pairs_hook=_refuse)
 
 
 def encode(value: Any, opaque: Callable[[Any], int] | None = None, depth: int = 0) -> Node:
