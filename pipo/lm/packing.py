@@ -181,26 +181,27 @@ def pack(
         positions.extend(range(position, position + len(tokens)))
         return range(start, len(ids))
 
+    chosen = torch.tensor(rows, dtype=torch.int64)
+    responses, ends = response_ids[chosen], lengths[chosen]
     prompts: dict[TokenIds, range] = {}
     sequences: list[list[int]] = []
-    predecessors: list[int] = []
-    targets: list[Tensor] = []
-    for row in rows:
+    starts: list[tuple[int, int]] = []  # prompt's last token and response, of each row
+    for row, response, end in zip(rows, responses.tolist(), ends.tolist(), strict=True):
         prompt = prompt_ids[row // group_size]
         if prompt not in prompts:
             prompts[prompt] = append(prompt, 0)
-        response = response_ids[row, : int(lengths[row])]
-        scored = sampled[row, : len(response)].nonzero()[:, 0]
-        sequences.append([*prompts[prompt], *append(response[:-1].tolist(), len(prompt))])
-        predecessors += [sequences[-1][len(prompt) - 1 + place] for place in scored.tolist()]
-        targets.append(response[scored])
+        own = append(response[: max(0, end - 1)], len(prompt))
+        sequences.append([*prompts[prompt], *own])
+        starts.append((prompts[prompt][-1], own.start))
+    scored = sampled[chosen] & (torch.arange(responses.shape[1]) < ends[:, None])
+    of_row, place = scored.nonzero(as_tuple=True)
+    last_of_prompt, first = torch.tensor(starts, dtype=torch.int64).view(-1, 2)[of_row].unbind(1)
+    predecessors = torch.where(place == 0, last_of_prompt, first + place - 1)
     return PackedRows(
         input_ids=torch.tensor(ids, dtype=torch.int64),
         position_ids=torch.tensor(positions, dtype=torch.int64),
         layout=RowLayout.of(sequences, len(ids)),
-        predecessors=Gather.of(
-            torch.tensor(predecessors, dtype=torch.int64), torch.ones(len(predecessors)), len(ids)
-        ),
-        targets=torch.cat(targets),
+        predecessors=Gather.of(predecessors, torch.ones(len(predecessors)), len(ids)),
+        targets=responses[scored],
         kept=None if kept is None else kept.sets(rows, sampled),
     )

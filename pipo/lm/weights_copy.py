@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from pipo.lm.sharding import reshard
+from pipo.lm.sharding import is_sharded, reshard
 
 
 class WeightsCopy(nn.Module):
@@ -58,7 +58,8 @@ class WeightsCopy(nn.Module):
     def in_place_of(self, model: nn.Module) -> Iterator[None]:
         """The model with the copied weights, for as long as the context lasts; then, bit for bit, as before.
 
-        Weights and copy change places, one tensor at a time, so that no third set is held.
+        Weights and copy change places, one tensor at a time, so that no third set is held; where both are on
+        one device nothing is copied for it.
         """
         self._exchange(model)
         try:
@@ -69,7 +70,11 @@ class WeightsCopy(nn.Module):
     @torch.no_grad()
     def _exchange(self, model: nn.Module) -> None:
         reshard(model)  # what is still gathered would hide the exchange
+        in_memory = not (self.on_cpu or is_sharded(model))  # in plain tensors of one device
         for copy, weight in zip(self.weights, _trained(model), strict=True):
+            if in_memory:
+                weight.data, copy.data = copy.data, weight.data
+                continue
             present = weight.detach().clone()
             weight.copy_(copy)
             copy.copy_(present)
