@@ -25,6 +25,8 @@ _READ = frozenset(
 _TAG = re.compile(r"<(/?)([^<>/|]+)>")
 # The end of a prompt in which a tag is looked for, in tokens: a tag has fewer than 40 bytes.
 _TAIL = 64
+# As many prompts as a batch may have.
+_KNOWN_PROMPTS = 1024
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> TokenIds:
@@ -165,15 +167,17 @@ def response_decoder(
     def text_of(ids: Sequence[int]) -> str:
         return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
-    def opened_by(prompt: Sequence[int]) -> str:
-        tail = text_of(prompt[-_TAIL - len(prefilled) :])
+    @lru_cache(_KNOWN_PROMPTS)  # the responses to a prompt come one after another
+    def opened_by(end: TokenIds) -> str:
+        tail = text_of(end)
         return prefilled if prefilled and tail.endswith(prefilled) else opened_at_end(tail)
 
     def decode(ids: Sequence[int], prompt: Sequence[int] = ()) -> str:
         length = len(ids)
         while length and ids[length - 1] in ends:
             length -= 1
-        return opened_by(prompt) + text_of([token for token in ids[:length] if token not in marks])
+        opening = opened_by(tuple(prompt[-_TAIL - len(prefilled) :]))
+        return opening + text_of([token for token in ids[:length] if token not in marks])
 
     return decode
 
