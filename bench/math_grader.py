@@ -1,16 +1,17 @@
-"""Throughput and latency of the mathematics grader on answers to real problems, beside plain math-verify.
+r"""Answers per processor second of the mathematics grader, beside plain math-verify.
 
-A quarter of the answers are the problem's own, written differently where that is easy; a quarter another
-problem's; a quarter perturbed; a quarter hard: nested powers, wrong lists, long sums. They are graded with
-their questions, by value alone, and by math-verify as its users call it, one after another in this process;
-processor time is that of all processes, the start of the workers aside. Usage::
+Answers to the problems of the five benchmarks that ``benchmark=math`` holds out: numbers, formulas, lists,
+intervals, quantities with units. A third of the answers are the problem's own, written differently where that
+is easy; a third another problem's; a third perturbed; the same answer to the same problem only once. A row
+apart has hard ones: nested powers, wrong lists, long sums. The grader gets them with their questions, as
+tasks do, and grades them on one worker; math-verify gets them as its users call it, one after another in this
+process. Both in turn; processor time is that of all processes, the start of the worker aside. Usage::
 
-    python bench/math_grader.py <folder with math500.jsonl> [--answers 1000] [--workers 2]
+    python bench/math_grader.py <folder with math500.jsonl, ...> [--answers 1000] [--rounds 5] [--out FILE]
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import random
@@ -20,12 +21,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
+from bench import ruler
 from pipo.graders.math import MathGrader, quick_verdict
 from pipo.graders.typesetting import tidy
 from pipo.records.problems import Reward
 
 CPU_S, WALL_S = 5.0, 300.0
+BENCHMARKS = ("math500", "aime25", "amc23", "minervamath", "olympiadbench")
 
 
 def rewritten(answer: str) -> str:
@@ -54,21 +59,21 @@ def hard(answer: str, rng: random.Random) -> str:
     return f"\\sqrt{{{rng.randint(2, 99)}}} ({answer})"
 
 
-def answers(rows: Sequence[tuple[str, str]], count: int, seed: int = 0) -> list[tuple[str, str, str]]:
-    """Responses with reference and question."""
-    rng = random.Random(seed)
+def answers(rows: Sequence[tuple[str, str]], count: int, *, difficult: bool) -> list[tuple[str, str, str]]:
+    """Responses with reference and question, each once: the grader would read a second one for nothing."""
+    rng = random.Random(0)
     references = [reference for reference, _ in rows]
     found: list[tuple[str, str, str]] = []
     for i in range(count):
         reference, question = rows[i % len(rows)]
-        makers = (
+        plain = (
             lambda r=reference: rewritten(r),
             lambda: rng.choice(references),
             lambda r=reference: perturbed(r, rng),
-            lambda r=reference: hard(r, rng),
         )
-        found.append((f"so \\boxed{{{rng.choice(makers)()}}}", reference, question))
-    return found
+        answer = hard(reference, rng) if difficult else rng.choice(plain)()
+        found.append((f"so \\boxed{{{answer}}}", reference, question))
+    return list(dict.fromkeys(found))
 
 
 def processor_s() -> float:
@@ -109,37 +114,68 @@ def by_math_verify(pairs: Sequence[tuple[str, str]]) -> tuple[int, float, float]
     return right, time.perf_counter() - start, processor_s() - begun
 
 
-def main() -> None:
-    """Print one table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path, help="holds math500.jsonl")
-    parser.add_argument("--answers", type=int, default=1000)
-    parser.add_argument("--workers", type=int, default=2)
-    options = parser.parse_args()
-    count, workers = options.answers, options.workers
-    file = options.folder / "math500.jsonl"
+def read_rows(folder: Path, benchmark: str) -> list[tuple[str, str]]:
+    """References with their questions; of several answers to a problem, a list."""
+    file = folder / f"{benchmark}.jsonl"
     if not file.is_file():
-        parser.error(f"{file}: no such file")
+        raise SystemExit(f"{file}: no such file")
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    tried = answers([(row["answer"], row["problem"]) for row in rows], count)
+    found: list[tuple[str, str]] = []
+    for row in rows:
+        answer = row.get("final_answer", row.get("answer"))
+        reference = ", ".join(map(str, answer)) if isinstance(answer, list) else str(answer)
+        found.append((reference, row.get("problem") or row["question"]))
+    return found
+
+
+def measure(tried: Sequence[tuple[str, str, str]]) -> dict[str, float]:
+    """Answers per processor second on each side, and how many are taken for right, once."""
     pairs, questions = [(response, reference) for response, reference, _ in tried], [q for *_, q in tried]
-    table: list[tuple[str, float, float, float]] = []
-    rewards, wall, processor = by_grader(pairs, questions, workers)
-    table.append((f"with the question, {workers} workers", sum(r.score for r in rewards), wall, processor))
-    values, wall, processor = by_grader(pairs, None, workers)
-    table.append((f"value alone, {workers} workers", sum(r.score for r in values), wall, processor))
-    table.append(("math-verify alone", *by_math_verify(pairs)))
-    quick = np.mean([quick_verdict(p[0][10:-1], p[1]) is not None for p in pairs])
-    p50, p99, most = np.percentile(one_by_one(tried), [50, 99, 100])
-    errors = sum(r.error is not None for r in rewards)
-    print(f"answers              {count}, errors {errors} (limit {CPU_S:g} s of processor time an answer)")
-    print(f"settled by writing   {100 * quick:.0f} %")
-    for name, right, wall, processor in table:
-        speeds = f"{count / wall:.0f} answers/s, {count / processor:.0f} per CPU second"
-        print(f"{name:<29} right {right:.0f}, {speeds}")
-    print(f"one by one           p50 {p50:.2f} ms, p99 {p99:.0f} ms, max {most:.0f} ms")
+    rewards, _, ours = by_grader(pairs, questions, workers=1)
+    right, _, theirs = by_math_verify(pairs)
+    return {
+        "per CPU second": len(tried) / ours,
+        "math-verify": len(tried) / theirs,
+        "ratio": theirs / ours,
+        "right": sum(reward.score for reward in rewards),
+        "right by math-verify": float(right),
+        "errors": float(sum(reward.error is not None for reward in rewards)),
+    }
+
+
+def main() -> None:
+    """Print a table, and how long single answers take."""
+    parser = ruler.parser(__doc__)
+    parser.add_argument("folder", type=Path, help="holds the five files")
+    parser.add_argument("--answers", type=int, default=1000, help="to problems of each file")
+    options = parser.parse_args()
+    rows = {name: read_rows(options.folder, name) for name in BENCHMARKS}
+    loads = {name: answers(rows[name], options.answers, difficult=False) for name in BENCHMARKS}
+    loads["hard answers"] = answers(rows[BENCHMARKS[0]], options.answers // 5, difficult=True)
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in loads}
+    for _ in range(options.rounds):
+        for name, tried in loads.items():
+            for figure, value in measure(tried).items():
+                found[name].setdefault(figure, []).append(value)
+    figures = {
+        name: {figure: ruler.Spread.of(values) for figure, values in row.items()}
+        for name, row in found.items()
+    }
+    headings = list(next(iter(figures.values())))
+    title = f"answers in each set, {options.rounds} rounds: median (range)"
+    table = Table("", *headings, title=title)
+    for name, row in figures.items():
+        table.add_row(
+            f"{name}, {len(loads[name])}",
+            *(row[heading].show(1 if heading == "ratio" else 0) for heading in headings),
+        )
+    Console(width=160).print(table)
+    for name, tried in loads.items():
+        settled = [quick_verdict(response[10:-1], reference) is not None for response, reference, _ in tried]
+        p50, p99, most = np.percentile(one_by_one(tried), [50, 99, 100])
+        times = f"one by one p50 {p50:.2f} ms, p99 {p99:.0f} ms, max {most:.0f} ms"
+        print(f"{name:<14} settled by writing {100 * np.mean(settled):.0f} %, {times}")
+    ruler.write(options.out, figures)
 
 
 def one_by_one(tried: Sequence[tuple[str, str, str]]) -> list[float]:
