@@ -16,8 +16,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import hypothesis
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from pipo.config.cli import register_resolvers
@@ -29,6 +28,7 @@ from pipo.lm.policy import Policy
 from pipo.records.problems import E, Reward
 from pipo.tasks.base import Task
 from pipo.tasks.verdicts import verdicts_of
+from tests.composing import composed
 
 ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)
@@ -94,7 +94,9 @@ def compose_config() -> Callable[..., DictConfig]:
     """Compose the real configuration with overrides, as the command line would."""
 
     def make(*overrides: str, name: str = "train") -> DictConfig:
-        with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
-            return compose(config_name=name, overrides=[*overrides])
+        cfg = composed(name, overrides)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return cfg
 
     return make

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from tests import composing
 from tests.conftest import ROOT
 
 CONF = ROOT / "conf"
@@ -30,5 +30,4 @@ TABLES = {
 @functools.cache
 def composed(*overrides: str, name: str = "train") -> DictConfig:
     """A configuration with Hydra's own part, which knows the chosen options; not to be changed."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return compose(config_name=name, overrides=["output_dir=x", *overrides], return_hydra_config=True)
+    return composing.composed(name, ["output_dir=x", *overrides])
