@@ -91,9 +91,14 @@ def new_figure(height: float) -> Figure:
 
 
 def save(figure: Figure, out: Path) -> None:
-    """Write a PNG; the folder is made when it is not there."""
+    """Write it; the folder is made when it is not there."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out)
+    if out.suffix.lower() != ".png":
+        figure.savefig(out)
+        return
+    with mpl.rc_context(STYLE):  # savefig would draw all of it twice, once for its layout alone
+        figure.set_dpi(DOTS_PER_INCH)
+        FigureCanvasAgg(figure).print_png(str(out))
 
 
 def iteration_axis(axis: Axes, last: int) -> None:
