@@ -10,7 +10,7 @@ from pathlib import Path
 from pipo.training import train
 from tests.conftest import ROOT
 
-SMALL = ("recipe.responses=32", "recipe.mini_batch=32", "evaluation.problems=4", "samples.every=100")
+SMALL = ("recipe.responses=16", "recipe.mini_batch=16", "evaluation.problems=2", "samples.every=100")
 # Between them these switch on everything that logs: nothing has a critic and a self-teacher at once.
 RUNS = (
     (
@@ -23,7 +23,7 @@ RUNS = (
         "pipo.kl_coef=0.001",
         "rollout.importance_correction=token",
         "rollout.rejection={level: geometric, low: 0.5, high: null}",
-        "probe.prompts=16",
+        "probe.prompts=2",
         "recipe.learning_rate=1e-4",
         "iterations=4",
         "curve.every=4",
@@ -31,7 +31,7 @@ RUNS = (
     (
         "pipo=paired",
         "+pipo/step_control=default",
-        "probe.prompts=16",
+        "probe.prompts=2",
         "recipe.learning_rate=1e-4",
         "iterations=4",
     ),

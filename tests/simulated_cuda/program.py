@@ -125,6 +125,8 @@ def run_case(out: Path, *overrides: str) -> dict[str, Any]:
     """``train.py``, the same with ``resume=`` for one more iteration, and ``eval.py`` on what it left."""
     from hydra import compose, initialize_config_dir
 
+    from pipo.analysis.plotting import curves
+    from pipo.analysis.plotting.style import new_figure
     from pipo.scoring import score
     from pipo.training import train
 
@@ -135,8 +137,9 @@ def run_case(out: Path, *overrides: str) -> dict[str, Any]:
         resumed = compose("train", again)
         evaluation = [f"model.path={folder / 'model'}", "evaluation.problems=2", "evaluation.samples=2"]
         scored = compose("eval", [*evaluation, "evaluation.ks=[1]", f"output_dir={out}-eval"])
-    train(first, [])
-    train(resumed, again)
+    with mock.patch.object(curves, "draw", return_value=new_figure(1.0)):  # no device draws its panels
+        train(first, [])
+        train(resumed, again)
     score(scored, [])
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     results = json.loads(Path(f"{out}-eval/results.json").read_text())
