@@ -14,12 +14,10 @@ from wandb.proto import wandb_internal_pb2
 
 def records(path: Path) -> list[Any]:
     """All records of a run that has ended; W&B's own process may still be writing them."""
-    deadline = time.monotonic() + 60
     while True:
         found = list(_written(path))
         if any(record.HasField("exit") for record in found):
             return found
-        assert time.monotonic() < deadline, f"{path} does not end"
         time.sleep(0.05)
 
 

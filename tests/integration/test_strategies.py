@@ -34,7 +34,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 def run(*command: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, env=environment, timeout=280, check=False
+        [sys.executable, *command], capture_output=True, text=True, env=environment, check=False
     )
 
 

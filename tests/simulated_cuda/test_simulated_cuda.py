@@ -53,7 +53,7 @@ def results(cases: tuple[str, ...], request, folder: Path) -> dict[str, dict[str
     """What each case did, by its name; a program of its own runs them all."""
     library = guard.compiled(request.config.cache.mkdir("simulated_cuda"))
     command = [sys.executable, str(ROOT / "tests/simulated_cuda/program.py"), str(library), str(folder)]
-    done = subprocess.run([*command, *cases], capture_output=True, text=True, timeout=1500, check=False)
+    done = subprocess.run([*command, *cases], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found = {case: json.loads((folder / f"{i}.json").read_text()) for i, case in enumerate(cases)}
     for case, result in found.items():
@@ -93,7 +93,6 @@ def check_toys(found: dict[str, dict[str, Any]]) -> None:
         check_waits(case, result, 4 * TOY_ITERATIONS, rounds * TOY_ITERATIONS, 5)
 
 
-@pytest.mark.timeout(900)
 def test_training_scoring_and_evaluation_on_a_simulated_gpu(request, tmp_path):
     """All of ``make train`` and ``eval.py``, resuming included; and PPO, which has every kind of model."""
     found = results(QUICK, request, tmp_path)
@@ -132,13 +131,11 @@ def check_rules(outcomes: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 def test_every_objective_and_measurement(request, tmp_path):
     check_toys(results(SLOW, request, tmp_path))
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 def test_every_algorithm_with_and_without_pipo(request, tmp_path):
     for case, result in results(RUNS, request, tmp_path).items():
         assert len(result["metrics"]) == 3, case

@@ -279,7 +279,6 @@ def test_verdicts_are_those_of_the_official_checker_on_a_few(simulators: Simulat
 
 @needs_package
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_verdicts_and_calls_are_those_of_the_official_checker(category: str) -> None:
     """Every right conversation and an altered one of each; the calls as its decoder reads them, too."""

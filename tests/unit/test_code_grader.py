@@ -554,14 +554,12 @@ def test_the_end_of_the_trainer_is_the_end_of_its_programs(how: signal.Signals) 
         assert process.stdout.readline() == "1.0\n"
         wait_until(lambda: left_running(519) >= 5)  # the launcher and the programs
         process.send_signal(how)
-        process.wait(120)
+        process.wait()
     wait_until(lambda: left_running(519) == 0)
 
 
 def wait_until(condition: Any) -> None:
-    end = time.monotonic() + 120  # far behind what a busy machine takes
-    while not condition():
-        assert time.monotonic() < end, "still waiting after 120 s"
+    while not condition():  # a test that hangs is ended
         time.sleep(0.05)
 
 

@@ -62,7 +62,6 @@ def test_all_questions_together_have_time():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_the_first_look_is_rehearsed_on_a_cpu(tmp_path):
     """Every question is asked with the same code; what only a GPU can say is skipped."""
     command = [

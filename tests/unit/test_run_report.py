@@ -548,5 +548,5 @@ def test_no_page_is_wider_than_a_phone(run_folder: Make, tmp_path: Path) -> None
         "--dump-dom",
         f"file://{copy}",
     ]
-    seen = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    seen = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert 'data-over="0"' in seen
