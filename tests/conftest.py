@@ -29,6 +29,7 @@ from pipo.records.problems import E, Reward
 from pipo.tasks.base import Task
 from pipo.tasks.verdicts import verdicts_of
 from tests.composing import composed
+from tests.programs import end_server
 
 ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)
@@ -100,3 +101,17 @@ def compose_config() -> Callable[..., DictConfig]:
         return cfg
 
     return make
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The dear ones first, in the order of their modules.
+
+    Two workers take the first half and the second, and who is done takes from the end of what the other has
+    left. So nobody waits for the other at the end, and what a module makes once is not made in both.
+    """
+    items.sort(key=lambda item: not {"integration", "simulated_cuda"} & set(item.path.parts))
+
+
+def pytest_sessionfinish() -> None:
+    """Wait for the process that programs are forked from, so that its time is counted as the tests'."""
+    end_server()

@@ -16,7 +16,6 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from hydra_plugins.pipo_optuna import OptunaSweeper, distribution, split
 from pipo.config.sweep import JOB_TYPE, SWEEP_GROUP
@@ -27,6 +26,9 @@ SWEEPS = sorted((ROOT / "conf/sweeps").glob("*.yaml"))
 
 def command_line(sweep: dict[str, Any], chosen: dict[str, Any]) -> list[str]:
     """What W&B's agent runs for one choice of the parameters."""
+    # Here, because it takes seconds, which a worker that runs none of these tests does not need to wait for.
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
     values = create_sweep_command_args({"args": {key: {"value": value} for key, value in chosen.items()}})
     values |= {"env": ["/usr/bin/env"], "interpreter": ["python"], "program": [sweep["program"]]}
     words = []

@@ -24,7 +24,7 @@ from pipo.scoring import score
 from pipo.tasks.arithmetic import ArithmeticTask
 from tests import wandb_file
 from tests.conftest import ROOT
-from tests.integration.test_command_line import run, start
+from tests.programs import Program, run, run_anew
 
 TWO_PARTS = ["benchmark=arithmetic_levels", "evaluation.problems=24", "evaluation.prompts_per_batch=2"]
 Compose = Callable[..., DictConfig]
@@ -107,15 +107,13 @@ def test_each_part_keeps_its_own_limits(compose_eval: Compose, tmp_path: Path) -
 
 def stopped(where: Path, number: signal.Signals, lines: int) -> tuple[Path, int, str]:
     """An evaluation that a signal stops once so many problems are scored."""
-    process = start("eval.py", *TWO_PARTS, "output_dir=run", cwd=where)
+    process = Program("eval.py", *TWO_PARTS, "output_dir=run", cwd=where)
     samples = where / "run/samples.jsonl"
-    deadline = time.monotonic() + 120
     while not samples.exists() or samples.read_bytes().count(b"\n") < lines:
-        assert time.monotonic() < deadline, "nothing was scored within two minutes"
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate()
     assert not (where / "run/results.json").exists(), "it was over before the signal came"
     return where / "run", process.returncode, err
 
@@ -220,7 +218,7 @@ def test_one_program_at_a_time_goes_on(
 
 def test_compare_on_the_command_line(whole: tuple[Path, str], tmp_path: Path, compose_eval: Compose) -> None:
     score(compose_eval(*TWO_PARTS, "evaluation.seed=5", f"output_dir={tmp_path / 'other'}"), [])
-    code, out, err = run("eval.py", "compare", str(whole[0]), "other/results.json", cwd=tmp_path)
+    code, out, err = run_anew("eval.py", "compare", str(whole[0]), "other/results.json", cwd=tmp_path)
     assert (code, err) == (0, "")
     first, second = (results(folder)["average"]["pass@1"] for folder in (whole[0], tmp_path / "other"))
     assert f"{100 * (second - first):+.1f} [" in out

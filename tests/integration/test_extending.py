@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from pipo.records.problems import Example, Reward
 from pipo.rollout.reward_terms import GradedResponses, reward_terms
 from pipo.scoring import score
 from pipo.training import train
+from tests import programs
 from tests.conftest import ROOT
 from tests.documented import write_extensions
 
@@ -31,12 +30,13 @@ def mine(tmp_path_factory) -> Path:
     return write_extensions(tmp_path_factory.mktemp("own"))
 
 
-def run(program: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"my:{ROOT}"}
-    command = [sys.executable, str(ROOT / program), "--config-dir", "my/conf", *arguments]
-    return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False
+def run(program: str, *arguments: str, cwd: Path) -> tuple[int, str]:
+    """Status and errors, with the page's files in ``my/``."""
+    environment = {"PYTHONPATH": f"my:{ROOT}"}
+    code, _, err = programs.run(
+        program, "--config-dir", "my/conf", *arguments, cwd=cwd, environment=environment
     )
+    return code, err
 
 
 def test_each_extension_is_one_python_file_and_one_yaml_file(mine):
@@ -56,13 +56,13 @@ def test_each_extension_is_one_python_file_and_one_yaml_file(mine):
 
 
 def test_the_pages_objective_task_and_engine_train(mine):
-    done = run(
+    code, err = run(
         "train.py",
         *("algo=median_grpo", "task=near_sums", "rollout=generate", "+reward_terms=short_right"),
         *(*SMALL, "output_dir=run"),
         cwd=mine,
     )
-    assert done.returncode == 0, done.stderr
+    assert code == 0, err
     rows = [json.loads(line) for line in (mine / "run/metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 3
     # The objective: a step was made, and policy improvement went through it.
@@ -161,11 +161,11 @@ def test_a_task_that_grades_by_another_method_is_refused_by_its_name(mine, tmp_p
     (tmp_path / "my/near_sums.py").write_text(page.replace("def verdict(", "def score("))
     yaml = (mine / "my/conf/task/near_sums.yaml").read_text()
     (tmp_path / "my/conf/task/near_sums.yaml").write_text(yaml)
-    done = run("train.py", "task=near_sums", "output_dir=run", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: task.source._target_: near_sums.NearSumsTask cannot be used (")
-    assert "NearSumsTask.score would never be called: responses are graded by grade(" in done.stderr
+    code, err = run("train.py", "task=near_sums", "output_dir=run", cwd=tmp_path)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert err.startswith("error: task.source._target_: near_sums.NearSumsTask cannot be used (")
+    assert "NearSumsTask.score would never be called: responses are graded by grade(" in err
     assert not (tmp_path / "run").exists()
 
 
@@ -178,14 +178,14 @@ def test_verdicts_that_are_not_one_for_each_response_end_the_run_with_the_class(
     )
     yaml = (mine / "my/conf/task/near_sums.yaml").read_text()
     (tmp_path / "my/conf/task/near_sums.yaml").write_text(yaml)
-    done = run("train.py", "task=near_sums", *SMALL, "output_dir=run", cwd=tmp_path)
-    assert done.returncode == 2
+    code, err = run("train.py", "task=near_sums", *SMALL, "output_dir=run", cwd=tmp_path)
+    assert code == 2
     # Four held-out problems before the first iteration, 8 responses each.
     said = "error: NearSumsTask.grade must return one Reward per response, got 31 of 32\n"
-    assert done.stderr.endswith(said), done.stderr
+    assert err.endswith(said), err
 
 
 def test_a_task_and_a_benchmark_are_not_both_scored(mine):
-    done = run("eval.py", "task=near_sums", "benchmark=arithmetic", cwd=mine)
-    assert done.returncode == 2
-    assert done.stderr == "error: task= and benchmark= both say what to score; name one of them\n"
+    code, err = run("eval.py", "task=near_sums", "benchmark=arithmetic", cwd=mine)
+    assert code == 2
+    assert err == "error: task= and benchmark= both say what to score; name one of them\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from omegaconf import DictConfig
 from pipo.lm.policy import load_policy
 from pipo.training import train
 from tests.conftest import ROOT
+from tests.programs import run
 
 CLASS = '''
 """Advantages are signs: above or below the mean of the group."""
@@ -56,8 +56,9 @@ objective:
 SMALL = (
     "recipe.responses=32",
     "recipe.mini_batch=32",
-    "evaluation.problems=4",
-    "evaluation.samples=8",
+    "evaluation.problems=2",
+    "evaluation.samples=1",
+    "evaluation.ks=[1]",
     "curve.every=100",
     "iterations=4",
     "pipo.window=2",
@@ -121,13 +122,6 @@ def test_with_nothing_but_overrides(foreign, compose_config, tmp_path):
 
 @pytest.mark.parametrize("how", ["--config-dir={}/conf", "hydra.searchpath=[file://{}/conf]"])
 def test_the_command_line_finds_the_file(foreign, tmp_path, how):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), how.format(foreign), "algo=sign", "--cfg", "job"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "_target_: foreign_objective.SignObjective" in done.stdout
+    code, out, err = run("train.py", how.format(foreign), "algo=sign", "--cfg", "job", cwd=tmp_path)
+    assert code == 0, err
+    assert "_target_: foreign_objective.SignObjective" in out

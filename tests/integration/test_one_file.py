@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
-import subprocess
 import sys
 from types import ModuleType
 
@@ -22,6 +20,7 @@ from pipo.config.tree import TrainConfig
 from pipo.modules.hooks import RolloutCallback
 from tests.built import at_its_task
 from tests.conftest import ROOT
+from tests.programs import run
 
 FILE = ROOT / "examples/pipo_in_one_file.py"
 GROUP, ITERATIONS, WINDOW = 8, 6, 2
@@ -161,15 +160,10 @@ def test_the_defaults_are_the_packages(one_file, compose_config):
 
 
 def test_it_runs_and_prints_a_line_per_iteration():
-    done = subprocess.run(
-        [sys.executable, str(FILE), "--iterations", "3", "--prompts", "2", "--group", "4", "--window", "2"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    lines = done.stdout.splitlines()
+    sizes = ("--iterations", "3", "--prompts", "2", "--group", "4", "--window", "2")
+    code, out, err = run(str(FILE.relative_to(ROOT)), *sizes, cwd=ROOT, environment={"PYTHONPATH": str(ROOT)})
+    assert code == 0, err
+    lines = out.splitlines()
     assert len(lines) == 3
     for t, line in enumerate(lines):
         assert re.fullmatch(rf" +{t}  reward \d\.\d{{3}}(  feedback .* coefficient .*)?  [\d.]+ s", line), (

@@ -5,10 +5,7 @@ Every case is trained on the same rollouts in two processes and in this one; see
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +15,9 @@ from transformers import AutoModelForCausalLM
 from pipo.lm.attention import ATTENTION_NAME
 from pipo.lm.policy import load_weights
 from tests import toy
+from tests.conftest import ROOT
 from tests.integration import two_ranks
+from tests.programs import Program
 
 ALGORITHMS = ["ppo", "grpo", "gspo", "dapo", "sdpo", "sdpo_official"]
 # The first two iterations of a case with PIPO have no retrospective update: they are the case without it.
@@ -31,7 +30,6 @@ FAST = [
     "fsdp:ppo:default:resume",
     "fsdp:grpo:controlled:resume",
     "ddp:dapo:controlled",
-    "ddp:ppo:controlled",
     "ddp:ppo:default:turns",
 ]
 MORE = [
@@ -47,9 +45,12 @@ MORE = [
     "ddp:ppo:default:resume",
     "fsdp:sdpo_official:default:resume",
     "fsdp:grpo:controlled:turns",
+    "ddp:ppo:controlled",
 ]
-BFLOAT16 = ["ddp:grpo:default:bfloat16", "fsdp:ppo:default:bfloat16"]
-FRACTION = ["ddp:grpo:default:fraction", "fsdp:grpo:default:fraction"]
+BFLOAT16 = ["fsdp:ppo:default:bfloat16"]
+FRACTION = ["fsdp:grpo:default:fraction"]
+# Whole weights make the way that is special in these cases no other.
+ALIKE = ["ddp:grpo:default:bfloat16", "ddp:grpo:default:fraction"]
 
 
 def start_both(out: Path, names: list[str]) -> None:
@@ -57,20 +58,14 @@ def start_both(out: Path, names: list[str]) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    command = [sys.executable, two_ranks.__file__, str(out), *names]
-    logs = [out / f"{rank}.log" for rank in range(2)]
-    processes = []
-    for rank, log in enumerate(logs):
-        environment = {**os.environ, **shared, "NODE_RANK": "0", "LOCAL_RANK": str(rank)}
-        with log.open("w") as file:
-            processes.append(subprocess.Popen(command, env=environment, stdout=file, stderr=file))
-    try:
-        codes = [process.wait(timeout=250) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert codes == [0, 0], logs[codes.index(max(codes))].read_text()[-3000:]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    program = str(Path(two_ranks.__file__).relative_to(ROOT))
+    ranks = [
+        Program(program, str(out), *names, cwd=out, environment={**shared, "LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]
+    said = [rank.communicate()[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(text[-3000:] for text in said)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +78,7 @@ def fast(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def more(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("more")
-    start_both(out, MORE)
+    start_both(out, [*MORE, *ALIKE])
     return out
 
 
@@ -157,6 +152,13 @@ def test_two_processes_train_what_one_trains(fast, name):
 @pytest.mark.parametrize("name", MORE)
 def test_two_processes_train_what_one_trains_in_further_cases(more, name):
     assert_as_one_process(more, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALIKE)
+def test_ranks_are_alike_in_further_cases(more, name):
+    assert_ranks_are_alike(more, name)
+    assert both(more, name)[0][1][-1]["pipo/applied"] == 1
 
 
 @pytest.mark.parametrize("name", BFLOAT16)

@@ -8,7 +8,7 @@ is ``local`` to sample from the weights themselves, ``export`` to save the model
 save in the middle and go on from there in a new trainer, ``bfloat16`` to compute in that, ``fraction`` for
 retrospective updates on a few rows, ``exchange`` to exchange gradients with every micro-batch, ``turns`` for
 episodes of several turns, or ``lora`` to train adapters. The program is started twice, with LOCAL_RANK 0 and
-1; importing takes longer than a case, so one start runs many.
+1; to find each other takes longer than a case, so one start runs many.
 """
 
 from __future__ import annotations
