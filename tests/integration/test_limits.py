@@ -75,7 +75,8 @@ def resume(compose_config, folder: Path, *overrides: str) -> None:
         pytest.param([f"{TRAINER}max_steps=3"], 2, marks=pytest.mark.slow),
         ([f"{OWN}_target_={__name__}.StopAfter", f"{OWN}iterations=2"], 2),
         # Two samples of two problems rarely rise, so after the first point there is no better one.
-        ([*EARLY, f"{OWN}patience=1", f"{OWN}min_delta=2.0"], 2),
+        # It stops as the callback above does.
+        pytest.param([*EARLY, f"{OWN}patience=1", f"{OWN}min_delta=2.0"], 2, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_that_a_limit_ends_says_so_and_goes_on(compose_config, tmp_path, capsys, limit, done):
