@@ -55,7 +55,6 @@ class Options(BaseModel):
         strict=True,
         extra="forbid",
         frozen=True,
-        use_attribute_docstrings=True,
         validate_by_name=True,
         validate_by_alias=True,
         arbitrary_types_allowed=True,
