@@ -2,9 +2,9 @@
 
     python bench/start.py [--rounds 5] [--out start.json]
 
-The case ``plain`` of ``bench/vs_trl.py``, with a single iteration: each side imports what it needs, reads the
-same model and prompts and gets ready; one response is scored before training here. Seconds by the clock and of
-processor time, with files in the system's cache but for the first round, which is not counted. TRL runs in
+The case ``plain`` of ``bench/vs_trl.py``, with a single iteration: each side imports what it needs, reads
+the same model and prompts and gets ready; one response is scored before training here. Seconds by the clock
+and of processor time, with files in the system's cache, as the first round is not counted. TRL runs in
 ``.venv-bench``, which ``make bench`` sets up.
 """
 

@@ -1,4 +1,4 @@
-"""Import what is heavy (torch, Lightning, transformers) in less time, and leave it out of garbage collection."""
+"""Import what is heavy (torch, Lightning, transformers), and leave it out of garbage collection."""
 
 from __future__ import annotations
 

@@ -5,8 +5,9 @@ its interval comes from resampling problems: responses to one problem are not in
 resampling responses would give intervals that are too narrow.
 
 ``scipy.stats`` has a bootstrap, Wilson's interval and a permutation test. They draw and count the same, and
-tests hold these to its numbers. These stay because scipy's bootstrap refuses a single problem, its Wilson interval
-differs in the last digits from what runs have logged, and its permutation test takes 6 to 50 times as long.
+tests hold these to its numbers. These stay because scipy's bootstrap refuses a single problem, its Wilson
+interval differs in the last digits from what runs have logged, its permutation test takes 6 to 50 times as
+long, and where SciPy is installed every start takes longer (:mod:`pipo.functional.students_t`).
 """
 
 from __future__ import annotations

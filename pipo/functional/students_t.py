@@ -1,7 +1,7 @@
 """Student's t: the probability below a value, and the value below which a probability lies.
 
-By the incomplete beta function (Abramowitz and Stegun, 26.7.1), which mpmath has, as torch does not. SciPy has
-it, too, but where SciPy is installed, torchmetrics and transformers import its signal processing and its
+By the incomplete beta function (Abramowitz and Stegun, 26.7.1), which mpmath has, as torch does not. SciPy
+has it, too, but where SciPy is installed, torchmetrics and transformers import its signal processing and its
 optimisers at every start.
 """
 

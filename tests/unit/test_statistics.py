@@ -202,8 +202,8 @@ def test_the_test_rejects_as_often_as_it_says() -> None:
 
 
 def test_the_same_as_scipy() -> None:
-    # SciPy 1.17.1: bootstrap(..., method="percentile", rng=default_rng(5)), its first four means, the last and
-    # the sum; permutation_test(..., permutation_type="samples"); binomtest(...).proportion_ci(0.95, "wilson").
+    # SciPy 1.17.1: bootstrap(..., method="percentile", rng=default_rng(5)), its first four means, the last
+    # and the sum; permutation_test(..., permutation_type="samples"); binomtest and its Wilson interval.
     values = np.random.default_rng(3).integers(0, 9, size=64) / 8
     means = bootstrap_means(values, 1000, 5).tolist()
     assert [*means[:4], means[-1]] == [0.42578125, 0.5078125, 0.486328125, 0.494140625, 0.435546875]
@@ -212,9 +212,7 @@ def test_the_same_as_scipy() -> None:
     deltas = values[:11] - values[11:22]  # two are 0, and turning them counts nothing twice
     assert sign_flip_p(deltas, 2**12, seed=0) == pytest.approx(0.87109375, abs=1e-12)
     assert wilson_interval(0, 30, 0.95) == pytest.approx((0.0, 0.11351339317396875), abs=1e-14)
-    assert wilson_interval(3, 10, 0.95) == pytest.approx(
-        (0.10779126740630102, 0.6032218525388546), abs=1e-14
-    )
+    assert wilson_interval(3, 10, 0.95) == pytest.approx((0.10779126740630102, 0.6032218525388546), abs=1e-14)
     assert wilson_interval(64, 64, 0.95) == pytest.approx((0.9433759402071946, 1.0), abs=1e-14)
     # Some of k drawn without replacement solve the problem: not none of them. 4 of 13 of 16, and of 7 of 16.
     none = [math.comb(13, 4) / math.comb(16, 4), math.comb(7, 4) / math.comb(16, 4)]

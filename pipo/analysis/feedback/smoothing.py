@@ -77,7 +77,8 @@ def _factors(count: int, stiffness: float) -> tuple[Floats, Floats, Floats]:
 def _solved(diagonal: Floats, first: Floats, second: Floats, values: Floats) -> Floats:
     """Forwards through L, then backwards through D L'; values are [iterations, ...]."""
     count = len(values)
-    found = np.concatenate([values, np.zeros_like(values[:2])])  # two rows of 0 behind the last, for both ways
+    # Two rows of 0 behind the last: what comes before the first and after the last.
+    found = np.concatenate([values, np.zeros_like(values[:2])])
     for i in range(count):
         found[i] -= first[i - 1] * found[i - 1] + second[i - 2] * found[i - 2]
     for i in range(count - 1, -1, -1):
