@@ -75,6 +75,7 @@ types: $(INSTALLED_DEV)
 bench: $(INSTALLED) $(INSTALLED_BENCH)
 	mkdir -p outputs/bench
 	$(PY) bench/vs_trl.py --rounds 3 --iterations 15 --out outputs/bench/vs_trl.json
+	$(PY) bench/start.py --out outputs/bench/start.json $(ARGS)
 	$(PY) bench/logprobs.py --out outputs/bench/logprobs.json $(ARGS)
 	$(PY) bench/floor.py --vs pipo --out outputs/bench/floor.json $(ARGS)
 	$(PY) bench/pipo_cost.py --out outputs/bench/pipo_cost.json $(ARGS)
