@@ -196,7 +196,7 @@ def evaluate(model: str | Path | Run, *words: str, **options: Any) -> Evaluation
     expand_task(given)
     expand_paths(given)
     expand_open(given)
-    with _one_line(), warnings_on_terminal():
+    with _one_line(), warnings_on_terminal(), left_alone():
         cfg = composed_job(given, "eval")
         folder = Path(str(cfg.resume or cfg.output_dir))
         OmegaConf.update(cfg, "output_dir", str(folder))
