@@ -1,4 +1,4 @@
-"""From the start of the program to the first iteration: ``train.py``, ``pipo.train`` and TRL, in turn.
+"""Time from the start of the program to the first iteration: ``train.py``, our function ``train``, and TRL.
 
     python bench/start.py [--rounds 5] [--out start.json]
 
@@ -30,13 +30,13 @@ CALL = "import sys, pipo; pipo.train(*sys.argv[1:])"
 
 
 def by_function(case: vs_trl.Case, folder: Path, seed: int, out: Path) -> dict[str, Any]:
-    """One run of ``pipo.train``."""
+    """One run of the function that scripts call."""
     own = f"hydra.searchpath=[file://{ruler.ROOT / 'bench' / 'conf'}]"
     ruler.run_program([sys.executable, "-c", CALL, own, *vs_trl.words(case, folder, seed, out)])
     return json.loads((out / vs_trl.OURS).read_text(encoding="utf-8"))
 
 
-SIDES = {"train.py": vs_trl.ours, "pipo.train": by_function, "TRL": vs_trl.theirs}
+SIDES = {"train.py": vs_trl.ours, "train()": by_function, "TRL": vs_trl.theirs}
 
 
 def one_round(folder: Path, number: int, scratch: Path) -> dict[str, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""What modules of the standard library want done after every fork, kept back from the sandbox's own forks.
+"""Keep the standard library's steps after a fork back from the sandbox's own forks.
 
 ``threading`` and ``random`` each register a step, for processes with several threads and for children that
 must not draw the same numbers. The launcher and what it forks have one thread, and every program gets new

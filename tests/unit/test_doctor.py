@@ -128,7 +128,7 @@ def test_versions_outside_of_what_a_package_asks_for_are_named(tmp_path, monkeyp
         "Requires-Dist: no-such-thing>=2",
         "Requires-Dist: numpy<1; extra == 'old'",
         "Requires-Dist: no-such-extra>=2; extra == 'old'",
-        "Requires-Dist: scipy>=1",
+        "Requires-Dist: mpmath>=1",
     )
     (folder / "METADATA").write_text(
         "\n".join(["Metadata-Version: 2.1", "Name: asking", "Version: 1.0", *lines])

@@ -51,7 +51,7 @@ def micro_batch(old: Tensor, advantages: list[float], mask: Tensor | None = None
     mask = torch.ones_like(old, dtype=torch.bool) if mask is None else mask
     ids = torch.zeros(len(old), old.shape[1] + 1, dtype=torch.int64)
     return MicroBatch(
-        rows=packed(ids, torch.nn.functional.pad(mask, (1, 0), value=True)),
+        rows=packed(ids, torch.nn.functional.pad(mask, (1, 0))),
         sampled=mask,
         old_logprobs=old,
         advantages=f64(advantages)[:, None] * mask,
