@@ -36,7 +36,7 @@ def by_function(case: vs_trl.Case, folder: Path, seed: int, out: Path) -> dict[s
     return json.loads((out / vs_trl.OURS).read_text(encoding="utf-8"))
 
 
-SIDES = {"train.py": vs_trl.ours, "train()": by_function, "TRL": vs_trl.theirs}
+SIDES = {"train.py": vs_trl.ours, "API": by_function, "TRL": vs_trl.theirs}
 
 
 def one_round(folder: Path, number: int, scratch: Path) -> dict[str, dict[str, float]]:
