@@ -11,7 +11,6 @@ standard input, else one for the program with all of its calls or statements. Us
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import time
@@ -81,14 +80,9 @@ LOADS = {
 
 def processor_s(action: Callable[[], None]) -> float:
     """Processor time of this process and of all that the action starts and ends."""
-
-    def now() -> float:
-        uses = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        return sum(use.ru_utime + use.ru_stime for use in uses)
-
-    before = now()
+    before = ruler.family_cpu_seconds()
     action()
-    return now() - before
+    return ruler.family_cpu_seconds() - before
 
 
 def grade(load: Load, programs: int) -> float:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import logging
 import random
-import resource
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,14 +75,6 @@ def answers(rows: Sequence[tuple[str, str]], count: int, *, difficult: bool) -> 
     return list(dict.fromkeys(found))
 
 
-def processor_s() -> float:
-    """Processor time of this process and of those it has ended."""
-    return sum(
-        usage.ru_utime + usage.ru_stime
-        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    )
-
-
 def by_grader(
     pairs: Sequence[tuple[str, str]], questions: Sequence[str] | None, workers: int
 ) -> tuple[list[Reward], float, float]:
@@ -92,14 +83,14 @@ def by_grader(
     rewards: list[Reward] = []
     for job in ([], pairs):  # the first time only to learn what the start costs
         tidy.cache_clear()  # no way of grading may profit from what the one before has read
-        begun = processor_s()
+        begun = ruler.family_cpu_seconds()
         grader = MathGrader(workers=workers, cpu_s=CPU_S, wall_s=WALL_S)
         grader.grade_batch([("\\boxed{x+y}", f"y+x+{i}") for i in range(workers)])  # start them
         start = time.perf_counter()
         rewards = grader.grade_batch(job, questions if job else None)
         total = time.perf_counter() - start
         grader.close()
-        took += [processor_s() - begun, total]
+        took += [ruler.family_cpu_seconds() - begun, total]
     return rewards, took[3], took[2] - took[0]
 
 
@@ -109,9 +100,9 @@ def by_math_verify(pairs: Sequence[tuple[str, str]]) -> tuple[int, float, float]
 
     verify(parse("$x+y$"), parse("$y+x$"))  # loads the grammar
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it reports each answer that takes too long
-    start, begun = time.perf_counter(), processor_s()
+    start, begun = time.perf_counter(), ruler.family_cpu_seconds()
     right = sum(verify(parse(f"${reference}$"), parse(response)) for response, reference in pairs)
-    return right, time.perf_counter() - start, processor_s() - begun
+    return right, time.perf_counter() - start, ruler.family_cpu_seconds() - begun
 
 
 def read_rows(folder: Path, benchmark: str) -> list[tuple[str, str]]:
