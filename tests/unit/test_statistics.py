@@ -202,12 +202,14 @@ def test_the_test_rejects_as_often_as_it_says() -> None:
 
 
 def test_the_same_as_scipy() -> None:
-    # SciPy 1.17.1: bootstrap(..., method="percentile", rng=default_rng(5)), its first four means, the last
-    # and the sum; permutation_test(..., permutation_type="samples"); binomtest and its Wilson interval.
+    # SciPy 1.17.1: bootstrap(..., method="percentile", rng=default_rng(5)), its first four means, the last,
+    # the sum and that by place; permutation_test(..., permutation_type="samples"); binomtest
     values = np.random.default_rng(3).integers(0, 9, size=64) / 8
     means = bootstrap_means(values, 1000, 5).tolist()
     assert [*means[:4], means[-1]] == [0.42578125, 0.5078125, 0.486328125, 0.494140625, 0.435546875]
-    assert sum(means) == 453.0078125  # in eighths of 64, so exactly
+    # In 512ths, so exactly: all of them, each in its place.
+    assert sum(means) == 453.0078125
+    assert sum(place * value for place, value in enumerate(means)) == 226031.134765625
     assert bootstrap_interval(values, 0.95, 1000, 5) == pytest.approx((0.37890625, 0.525390625), abs=1e-15)
     deltas = values[:11] - values[11:22]  # two are 0, and turning them counts nothing twice
     assert sign_flip_p(deltas, 2**12, seed=0) == pytest.approx(0.87109375, abs=1e-12)
