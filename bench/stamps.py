@@ -51,9 +51,11 @@ class IterationStamps(pl.Callback):
         self._last = now
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """One process writes; CPU seconds and memory are those of all of them together."""
+        """One process writes; CPU seconds and memory, on a GPU that of tensors, are those of all together."""
         assert isinstance(pl_module, PolicyModule)
-        mine = [ruler.peak_memory(), *(row["cpu"] for row in self.rows)]
+        on_gpu = pl_module.device.type == "cuda"
+        memory = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else ruler.peak_memory()
+        mine = [memory, *(row["cpu"] for row in self.rows)]
         peak, *cpu = pl_module.sum_over_ranks(torch.tensor(mine, dtype=torch.float64)).tolist()
         rows = [{**row, "cpu": seconds} for row, seconds in zip(self.rows, cpu, strict=True)]
         if is_first():

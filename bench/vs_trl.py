@@ -3,10 +3,11 @@
     python bench/vs_trl.py [--case plain] [--rounds 5] [--iterations N] [--out vs_trl.json]
 
 Cases: ``plain`` (TRL at its best CPU settings), ``defaults`` (TRL as it comes), ``vocabulary`` (32,768
-tokens), ``straggler`` (one response of 200 tokens in every batch), ``smollm2`` (135 million parameters) and
-``two_cores`` (two threads there, two processes here). Both sides get the same model, prompts, sizes, learning
-rate and AdamW, and one thread but for the last case. Every round has a seed of its own and takes the sides in
-turn. TRL runs in ``.venv-bench``, which ``make bench`` sets up.
+tokens), ``straggler`` (one response of 200 tokens in every batch), ``smollm2`` (135 million parameters),
+``two_cores`` (two threads there, two processes here) and ``gpu`` (Qwen3-0.6B's shape with random weights, on
+one GPU, products in bfloat16 on both sides). Both sides get the same model, prompts, sizes, learning rate and
+AdamW, and one thread but for ``two_cores``. Every round has a seed of its own and takes the sides in turn.
+TRL runs in ``.venv-bench``, which ``make bench`` sets up.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -26,6 +27,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bench import ruler, workload
+from tests.gpu.wide_model import SOME_REWARD
 
 PEER = ruler.ROOT / ".venv-bench" / "bin" / "python"
 AFTER_MARK = r"#([^#]*)$"
@@ -60,6 +62,10 @@ class Case:
     """Hold one response of each batch open up to the limit."""
     cores: int = 1
     """Threads of TRL, and processes of this package."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where both compute. On a GPU seconds are the clock's, products are in bfloat16 and activations are
+    computed again; and every second response has the reward 1, because random weights solve nothing.
+    """
     scored: bool = True
     """Whether the trained models are scored on the held-out problems."""
 
@@ -79,6 +85,16 @@ CASES = {
         scored=False,  # takes longer than the runs
     ),
     "two_cores": Case(cores=2),
+    "gpu": Case(
+        source="wide",
+        device="cuda",
+        response_tokens=512,
+        iterations=3,
+        learning_rate=1e-6,
+        profile="default",
+        micro_batch=32,
+        scored=False,
+    ),
 }
 PROMPTS, GROUP = 16, 8
 OURS = "ours.json"
@@ -96,10 +112,14 @@ def words(case: Case, folder: Path, seed: int, out: Path) -> list[str]:
         *(f"iterations={case.iterations}", f"seed={seed}", "curve.every=1000000", "checkpoint.best=false"),
         *(f"checkpoint.every={case.iterations}", f"samples.every={case.iterations}"),
         *("evaluation.problems=1", "evaluation.samples=1", "evaluation.ks=[1]"),
-        "+callbacks.timers._target_=bench.cpu_timers.CpuTimers",
+        f"trainer.accelerator={case.device}",
         *("+callbacks.stamps._target_=bench.stamps.IterationStamps", f"+callbacks.stamps.path={out / OURS}"),
         f"output_dir={out / 'run'}",
     ]
+    if case.device == "cpu":
+        made.append("+callbacks.timers._target_=bench.cpu_timers.CpuTimers")
+    else:
+        made += ["precision@strategy=bfloat16", "model.gradient_checkpointing=true", SOME_REWARD]
     if case.straggler:
         made.append("+callbacks.straggler._target_=bench.stamps.Straggler")
     if case.cores > 1:
@@ -129,6 +149,7 @@ def theirs(case: Case, folder: Path, seed: int, out: Path) -> dict[str, Any]:
         "pattern": case.pattern,
         "seed": seed,
         "threads": case.cores,
+        "device": case.device,
         "stamps": stamps,
         "save": saved,
     }
@@ -189,7 +210,7 @@ def main() -> None:
     parser = ruler.parser(__doc__)
     parser.add_argument("--case", choices=CASES, default="plain")
     parser.add_argument("--iterations", type=int, help="of each run; the case's own if left out")
-    parser.add_argument("--workload", help="tiny, smollm2 or a folder; the case's own if left out")
+    parser.add_argument("--workload", help="tiny, smollm2, wide or a folder; the case's own if left out")
     options = parser.parse_args()
     if not PEER.exists():
         sys.exit(f"{PEER} is missing; make bench sets it up")

@@ -4,9 +4,10 @@
 
 A workload is a Hugging Face folder that also holds ``prompts.jsonl`` and ``eval_prompts.jsonl``, with lines
 of ``{"prompt": "37*85=", "answer": "3145"}``. ``tiny`` makes one of the embedded model and its arithmetic
-task, ``smollm2`` one of SmolLM2-135M (``make smollm2``) and sums of two-digit numbers; any folder with these
-files is one already. ``--vocabulary`` pads embedding and head to so many rows. Those that are added are never
-sampled, so a small model pays for a real vocabulary and learns as before.
+task, ``wide`` one of Qwen3-0.6B's shape, random weights and the same task, ``smollm2`` one of SmolLM2-135M
+(``make smollm2``) and sums of two-digit numbers; any folder with these files is one already.
+``--vocabulary`` pads embedding and head to so many rows. Those that are added are never sampled, so a small
+model pays for a real vocabulary and learns as before.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from pipo.records.rollouts import TokenIds
 from pipo.rollout.local import LocalEngine, LocalEngineConfig
 from pipo.rollout.options import SamplingParams
 from pipo.tasks.base import Task
+from tests.gpu.wide_model import half_a_billion, write_model
 
 FILES: dict[Split, str] = {"train": "prompts.jsonl", "test": "eval_prompts.jsonl"}
 
@@ -70,15 +72,17 @@ def prepare(source: str, out: Path, vocabulary: int | None = None) -> Path:
     """A workload folder, made where there is none.
 
     Args:
-        source: ``tiny``, ``smollm2``, or a folder that is a workload.
+        source: ``tiny``, ``wide``, ``smollm2``, or a folder that is a workload.
         out: where a new folder is written; unused when the source serves as it is.
         vocabulary: rows of embedding and head; None for as many as the model has.
 
     Returns:
         The folder to use: ``out``, or the source.
     """
-    if source == "tiny":
+    if source in ("tiny", "wide"):
         _copy(Path(embedded_model("tiny")), out)
+        if source == "wide":
+            write_model(half_a_billion(), out)
         task: Task = instantiate(OmegaConf.load(ROOT / "conf" / "task" / "arithmetic.yaml").source)
         for split, name in FILES.items():
             _write(out / name, ((task.render(e).text, e.answer) for e in task.examples(split)))
@@ -98,7 +102,8 @@ def _checked(folder: Path) -> Path:
     missing = [name for name in ("config.json", *FILES.values()) if not (folder / name).is_file()]
     if missing:
         raise SystemExit(
-            f"{folder}: no workload folder, {', '.join(missing)} missing (or name it 'tiny' or 'smollm2')"
+            f"{folder}: no workload folder, {', '.join(missing)} missing "
+            "(or name it 'tiny', 'wide' or 'smollm2')"
         )
     return folder
 
@@ -209,7 +214,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", help="'tiny', 'smollm2' or a workload folder")
+    parser.add_argument("source", help="'tiny', 'wide', 'smollm2' or a workload folder")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--vocabulary", type=int, help="rows of embedding and head")
     options = parser.parse_args()

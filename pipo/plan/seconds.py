@@ -256,7 +256,8 @@ class Clock:
         summed = (0 if self.sizes.lora else reduced) * sums
         outside = around * (gathered + summed) + layers / self.shape.layers * (gathered + summed)
         beside = layers * (gathers * gathered + summed)
-        return (outside + max(0.0, beside - busy * self.link / self._others)) * self._others / self.link
+        sent = self._others / self.link
+        return outside * sent + max(0.0, beside * sent - busy)
 
     def sync(self) -> float:
         """Weights, or adapters alone, to the engine, which slept."""

@@ -97,9 +97,13 @@ def train(place: Place, name: str, *overrides: str) -> Ran:
         *overrides,
     ]
     called(place, command)
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     summary = json.loads((folder / "summary.json").read_text())
-    return Ran(folder=folder, rows=rows, peaks=json.loads(peaks.read_text()), summary=summary)
+    return Ran(folder=folder, rows=metrics(folder), peaks=json.loads(peaks.read_text()), summary=summary)
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    """Of a run, by iteration."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def called(place: Place, command: list[str]) -> str:

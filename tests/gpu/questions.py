@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 import warnings
 from collections import Counter
@@ -10,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,13 +22,15 @@ from pipo.lm import logprobs
 from pipo.lm.attention import attention
 from tests import toy
 from tests.conftest import ROOT
-from tests.gpu.look import QUICK, Answer, Place, Question, Skipped, called, train
+from tests.gpu.look import QUICK, Answer, Place, Question, Skipped, called, metrics, train
 from tests.gpu.wide_model import SOME_REWARD, half_a_billion, write_model
 
 # No more than these may wait for the GPU: see "Waiting" in docs/performance.md, which counts them elsewhere.
 _WITHIN_MICRO_BATCHES = ("pipo/functional/", "pipo/modules/objectives/", "pipo/lm/logprobs.py")
 # Of the head: so many times the time of its bare matrix products, and so much memory.
 _LIMIT, _LIMIT_GIB = 2.5, 8
+# By so much may the memory of tensors differ from the plan's.
+_PLAN = 0.15
 
 
 def environment(place: Place) -> Answer:
@@ -166,21 +170,54 @@ def shards(place: Place) -> Answer:
     return Answer(good=good, found=found, values=values)
 
 
+def again(place: Place) -> Answer:
+    """A run, the same run again, and one that stops half-way and is resumed."""
+    small = ["iterations=4", "recipe.responses=64", "recipe.mini_batch=32", "pipo.window=2", *QUICK]
+    first, second = (train(place, name, *small) for name in ("once", "again"))
+    half = train(place, "half", *small, "iterations=2").folder
+    called(place, [sys.executable, str(ROOT / "train.py"), f"resume={half}", "iterations=4"])
+    resumed = metrics(half)
+    differences = {
+        f"{name}, {other}": max(abs(a[name] - b[name]) for a, b in zip(first.rows, rows, strict=True))
+        for name in ("train/reward", "policy/grad_norm")
+        for other, rows in (("again", second.rows), ("resumed", resumed))
+    }
+    norm = max(row["policy/grad_norm"] for row in first.rows)
+    found = ", ".join(f"{name}: {each:.1e}" for name, each in differences.items())
+    return Answer(good=max(differences.values()) < 1e-3 * norm, found=found, values=differences)
+
+
 def wide_run(place: Place) -> Answer:
-    """Three iterations of Qwen3-0.6B's shape in bfloat16: seconds by phase and peaks of memory."""
+    """Three iterations of Qwen3-0.6B's shape in bfloat16: seconds by phase and memory, beside the plan's."""
     config = half_a_billion() if not place.rehearsal else _narrow()
     tokens = 512 if not place.rehearsal else 8
     model = write_model(config, place.folder / "wide")
-    ran = train(
-        *(place, "wide-run", f"model={model}", "strategy=fsdp_bf16", "model.gradient_checkpointing=true"),
-        *("iterations=3", "recipe.responses=64", "recipe.mini_batch=32", "recipe.kl_coef=0.001"),
-        *(f"task.max_response_tokens={tokens}", *QUICK, SOME_REWARD),
-    )
+    settings = [
+        *(f"model={model}", "strategy=fsdp_bf16", "model.gradient_checkpointing=true", "iterations=3"),
+        *("recipe.responses=128", "recipe.mini_batch=64", "recipe.kl_coef=0.001"),
+        *(f"task.max_response_tokens={tokens}", "pipo.window=2", *QUICK),
+    ]
+    ran = train(place, "wide-run", *settings, SOME_REWARD)
     norms = [row["policy/grad_norm"] for row in ran.rows]
-    phases = ran.phases()
-    good = all(0 < norm < float("inf") for norm in norms)
-    found = f"{phases['time/iteration']:.1f} s per iteration, peaks {_shown(ran.peaks)}"
-    return Answer(good=good, found=found, values={"phases": phases, "peaks": ran.peaks, "norms": norms})
+    phases, planned = ran.phases(), _planned(place, *settings)
+    values = {"phases": phases, "peaks": ran.peaks, "norms": norms, "planned": planned, "rows": ran.rows}
+    good, beside = all(0 < norm < float("inf") for norm in norms), ""
+    if not place.rehearsal:
+        took, said = ran.peaks["gpu_allocated_gib"], planned["gib"]
+        good, beside = good and abs(took / said - 1) < _PLAN, f" ({said:.1f} planned)"
+    found = f"{phases['time/iteration']:.1f} s per iteration, peaks {_shown(ran.peaks)}{beside}"
+    return Answer(good=good, found=found, values=values)
+
+
+def _planned(place: Place, *settings: str) -> dict[str, Any]:
+    """What ``pipo plan`` says of these settings: the fullest phase without what is assumed, and seconds."""
+    sizes = ["gpus=1xH100-80", "assume.response_share=1", "--json"]
+    made = json.loads(called(place, [sys.executable, "-m", "pipo", "plan", *settings, *sizes]))
+    phases = {
+        name: sum(part for kind, part in phase["parts"].items() if kind not in ("fragments", "context"))
+        for name, phase in made["phases"].items()
+    }
+    return {"gib": max(phases.values()) / 2**30, "phases": made["phases"], "seconds": made["seconds"]}
 
 
 def _narrow() -> Qwen3Config:
@@ -251,8 +288,14 @@ QUESTIONS = (
         ask=shards,
     ),
     Question(
+        name="again",
+        expected="the same run again, and resumed half-way: rewards and gradient norms within 1e-3",
+        seconds=90,
+        ask=again,
+    ),
+    Question(
         name="wide model",
-        expected="half a billion parameters in bfloat16: finite gradients; seconds and peaks to send back",
+        expected="half a billion parameters in bfloat16: finite gradients; memory within 15 % of the plan",
         seconds=120,
         ask=wide_run,
     ),

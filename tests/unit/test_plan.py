@@ -193,6 +193,8 @@ def test_seconds_of_scoring():
     # of four before a pass, all layers beside it.
     sent = 2 * (HEAD + LAYERS / 4 + LAYERS) * 7 / 8
     assert _clock().scoring() == pytest.approx(2 * sent / 100e9)
+    # One process alone sends nothing, whether it has shards or not.
+    assert _clock(processes=1).scoring() == _clock(sharded=False).scoring()
     # An eighth of the weights: two exchanges of three copies, and one copy more, 8 bytes each.
     assert _clock().look_back() - _clock().scoring() == pytest.approx(7 * 8 * GIB / 8 / 1e12)
 
