@@ -80,6 +80,11 @@ def attention(
 def _many_queries(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scaling: float | None
 ) -> Tensor:
+    groups = query.shape[1] // key.shape[1]
+    # On a GPU only the flash kernel shares keys among heads, and it takes neither masks nor float32: without
+    # copies torch would fall back to plain products, which hold all scores.
+    if groups > 1 and query.device.type == "cuda" and (mask is not None or query.dtype is torch.float32):
+        key, value, groups = *(each.repeat_interleave(groups, dim=1) for each in (key, value)), 1
     out = F.scaled_dot_product_attention(
         query,
         key,
@@ -88,7 +93,7 @@ def _many_queries(
         dropout_p=dropout,
         is_causal=mask is None,
         scale=scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
+        enable_gqa=groups > 1,
     )
     return out.transpose(1, 2)
 

@@ -19,3 +19,6 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
     """Have a model compute its activations again in the backward pass; older releases say "gradient"."""
     enable: Any = getattr(model, "activation_checkpointing_enable", None)
     (enable or model.gradient_checkpointing_enable)()
+    # The library makes embeddings ask for gradients, by a hook that only an older way of checkpointing needs.
+    # With a hook in the model, sampling would go by the general decode step.
+    model.disable_input_require_grads()

@@ -25,18 +25,25 @@ BLOCK_LOGITS = 32 * 1024 * 1024
 GPU_BLOCK_LOGITS = 512 * 1024 * 1024
 # On a GPU a block has a multiple of so many rows: its matrix products go by tiles of this size.
 GPU_TILE = 128
+# Into so many parts a block is cut there where its softmax is needed in float32.
+SOFTMAX_PARTS = 8
 # Where a cut is looked for a block is smaller: beside its logits are their order and double sums.
 CUT_MATRICES = 10
 
 
+def on_gpu(device: torch.device) -> bool:
+    """Whether products and softmax are a GPU's."""
+    return device.type == "cuda"
+
+
 def block_logits(device: torch.device) -> int:
     """Elements of a block on a device."""
-    return GPU_BLOCK_LOGITS if device.type == "cuda" else BLOCK_LOGITS
+    return GPU_BLOCK_LOGITS if on_gpu(device) else BLOCK_LOGITS
 
 
 def row_blocks(rows: int, vocabulary: int, device: torch.device) -> list[slice]:
     """Slices of rows whose logits fit into a block on a device."""
-    tile = GPU_TILE if device.type == "cuda" else 1
+    tile = GPU_TILE if on_gpu(device) else 1
     size = max(tile, block_logits(device) // vocabulary // tile * tile)
     return [slice(start, start + size) for start in range(0, rows, size)]
 
@@ -64,14 +71,21 @@ class HeadGradient:
 
     def add(self, slope: Tensor, hidden: Tensor) -> None:
         """Add ``slope.T @ hidden``; slope [rows, V], hidden [rows, width]."""
+        wide = torch.promote_types(slope.dtype, torch.float32)
+        if slope.dtype != wide and on_gpu(slope.device):  # whose products of bfloat16 come out in float32
+            if self._total is None:
+                self._total = torch.mm(slope.t(), hidden, out_dtype=wide)
+            else:
+                torch.addmm(self._total, slope.t(), hidden, out_dtype=wide, out=self._total)
+            return
         if self._total is None:
             self._total = slope.t() @ hidden
             return
-        self._total = self._total.to(torch.promote_types(slope.dtype, torch.float32))
+        self._total = self._total.to(wide)
         if self._total.dtype == slope.dtype:
             self._total.addmm_(slope.t(), hidden)
             return
-        # In slices, because no product of bfloat16 adds to float32, and a whole one is as large as the head.
+        # In slices: on a CPU no product of bfloat16 adds to float32, and a whole one is as large as the head.
         for part in row_blocks(slope.shape[1], hidden.shape[1], slope.device):
             self._total[part] += slope[:, part].t() @ hidden
 
@@ -143,6 +157,75 @@ class _BlockwiseLogprobs(torch.autograd.Function):
         return grad_hidden, grad_weight, None, None, None
 
 
+class _FusedLogprobs(torch.autograd.Function):
+    """The same for a GPU, whose softmax reads logits of any dtype, and sums in float32, by itself."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        tokens: Tensor,
+        temperature: float,
+        kept: KeptSets | None = None,
+    ) -> Tensor:
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        out = torch.empty(hidden.shape[0], dtype=dtype, device=hidden.device)
+        head, logits = weight.to(hidden.dtype), None
+        for block in row_blocks(hidden.shape[0], head.shape[0], hidden.device):
+            logits = None  # before the next block is computed
+            logits = _fused_logits(hidden[block], head, temperature, kept, block)
+            out[block] = _log_softmax_at(logits, tokens[block], dtype)
+        ctx.save_for_backward(hidden, weight, head, tokens, out)
+        # Not a saved tensor, because the backward pass gives it up before it computes the other blocks.
+        ctx.last_logits = logits
+        ctx.temperature, ctx.kept = temperature, kept
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # type: ignore[override]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        (grad,) = grad_outputs
+        hidden, weight, head, tokens, out = ctx.saved_tensors
+        logits, ctx.last_logits = ctx.last_logits, None
+        factor = -(grad / ctx.temperature)[:, None]
+        scaled = (hidden * factor).to(head.dtype)
+        # p - 1 of the token itself: .999 is 1 in bfloat16, and its distance from 1 is the gradient.
+        beyond = out.expm1()[:, None].to(head.dtype)
+        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        grad_head = HeadGradient()
+        # From the last block on, which is at hand.
+        for block in reversed(row_blocks(hidden.shape[0], head.shape[0], hidden.device)):
+            if logits is None:
+                logits = _fused_logits(hidden[block], head, ctx.temperature, ctx.kept, block)
+            slope, logits = logits.softmax(1).to(head.dtype), None
+            slope.scatter_(1, tokens[block, None], beyond[block])
+            if grad_hidden is not None:
+                grad_hidden[block] = (slope @ head) * factor[block]
+            if ctx.needs_input_grad[1]:
+                grad_head.add(slope, scaled[block])
+            del slope  # before the next block is computed
+        grad_weight = grad_head.take(weight) if ctx.needs_input_grad[1] else None
+        return grad_hidden, grad_weight, None, None, None
+
+
+def _log_softmax_at(logits: Tensor, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+    """Of each row one entry. In parts, each of which is held twice in float32."""
+    size = max(1, len(logits) // SOFTMAX_PARTS)
+    parts = zip(logits.split(size), tokens.split(size), strict=True)
+    return torch.cat([part.log_softmax(1, dtype=dtype).gather(1, at[:, None])[:, 0] for part, at in parts])
+
+
+def _fused_logits(
+    rows: Tensor, head: Tensor, temperature: float, kept: KeptSets | None, block: slice
+) -> Tensor:
+    """Logits of a block of rows in the dtype of the product, or in float32 where they are divided."""
+    logits = F.linear(rows, head) if temperature == 1 else head_logits(rows, head, temperature)
+    return _kept_logits(logits, kept, block)
+
+
 def _kept_logits(logits: Tensor, kept: KeptSets | None, block: slice) -> Tensor:
     """The logits of a block of rows, in place, at minus infinity for tokens outside of the sampling mask."""
     if kept is None:
@@ -171,7 +254,8 @@ def token_logprobs(
         if kept is not None:
             logits = logits.masked_fill(~kept.mask(0, *logits.shape), float("-inf"))
         return -F.cross_entropy(logits, tokens, reduction="none")
-    return _BlockwiseLogprobs.apply(hidden, weight, tokens, temperature, kept)  # type: ignore[no-any-return]
+    blockwise = _FusedLogprobs if on_gpu(hidden.device) else _BlockwiseLogprobs
+    return blockwise.apply(hidden, weight, tokens, temperature, kept)  # type: ignore[no-any-return]
 
 
 @torch.no_grad()

@@ -287,21 +287,20 @@ def _group(passes: Passes) -> Iterator[DeviceMesh | None]:
 
 @contextmanager
 def _few_blocks(passes: Passes) -> Iterator[None]:
-    """Blocks of the head as large as a GPU's, where one is meant.
+    """The head in a GPU's way, in blocks as large as there, where one is meant.
 
     Of equal blocks three stand for all: each gives back what it took before the next begins.
     """
-    blocks_of, room = logprobs.row_blocks, logprobs.block_logits
-    device = torch.device("cuda" if passes.on_gpu else "cpu")
+    blocks_of, by_device = logprobs.row_blocks, logprobs.on_gpu
 
-    def few(rows: int, vocabulary: int, _: torch.device) -> list[slice]:
+    def few(rows: int, vocabulary: int, device: torch.device) -> list[slice]:
         blocks = blocks_of(rows, vocabulary, device)
         return blocks if len(blocks) <= 3 else [*blocks[:2], blocks[-1]]
 
     logprobs.row_blocks = distillation.row_blocks = few
-    logprobs.block_logits = lambda _: room(device)
+    logprobs.on_gpu = lambda _: passes.on_gpu
     try:
         yield
     finally:
         logprobs.row_blocks = distillation.row_blocks = blocks_of
-        logprobs.block_logits = room
+        logprobs.on_gpu = by_device

@@ -18,11 +18,12 @@ from pipo.plan.passes import PassPeaks
 from pipo.plan.sizes import Shape, Sizes
 from pipo.rollout.vllm import VllmConfig
 
-# Bytes per logit that pass through memory (pipo.lm.logprobs): made, cast, and read or written by each
-# operation of a block forward; made again for the backward pass, all but the last block; and that pass.
-LOGIT_SCORED, LOGIT_AGAIN, LOGIT_BACK = 40, 32, 10
-# Bytes per weight of the head for each block of an update: its product, and the float32 sum that it joins.
-HEAD_GRADIENT = 12
+# Bytes per logit that pass through memory on a GPU (pipo.lm.logprobs): made, cast, and read three times and
+# written by softmax, forward; made again for the backward pass, all but the last block; and that pass, in
+# which softmax reads them three times and writes, and two products read.
+LOGIT_SCORED, LOGIT_AGAIN, LOGIT_BACK = 24, 2, 12
+# Bytes per weight of the head for each block of an update: the float32 sum that its product joins.
+HEAD_GRADIENT = 8
 # Bytes per weight of AdamW's step: weight, gradient and two moments read, three of them written.
 ADAMW = 28
 # Bytes per weight of a look-back (pipo.lm.weights_copy): weights and their copy change places twice, by way

@@ -41,6 +41,15 @@ _SHAPES = {
 }
 
 
+# Products of bfloat16 that come out in float32 are a GPU's alone.
+_ONLY_THERE: dict[Any, Callable[..., Tensor]] = {
+    _aten.mm.dtype: lambda a, b, out_dtype: a.to(out_dtype) @ b.to(out_dtype),
+    _aten.addmm.dtype_out: lambda total, a, b, out_dtype, *, out: torch.addmm(
+        total, a.to(out_dtype), b.to(out_dtype), out=out
+    ),
+}
+
+
 class DeviceMismatch(RuntimeError):
     """An operation on tensors of both devices, which a GPU refuses."""
 
@@ -141,7 +150,7 @@ def _run(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     inner = {name: _unwrap(value) for name, value in kwargs.items() if name != "pin_memory"}
     if _is_cuda(inner.get("device")):
         inner["device"] = torch.device("cpu")
-    out = func(*map(_unwrap, args), **inner)
+    out = _ONLY_THERE.get(func, func)(*map(_unwrap, args), **inner)
     if func is _aten._local_scalar_dense.default:
         return out
     return _given_back(func, args, kwargs, out)

@@ -33,7 +33,7 @@ from tests.simulated_cuda import guard
 if TYPE_CHECKING:
     from tests.simulated_cuda.ledger import Ledger
 
-TOY_ITERATIONS = 4
+TOY_ITERATIONS = 5
 # As small as a run can be that still samples, scores, trains, evaluates, saves and compares.
 SMALL_RUN = (
     "iterations=2",

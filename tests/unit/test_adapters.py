@@ -19,6 +19,7 @@ from pipo.config.tree import ModelConfig
 from pipo.errors import ConfigError, ModelError
 from pipo.lm.adapters import add_adapters, base_of, write_adapter
 from pipo.lm.attention import ATTENTION_NAME
+from pipo.lm.library_names import checkpoint_activations
 from pipo.lm.options import Lora
 from pipo.lm.policy import Policy
 from pipo.lm.reference import OtherAdapters, WithoutAdapters
@@ -101,6 +102,18 @@ def test_new_adapters_change_nothing_and_are_all_that_is_trained():
     # Of a layer with n inputs and m outputs, rank times (n + m).
     shapes = [p.shape for n, p in plain.named_parameters() if "_proj." in n]
     assert sum(w.numel() for w in trained(policy).values()) == sum(4 * sum(shape) for shape in shapes)
+
+
+def test_they_get_the_same_gradients_with_checkpointed_activations():
+    gradients = []
+    for checkpointing in (False, True):
+        policy = adapted().train()
+        if checkpointing:
+            checkpoint_activations(policy.model)
+        policy(ROWS, 1.0).sum().backward()
+        gradients.append(torch.cat([weight.grad.flatten() for weight in trained(policy).values()]))
+    assert gradients[0].norm() > 0
+    assert torch.equal(*gradients)
 
 
 def test_what_adapters_add_is_alpha_by_rank_times_their_product():

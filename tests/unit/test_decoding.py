@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 from pipo.lm.attention import ATTENTION_NAME
 from pipo.lm.cache import PreallocatedCache
 from pipo.lm.decoding import plain_decoder
+from pipo.lm.library_names import checkpoint_activations
 from pipo.lm.policy import Policy
 
 SIZES = {
@@ -58,6 +59,12 @@ def prefilled(policy: Policy) -> PreallocatedCache:
     positions = torch.arange(WIDTH)[None].expand(2, -1)
     policy.next_token_logits(ids, positions, cache, None, last=torch.tensor([WIDTH - 1, 2]))
     return cache
+
+
+def test_checkpointed_activations_do_not_change_the_step():
+    policy = policy_of(PLAIN["qwen3"])
+    checkpoint_activations(policy.model)
+    assert plain_decoder(policy.backbone, policy.head, prefilled(policy), WIDTH + NEW) is not None
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16 products", "bfloat16 weights"])

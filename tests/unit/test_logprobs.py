@@ -6,12 +6,25 @@ import pytest
 import torch
 
 from pipo.lm import logprobs
-from pipo.lm.logprobs import _BlockwiseLogprobs, token_logprobs
+from pipo.lm.logprobs import _BlockwiseLogprobs, _FusedLogprobs, token_logprobs
+
+
+@pytest.fixture(params=[False, True], ids=["as on a CPU", "as on a GPU"])
+def gpu(request, monkeypatch) -> bool:
+    """A GPU's way, which computes on a CPU as well, with blocks of the size that a test asks for."""
+    monkeypatch.setattr(logprobs, "on_gpu", lambda device: request.param)
+    monkeypatch.setattr(logprobs, "GPU_TILE", 1)
+    return request.param
+
+
+def set_block(monkeypatch, elements: int) -> None:
+    for name in ("BLOCK_LOGITS", "GPU_BLOCK_LOGITS"):
+        monkeypatch.setattr(logprobs, name, elements)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 26])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_blocks_equal_the_plain_head(monkeypatch, rows, temperature):
+def test_blocks_equal_the_plain_head(monkeypatch, rows, temperature, gpu):
     torch.manual_seed(0)
     hidden = torch.randn(rows, 16, dtype=torch.float64).float().requires_grad_()
     weight = torch.randn(301, 16).requires_grad_()
@@ -20,7 +33,7 @@ def test_blocks_equal_the_plain_head(monkeypatch, rows, temperature):
     expected = (hidden @ weight.t() / temperature).log_softmax(1).gather(1, tokens[:, None])[:, 0]
     wanted = torch.autograd.grad(expected, (hidden, weight), upstream)
     for rows_in_a_block in (0, 7, 100):  # a row is the least
-        monkeypatch.setattr(logprobs, "BLOCK_LOGITS", rows_in_a_block * 301)
+        set_block(monkeypatch, rows_in_a_block * 301)
         got = token_logprobs(hidden, weight, tokens, temperature)
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
         for ours, theirs in zip(torch.autograd.grad(got, (hidden, weight), upstream), wanted, strict=True):
@@ -40,16 +53,16 @@ def test_a_large_vocabulary_is_exact_to_float32(monkeypatch):
     torch.testing.assert_close(got.double(), exact, rtol=2e-7, atol=2e-6)
 
 
-def test_no_rows_give_zero_gradients():
+def test_no_rows_give_zero_gradients(gpu):
     hidden, weight = torch.zeros(0, 4, requires_grad=True), torch.ones(9, 4, requires_grad=True)
     token_logprobs(hidden, weight, torch.zeros(0, dtype=torch.int64), 1.0).sum().backward()
     assert (weight.grad == 0).all()
 
 
-def test_confident_tokens_keep_their_gradient_in_bfloat16(monkeypatch):
+def test_confident_tokens_keep_their_gradient_in_bfloat16(monkeypatch, gpu):
     """A probability of .999 is 1 in bfloat16; the gradient is what is missing to 1."""
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(301, 64, generator=generator).bfloat16().requires_grad_()
+    weight = torch.randn(301, 64, generator=generator).bfloat16()
     tokens = torch.randint(0, 301, (40,), generator=generator)
     hidden = (weight[tokens].detach() * 0.25).requires_grad_()
     exact = (hidden.double() @ weight.double().t()).log_softmax(1).gather(1, tokens[:, None])[:, 0]
@@ -57,7 +70,7 @@ def test_confident_tokens_keep_their_gradient_in_bfloat16(monkeypatch):
     wanted = torch.autograd.grad(exact.sum(), hidden)[0].double()
     errors = []
     for rows_in_a_block in (7, 1000):  # ours, and the library's on the whole matrix
-        monkeypatch.setattr(logprobs, "BLOCK_LOGITS", rows_in_a_block * 301)
+        set_block(monkeypatch, rows_in_a_block * 301)
         got = torch.autograd.grad(token_logprobs(hidden, weight, tokens, 1.0).sum(), hidden)[0].double()
         errors.append(((got - wanted).norm(dim=1) / wanted.norm(dim=1)).median())
     assert errors[0] < 0.03
@@ -81,7 +94,7 @@ def test_many_blocks_in_bfloat16_add_up_in_float32(monkeypatch, weights):
 
 
 @pytest.mark.parametrize("rows_in_a_block", [4, 100])
-def test_of_the_blocks_only_the_last_is_kept_and_not_computed_again(monkeypatch, rows_in_a_block):
+def test_of_the_blocks_only_the_last_is_kept_and_not_computed_again(monkeypatch, rows_in_a_block, gpu):
     products = []
     head_logits = logprobs.head_logits
     monkeypatch.setattr(
@@ -89,9 +102,11 @@ def test_of_the_blocks_only_the_last_is_kept_and_not_computed_again(monkeypatch,
         "head_logits",
         lambda hidden, *rest: products.append(len(hidden)) or head_logits(hidden, *rest),
     )
-    monkeypatch.setattr(logprobs, "BLOCK_LOGITS", rows_in_a_block * 301)
+    set_block(monkeypatch, rows_in_a_block * 301)
     hidden, weight = torch.randn(10, 16).requires_grad_(), torch.randn(301, 16)
-    total = _BlockwiseLogprobs.apply(hidden, weight, torch.arange(10), 1.0).sum()
+    # At a temperature of 1 a GPU's way takes the product as it is.
+    way = _FusedLogprobs if gpu else _BlockwiseLogprobs
+    total = way.apply(hidden, weight, torch.arange(10), 0.9).sum()
     forward, products[:] = list(products), []
     (first,) = torch.autograd.grad(total, hidden, retain_graph=True)
     assert (forward, products) == {4: ([4, 4, 2], [4, 4]), 100: ([10], [])}[rows_in_a_block]
@@ -100,8 +115,8 @@ def test_of_the_blocks_only_the_last_is_kept_and_not_computed_again(monkeypatch,
     torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-6)
 
 
-def test_float64_stays_float64_and_what_needs_no_gradient_gets_none(monkeypatch):
-    monkeypatch.setattr(logprobs, "BLOCK_LOGITS", 1)
+def test_float64_stays_float64_and_what_needs_no_gradient_gets_none(monkeypatch, gpu):
+    set_block(monkeypatch, 1)
     hidden, weight = torch.randn(5, 4).double().requires_grad_(), torch.randn(9, 4).double()
     tokens = torch.arange(5)
     got = token_logprobs(hidden, weight, tokens, 0.7)

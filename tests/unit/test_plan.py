@@ -186,8 +186,8 @@ def _clock(**changes) -> Clock:
 
 
 def test_seconds_of_scoring():
-    # A pass takes two operations per weight and token, and 40 bytes of memory per logit.
-    passes = (520 * (2 * LAYERS + ATTENTION) + 2 * HEAD * 480) / 100e12 + 40 * 1000 * 480 / 1e12
+    # A pass takes two operations per weight and token, and 24 bytes of memory per logit.
+    passes = (520 * (2 * LAYERS + ATTENTION) + 2 * HEAD * 480) / 100e12 + 24 * 1000 * 480 / 1e12
     assert _clock(sharded=False).scoring() == pytest.approx(passes)
     # Weights in 2 bytes, 7/8 of them from others at 100 GB/s, take longer: those of no layer and of the first
     # of four before a pass, all layers beside it.
@@ -203,8 +203,8 @@ def test_seconds_of_an_update_and_what_is_lost():
     found = _clock(sharded=False).update(1.0, checkpointing=True)
     # Of a step: layers four times (forward, again, and two products of the backward pass), the head three.
     work = (260 * 4 * (2 * LAYERS + ATTENTION) + 3 * 2 * HEAD * 240) / 100e12
-    # 240 rows of logits are a single block, which is kept: 40 bytes a logit forward, 10 backward.
-    head = 50 * 1000 * 240 / 1e12
+    # 240 rows of logits are a single block, which is kept: 24 bytes a logit forward, 12 backward.
+    head = 36 * 1000 * 240 / 1e12
     adamw = 28 * GIB / 1e12
     assert found.seconds == pytest.approx(2 * (work + head + adamw))
     assert found.waste == pytest.approx(
