@@ -260,7 +260,7 @@ QUESTIONS = (
     Question(name="environment", expected="the doctor has no advice", seconds=20, ask=environment),
     Question(
         name="attention",
-        expected="flash for causal rows; nowhere cuDNN's kernel, which plans for every new shape, nor products",
+        expected="flash for causal rows; nowhere cuDNN's kernel, which plans for every shape, nor products",
         seconds=20,
         ask=attention_kernels,
     ),
