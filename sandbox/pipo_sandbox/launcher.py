@@ -139,6 +139,8 @@ class _Launcher:
             while watch.wait(pid, _PARENT_CHECK_S, also=(lifeline.fileno(),)) is None:
                 if os.getppid() != launcher or select.select([lifeline], [], [], 0)[0]:
                     os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)  # not by way of the watch: the lifeline stays readable, and it would spin
+                    break
         self._sweep(user)
         if work != filesystem.WORK:
             shutil.rmtree(work, ignore_errors=True)
