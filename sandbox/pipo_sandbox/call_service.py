@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 from . import values, wire
@@ -32,7 +33,7 @@ _MAX_ORDER = 1 << 30
 _MAX_TERMS = 1 << 10
 
 
-def serve(sockets: list[socket.socket], confinement: Confinement) -> None:
+def serve(sockets: Sequence[socket.socket], confinement: Confinement) -> None:
     """Serve one program until it ends or the other side has gone; the second socket asks what it uses."""
     channel, questions = sockets
     wire.send(channel, b"ready")

@@ -20,7 +20,7 @@ from types import CodeType, ModuleType
 from typing import Any, NoReturn
 
 from . import at_fork, filesystem, kernel
-from .processes import Scope, unwatch
+from .processes import Scope, close_others, unwatch
 from .settings import Limits
 
 PROGRAM = "program.py"
@@ -96,11 +96,7 @@ class Confinement:
             kernel.die_with_parent(signal.SIGKILL)
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
-        first = 3
-        for descriptor in sorted(keep):
-            os.closerange(first, descriptor)
-            first = descriptor + 1
-        os.closerange(first, 4096)
+        close_others(keep)
         if self.limits is not None:
             seconds = self.limits.cpu_s * runs
             resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))

@@ -84,7 +84,7 @@ def mount_private(paths: Sequence[str], user: int, group: int, disk_mb: int) -> 
     quiet = kernel.MS_NOSUID | kernel.MS_NODEV
     options = f"size={disk_mb}m,nr_inodes=4096,mode=700,uid={user},gid={group}"
     kernel.mount("tmpfs", WORK, "tmpfs", quiet, options)
-    below = [path for path in paths if path.startswith(f"{TEMPORARY}/")]
+    below = _below_temporary(paths)
     links = {path: os.readlink(path) for path in below if os.path.islink(path)}
     opened = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in below if path not in links}
     folders = {path for path in opened if os.path.isdir(path)}
@@ -98,6 +98,16 @@ def mount_private(paths: Sequence[str], user: int, group: int, disk_mb: int) -> 
         kernel.mount("proc", "/proc", "proc", quiet | kernel.MS_NOEXEC | kernel.MS_RDONLY)
     except OSError:  # containers may hide parts of /proc, and then a new one is refused: have none
         kernel.mount("tmpfs", "/proc", "tmpfs", quiet | kernel.MS_RDONLY, "size=4k")
+
+
+def private_folders(paths: Sequence[str]) -> dict[str, frozenset[str]]:
+    """The folders that ``mount_private`` makes, each with the names that are in it from the start."""
+    names = (path.split("/")[2] for path in _below_temporary(paths))
+    return {WORK: frozenset(), TEMPORARY: frozenset(names)}
+
+
+def _below_temporary(paths: Sequence[str]) -> list[str]:
+    return [path for path in paths if path.startswith(f"{TEMPORARY}/")]
 
 
 def clear(folder: str, keep: Collection[str]) -> None:

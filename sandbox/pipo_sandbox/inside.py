@@ -7,17 +7,20 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from . import (
     call_service,
     filesystem,
     judge_service,
     kernel,
+    namespaces,
     processes,
     repl_service,
     stdin_service,
-    syscall_filter,
+    wire,
 )
 from .confinement import Confinement
 from .settings import Settings
@@ -38,8 +41,12 @@ class Plan:
     """Flags of the namespaces of each sandbox; 0 without any."""
     scope: processes.Scope
     """Scope in which leftovers of a program are found."""
-    filtered: bool
-    """Whether the system call filter is installed."""
+    user: int
+    """The user that the launcher runs as."""
+    group: int
+    """The group that it runs as."""
+    instructions: bytes | None
+    """Instructions of the system call filter (seccomp); None without one."""
     readable: filesystem.Readable | None
     """What may be read where Landlock takes the place of a mount namespace; None without it."""
     linux: bool
@@ -52,28 +59,71 @@ class Plan:
     """Whether set-uid programs lose their effect."""
 
 
-def run(
-    plan: Plan, settings: Settings, service: str, sockets: list[socket.socket], work: str, own_user: int
-) -> None:
-    """Drop everything and serve until the other side has gone. Ends the process by returning.
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What one sandbox is to do."""
+
+    service: str
+    """Key of ``SERVICES``."""
+    channels: Sequence[socket.socket]
+    """What the service talks on."""
+    own_user: int
+    """User and group to become; -1 to stay."""
+
+
+def confinement(plan: Plan, settings: Settings, folders: Mapping[str, frozenset[str]]) -> Confinement:
+    """How a program is confined in the sandbox around it.
 
     Args:
         plan: what to put in place.
         settings: of the launcher.
-        service: key of ``SERVICES``.
-        sockets: what the service talks on.
-        work: the working directory.
-        own_user: user and group to become; -1 to stay.
-
-    Raises:
-        OSError: a protection that the launcher has found possible is refused.
+        folders: that a program may write to, the working directory first, each with what is in it from the
+            start. They become its home and the place of temporary files, in this process and its children.
     """
+    paths = [*folders]
+    os.environ["HOME"], os.environ["TMPDIR"] = paths[0], paths[-1]
+    return Confinement(
+        scope=plan.scope,
+        limits=settings.limits if plan.limited else None,
+        instructions=plan.instructions,
+        readable=plan.readable,
+        linux=plan.linux,
+        private=folders,
+    )
+
+
+def run(plan: Plan, settings: Settings, confined: Confinement, order: Order, problem: int) -> NoReturn:
+    """Drop everything and serve until the other side has gone, then end the process.
+
+    Args:
+        plan: what to put in place.
+        settings: of the launcher.
+        confined: the rest of it, for the program.
+        order: what to do.
+        problem: end of a pipe for the reason if a protection that the launcher has found possible is refused.
+            Whoever watches over the sandbox holds the other end.
+    """
+    try:
+        processes.close_others([problem, *(channel.fileno() for channel in order.channels)])
+        _enter(plan, settings, confined, order.own_user)
+        if not processes.readable([problem]):  # the watcher has not gone before it could be told
+            SERVICES[order.service](order.channels, confined)
+    except (wire.Closed, wire.WireError):
+        pass  # the other side has gone
+    except BaseException as error:
+        os.write(problem, f"{type(error).__name__}: {error}".encode())
+    finally:
+        os._exit(0)
+
+
+def _enter(plan: Plan, settings: Settings, confined: Confinement, own_user: int) -> None:
+    if plan.namespaces & kernel.CLONE_NEWUSER:
+        namespaces.map_user(plan.user, plan.group)
     os.setsid()
-    user = own_user if own_user >= 0 else os.getuid()
-    group = own_user if own_user >= 0 else os.getgid()
-    if plan.namespaces & kernel.CLONE_NEWNS:
+    user, group = (own_user, own_user) if own_user >= 0 else (os.getuid(), os.getgid())
+    if plan.namespaces:
         filesystem.mount_private(settings.paths, user, group, settings.limits.disk_mb)
-    os.chdir(work)
+    os.chdir(next(iter(confined.private)))
     if own_user >= 0:
         os.setgroups([])
         os.setresgid(group, group, group)
@@ -81,19 +131,6 @@ def run(
     if plan.linux:
         _harden(plan)
     _limit(plan, settings)
-    private = (work, filesystem.TEMPORARY) if plan.namespaces & kernel.CLONE_NEWNS else (work,)
-    os.environ["HOME"], os.environ["TMPDIR"] = work, private[-1]
-    SERVICES[service](
-        sockets,
-        Confinement(
-            scope=plan.scope,
-            limits=settings.limits if plan.limited else None,
-            instructions=syscall_filter.filter_program() if plan.filtered else None,
-            readable=plan.readable,
-            linux=plan.linux,
-            private={folder: frozenset(os.listdir(folder)) for folder in private},
-        ),
-    )
 
 
 def prepare(settings: Settings) -> None:

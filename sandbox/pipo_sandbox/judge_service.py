@@ -16,7 +16,7 @@ import importlib
 import json
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -126,7 +126,7 @@ def _exception(name: str, text: str) -> Exception:
     return ProgramError(text)
 
 
-def serve(sockets: list[socket.socket], confinement: Confinement) -> None:
+def serve(sockets: Sequence[socket.socket], confinement: Confinement) -> None:
     """Judge one program."""
     verdicts, program, questions = sockets
     wire.receive(program, _MAX_READY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import signal
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
@@ -23,6 +24,7 @@ _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 36, 38, 47
 
 _MACHINE = platform.machine()
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+_CLONE = {"x86_64": 56, "aarch64": 220}
 _CAPSET = {"x86_64": 126, "aarch64": 91}
 _MOUNT_SETATTR = 442  # from 424 on, numbers are the same on every architecture
 _LANDLOCK_CREATE_RULESET, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT_SELF = 444, 445, 446
@@ -31,6 +33,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 # Made once, in the launcher: what a fork of it has to make again costs more than the call does.
 for _name in ("prctl", "syscall", "mount", "unshare"):
     hasattr(_libc, _name)  # looks it up and keeps it, where the system has it
+# Calls that keep the interpreter's lock, which a process has to hold when it comes back as two.
+_locked_libc, _interpreter = ctypes.PyDLL(None, use_errno=True), ctypes.pythonapi
+for _step in ("BeforeFork", "AfterFork_Parent", "AfterFork_Child"):
+    getattr(_interpreter, f"PyOS_{_step}").restype = None
 _CAPABILITY_HEADER = (ctypes.c_uint32 * 2)(0x20080522, 0)
 _NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
 
@@ -91,6 +97,21 @@ def install_filter(instructions: bytes) -> None:
     program = _FilterProgram(len(instructions) // 8, instructions)
     pointer = ctypes.byref(program)
     _checked(_libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, pointer, 0, 0), "seccomp")
+
+
+def fork(flags: int) -> int:
+    """``os.fork`` into new namespaces: of processes too, which ``unshare`` makes for children alone.
+
+    For a process of one thread, as ``clone`` does not tell the C library that it forks.
+    """
+    number = _number(_CLONE, "clone")
+    _interpreter.PyOS_BeforeFork()
+    pid = _locked_libc.syscall(number, flags | signal.SIGCHLD, 0, 0, 0, 0)
+    if pid == 0:
+        _interpreter.PyOS_AfterFork_Child()
+        return 0
+    _interpreter.PyOS_AfterFork_Parent()
+    return _checked(pid, "clone")
 
 
 def unshare(flags: int) -> None:

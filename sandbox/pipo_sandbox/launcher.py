@@ -4,9 +4,8 @@ It receives only sockets, never a program, an input or an expected output, and e
 fork of the same state, so that nothing passes from one program to the next.
 
 Each order is two bytes (service and slot) with two to four sockets: the lifeline first. The
-lifeline is the sandbox's term: when its other end is shut down, the keeper kills everything in
-the sandbox, cleans up and closes its own end, after one last message if the sandbox could not
-be set up.
+lifeline is the sandbox's term: when its other end is shut down, everything in the sandbox is killed
+and cleaned up, and this end closed, after one last message if the sandbox could not be set up.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import resource
 import select
 import shutil
 import signal
@@ -21,9 +21,9 @@ import socket
 import sys
 import tempfile
 from contextlib import suppress
-from typing import NoReturn
+from dataclasses import dataclass
 
-from . import filesystem, inside, kernel, namespaces, processes, wire
+from . import filesystem, inside, keeper, kernel, wire
 from .settings import INT_DIGITS, Settings
 from .system import System
 
@@ -33,7 +33,9 @@ _COMMON = (
     "heapq io itertools json math operator queue random re statistics string struct textwrap threading "
     "time traceback typing"
 )
-_PARENT_CHECK_S = 1.0
+_PARENT_CHECK_MS = 1000
+# Descriptors: of a sandbox those of its watch and the lock on its user; besides, those of one that starts.
+_OWN_DESCRIPTORS, _EACH_SANDBOXS = 64, 4
 
 
 def import_common() -> None:
@@ -56,20 +58,141 @@ def main(control_fd: int, settings_text: str) -> None:
     sys.set_int_max_str_digits(INT_DIGITS)
     system = System(settings)
     inside.prepare(settings)
-    launcher = _Launcher(settings, system)
+    launcher = _Launcher(settings, system, control)
     gc.freeze()
     wire.send(control, json.dumps(system.report).encode())
-    while os.getppid() == parent:
-        ordered = select.select([control], [], [], _PARENT_CHECK_S)[0]
-        _wait_for_keepers(os.WNOHANG)
-        if not ordered:
-            continue
-        order, descriptors, _, _ = socket.recv_fds(control, 2, 4)
-        if len(order) < 2:
-            _wait_for_keepers(0)  # until the last one has cleaned up
-            break
-        launcher.launch(chr(order[0]), order[1], [socket.socket(fileno=fd) for fd in descriptors], control)
+    while os.getppid() == parent and launcher.at_work:
+        launcher.serve()
     launcher.clean_up()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sandbox:
+    """A sandbox in namespaces of its own."""
+
+    first: int
+    """Number of its first process."""
+    ended: int
+    """Descriptor that is readable when that process and all others in its namespace have ended."""
+    lifeline: socket.socket
+    """Readable when the term is over."""
+    problem: int
+    """End of a pipe that says why it could not be set up."""
+
+
+class _Launcher:
+    """Takes orders and watches over sandboxes; those without namespaces have keepers that do.
+
+    Args:
+        settings: of all sandboxes.
+        system: what it allows.
+        control: where orders come.
+
+    Attributes:
+        at_work: whether there is something to wait for.
+    """
+
+    def __init__(self, settings: Settings, system: System, control: socket.socket) -> None:
+        self._settings, self._plan, self._users = settings, system.plan, system.users
+        self._control = control
+        self._watched: dict[int, _Sandbox] = {}
+        self._poll = select.poll()
+        self._poll.register(control, select.POLLIN)
+        self._work_root, self.at_work = "", True
+        if self._plan.namespaces:
+            _allow_descriptors(_OWN_DESCRIPTORS + _EACH_SANDBOXS * settings.slots)
+            folders = filesystem.private_folders(settings.paths)
+            self._confined = inside.confinement(self._plan, settings, folders)
+        else:
+            self._work_root = tempfile.mkdtemp(prefix=f"pipo-sandbox-{os.getpid()}-")
+            os.chmod(self._work_root, 0o711)
+
+    def serve(self) -> None:
+        """Wait for a while, and do what there is to do."""
+        for descriptor, _ in self._poll.poll(_PARENT_CHECK_MS):
+            if descriptor == self._control.fileno():
+                self._obey()
+            elif descriptor in self._watched:  # and not ended by what was done for another one
+                self._look(self._watched[descriptor], descriptor)
+        if not self._plan.namespaces:
+            _wait_for_keepers(os.WNOHANG)
+
+    def clean_up(self) -> None:
+        """Remove what is on disk."""
+        if self._work_root:
+            shutil.rmtree(self._work_root, ignore_errors=True)
+
+    def _obey(self) -> None:
+        order, descriptors, _, _ = socket.recv_fds(self._control, 2, 4)
+        if len(order) < 2:  # no more are to come: what is left is to clean up after the last ones
+            self._poll.unregister(self._control)
+            self._control.close()
+            if not self._plan.namespaces:
+                _wait_for_keepers(0)
+            self.at_work = bool(self._watched)
+            return
+        lifeline, *channels = (socket.socket(fileno=descriptor) for descriptor in descriptors)
+        user = self._users[order[1]] if self._users else -1
+        start = self._start if self._plan.namespaces else self._start_keeper
+        start(inside.Order(service=chr(order[0]), channels=channels, own_user=user), lifeline)
+        for channel in channels:
+            channel.close()
+
+    def _start(self, order: inside.Order, lifeline: socket.socket) -> None:
+        problem, problem_end = os.pipe()
+        try:
+            pid = kernel.fork(self._plan.namespaces)
+        except OSError as error:  # a limit on namespaces or processes: the next one may be luckier
+            for descriptor in (problem, problem_end):
+                os.close(descriptor)
+            with lifeline, suppress(OSError):
+                lifeline.sendall(f"{type(error).__name__}: {error}".encode())
+            return
+        if pid == 0:
+            inside.run(self._plan, self._settings, self._confined, order, problem_end)
+        os.close(problem_end)
+        sandbox = _Sandbox(first=pid, ended=os.pidfd_open(pid), lifeline=lifeline, problem=problem)
+        for descriptor in (sandbox.ended, lifeline.fileno()):
+            self._watched[descriptor] = sandbox
+            self._poll.register(descriptor, select.POLLIN)
+
+    def _start_keeper(self, order: inside.Order, lifeline: socket.socket) -> None:
+        if os.fork() == 0:
+            try:
+                self._control.close()
+                keeper.keep(self._plan, self._settings, order, lifeline, self._work_root)
+            finally:
+                os._exit(1)
+        lifeline.close()
+
+    def _look(self, sandbox: _Sandbox, descriptor: int) -> None:
+        """End a sandbox whose term is over, or clean up after it has ended."""
+        if descriptor != sandbox.ended:
+            self._forget(descriptor)  # it stays readable
+            os.kill(sandbox.first, signal.SIGKILL)
+            return
+        os.waitpid(sandbox.first, 0)
+        self._forget(sandbox.ended)
+        if sandbox.lifeline.fileno() in self._watched:
+            self._forget(sandbox.lifeline.fileno())
+        with sandbox.lifeline, suppress(OSError):
+            sandbox.lifeline.sendall(os.read(sandbox.problem, 4096))
+        os.close(sandbox.ended)
+        os.close(sandbox.problem)
+        self.at_work = bool(self._watched) or self._control.fileno() >= 0
+
+    def _forget(self, descriptor: int) -> None:
+        self._poll.unregister(descriptor)
+        del self._watched[descriptor]
+
+
+def _allow_descriptors(number: int) -> None:
+    """Have that many open at one time, if the system lets a process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        number = min(number, hard)
+    if soft != resource.RLIM_INFINITY and soft < number:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
 
 
 def _wait_for_keepers(options: int) -> None:
@@ -77,90 +200,3 @@ def _wait_for_keepers(options: int) -> None:
     with suppress(ChildProcessError):
         while os.waitpid(-1, options)[0]:
             pass
-
-
-class _Launcher:
-    """Forks keepers.
-
-    Args:
-        settings: of all sandboxes.
-        system: what it allows.
-    """
-
-    def __init__(self, settings: Settings, system: System) -> None:
-        self._settings, self._plan, self._users = settings, system.plan, system.users
-        mine = f"pipo-sandbox-{os.getpid()}-"
-        self._work_root = "" if self._plan.namespaces else tempfile.mkdtemp(prefix=mine)
-        if self._work_root:
-            os.chmod(self._work_root, 0o711)
-
-    def launch(self, service: str, slot: int, sockets: list[socket.socket], control: socket.socket) -> None:
-        """Fork a keeper for one sandbox."""
-        if os.fork() == 0:
-            try:
-                control.close()
-                self._keep(service, slot, sockets)
-            finally:
-                os._exit(1)
-        for end in sockets:
-            end.close()
-
-    def clean_up(self) -> None:
-        """Remove what is on disk."""
-        if self._work_root:
-            shutil.rmtree(self._work_root, ignore_errors=True)
-
-    def _keep(self, service: str, slot: int, sockets: list[socket.socket]) -> NoReturn:
-        """Make the sandbox, watch over it, and end it with the lifeline."""
-        lifeline, *channels = sockets
-        if self._plan.linux:
-            kernel.die_with_parent(signal.SIGKILL)
-        user = self._users[slot] if self._users else -1
-        problem, problem_end = os.pipe()
-        work = self._make_work(slot, user)
-        namespaces.unshare(self._plan.namespaces)
-        pid = os.fork()
-        if pid == 0:
-            try:
-                lifeline.close()
-                os.close(problem)
-                inside.run(self._plan, self._settings, service, channels, work, user)
-            except (wire.Closed, wire.WireError):
-                pass  # the other side has gone
-            except BaseException as error:
-                os.write(problem_end, f"{type(error).__name__}: {error}".encode())
-            finally:
-                os._exit(0)
-        os.close(problem_end)
-        for channel in channels:
-            channel.close()
-        launcher = os.getppid()
-        with processes.ChildWatch() as watch:
-            while watch.wait(pid, _PARENT_CHECK_S, also=(lifeline.fileno(),)) is None:
-                if os.getppid() != launcher or select.select([lifeline], [], [], 0)[0]:
-                    os.kill(pid, signal.SIGKILL)
-                    os.waitpid(pid, 0)  # not by way of the watch: the lifeline stays readable, and it would spin
-                    break
-        self._sweep(user)
-        if work != filesystem.WORK:
-            shutil.rmtree(work, ignore_errors=True)
-        with suppress(OSError):
-            lifeline.sendall(os.read(problem, 4096))
-        os._exit(0)
-
-    def _sweep(self, user: int) -> None:
-        """End what has outlived the first process; in a PID namespace nothing can."""
-        if self._plan.scope == "user":
-            processes.end_user(user)
-        if self._plan.scope != "namespace":
-            processes.end_all("family")
-
-    def _make_work(self, slot: int, user: int) -> str:
-        if not self._work_root:
-            return filesystem.WORK
-        if self._plan.linux:
-            kernel.adopt_orphans()
-        work = tempfile.mkdtemp(prefix=f"{slot}-", dir=self._work_root)
-        if user >= 0:
-            os.chown(work, user, user)
-        return work

@@ -7,17 +7,16 @@ Example:
         trainer        100  everything that the user may see
         launcher       101  enter_outer: a user and a mount namespace. Files: the interpreter's folders,
                             read-only, on a root in memory. Still the host's processes and network
-        keeper         102  unshare: one more namespace of each kind. Files as before, and no network. The
-                            PID namespace is for its children only, so it stays outside, where nobody in it
-                            can reach the keeper, and kills what is in it
-        first process  103, number 1 in there.  mount_private: empty /sandbox and /tmp of its own, and a
-                            /proc that shows itself alone. All rights are dropped here
-        program        104, number 2 in there.  What the first process sees, which it can neither signal nor
+        first process  102, number 1 in there.  kernel.fork: one more namespace of each kind, and so no
+                            network. mount_private: empty /sandbox and /tmp of its own, and a /proc that
+                            shows itself alone. All rights are dropped here
+        program        103, number 2 in there.  What the first process sees, which it can neither signal nor
                             trace; the system call filter refuses the rest
 
-    The launcher's step is the slow one and is taken once; every sandbox is a copy of its state. When the
-    first process ends, the kernel ends all of its PID namespace, and mounts and network go with the last of
-    them. Root needs no user namespace for any of this; the first process becomes a user of its own instead.
+    The launcher's step is the slow one and is taken once; every sandbox is a copy of its state. It stays
+    outside of all sandboxes, where nobody in one can reach it, and ends the first process with the
+    sandbox's term. Then the kernel ends all of that PID namespace, and mounts and network go with the last
+    of them. Root needs no user namespace for any of this; the first process becomes a user of its own instead.
 """
 
 from __future__ import annotations
@@ -42,27 +41,29 @@ def enter_outer(own: int, settings: Settings) -> None:
     Raises:
         OSError: the system does not allow it.
     """
-    unshare(kernel.CLONE_NEWNS | own)
+    user, group = os.getuid(), os.getgid()
+    kernel.unshare(kernel.CLONE_NEWNS | own)
+    if own:
+        map_user(user, group)
     filesystem.enter_small_root(settings.paths, settings.hidden)
 
 
-def unshare(flags: int) -> None:
-    """A keeper's step: new namespaces for this process, and of processes for its children.
+def map_user(user: int, group: int) -> None:
+    """Give this process a number in the user namespace that it has just entered.
+
+    Args:
+        user: its number in the namespace around.
+        group: that of its group.
 
     Raises:
         OSError: the system does not allow it.
     """
-    user, group = os.getuid(), os.getgid()
-    if flags:
-        kernel.unshare(flags)
-    if flags & kernel.CLONE_NEWUSER:
-        # Never 0 inside: what the kernel keeps from other users, it shows to a namespace's root.
-        inner_user, inner_group = user or _NOBODY, group or _NOBODY
-        lines = {
-            "setgroups": "deny",
-            "uid_map": f"{inner_user} {user} 1",
-            "gid_map": f"{inner_group} {group} 1",
-        }
-        for name, line in lines.items():
-            with open(f"/proc/self/{name}", "w") as file:
-                file.write(line)
+    # Never 0 inside: what the kernel keeps from other users, it shows to a namespace's root.
+    lines = {
+        "setgroups": "deny",
+        "uid_map": f"{user or _NOBODY} {user} 1",
+        "gid_map": f"{group or _NOBODY} {group} 1",
+    }
+    for name, line in lines.items():
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(line)

@@ -10,7 +10,7 @@ import time
 # What signal is made of: signal itself makes enumerations of all that it is given and gives back.
 from _signal import SIG_DFL  # type: ignore[import-not-found]
 from _signal import signal as set_handler  # type: ignore[import-not-found]
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -21,6 +21,17 @@ from typing import Literal, Self
 # "user": all of a user that nobody else runs as;
 # "family": all descendants of this process.
 Scope = Literal["namespace", "user", "family"]
+
+
+_MAX_DESCRIPTOR = 4096  # past all that the sandboxes of a launcher have together
+
+
+def readable(descriptors: Iterable[int], wait_s: float | None = 0) -> set[int]:
+    """Those from which something can be read, or whose other end has gone; waits for one, None for ever."""
+    poll = select.poll()  # not select, which knows no descriptor above 1,023
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return {found for found, _ in poll.poll(None if wait_s is None else 1000 * wait_s)}
 
 
 class ChildWatch:
@@ -54,8 +65,8 @@ class ChildWatch:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return None
-            ready, _, _ = select.select([self._read, *also], [], [], left)
-            if any(descriptor in ready for descriptor in also):
+            ready = readable((self._read, *also), left)
+            if not ready.isdisjoint(also):
                 return None
             if self._read in ready:
                 os.read(self._read, 4096)
@@ -69,6 +80,15 @@ def unwatch() -> None:
 
 def _ignore(number: int, frame: FrameType | None) -> None:
     """A handler has to be there for the wake-up descriptor to be written."""
+
+
+def close_others(keep: Iterable[int]) -> None:
+    """Close every descriptor besides the first three and these."""
+    first = 3
+    for descriptor in sorted(keep):
+        os.closerange(first, descriptor)
+        first = descriptor + 1
+    os.closerange(first, _MAX_DESCRIPTOR)
 
 
 def end_all(scope: Scope) -> None:

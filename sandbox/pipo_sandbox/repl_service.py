@@ -23,6 +23,7 @@ import random
 import re
 import socket
 import sys
+from collections.abc import Sequence
 from types import CodeType
 from typing import Any
 
@@ -36,7 +37,7 @@ _MAX_TERMS = 1 << 10
 _ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}")
 
 
-def serve(sockets: list[socket.socket], confinement: Confinement) -> None:
+def serve(sockets: Sequence[socket.socket], confinement: Confinement) -> None:
     """Serve one interpreter until it ends or the other side has gone; the second socket asks what it uses."""
     channel, questions = sockets
     wire.send(channel, b"ready")

@@ -18,6 +18,7 @@ import os
 import random
 import socket
 import tempfile
+from collections.abc import Sequence
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -30,7 +31,7 @@ _STDERR_TAIL = 4096
 _MAX_MESSAGE = 1 << 30
 
 
-def serve(sockets: list[socket.socket], confinement: Confinement) -> None:
+def serve(sockets: Sequence[socket.socket], confinement: Confinement) -> None:
     """Serve one program until the other side has gone."""
     (channel,) = sockets
     wire.send(channel, b"ready")

@@ -37,11 +37,14 @@ class System:
         if self.users and (refusal := _trial(lambda: _become_and_read(self.users[0]))):
             self.users, self.report["own user"] = [], refusal
         filtered = self._try("system call filter", lambda: _in_child(_try_filter))
+        user, group = os.getuid(), os.getgid()
         scope: processes.Scope = "namespace" if self._flags else "user" if self.users else "family"
         self.plan = inside.Plan(
             namespaces=self._flags,
             scope=scope,
-            filtered=filtered,
+            user=user,
+            group=group,
+            instructions=syscall_filter.filter_program() if filtered else None,
             readable=self._readable(),
             linux=self._linux,
             no_new_privileges=self._try("no new privileges", lambda: _in_child(kernel.no_new_privileges)),
@@ -116,8 +119,14 @@ class System:
     def _rehearse(self, own: int) -> None:
         """Everything up to a sandbox's own mounts, in a process that ends afterwards."""
         namespaces.enter_outer(own, self._settings)
-        namespaces.unshare(namespaces.OF_A_SANDBOX | own)
-        _in_child(lambda: filesystem.mount_private(self._settings.paths, os.getuid(), os.getgid(), 1))
+        user, group = os.getuid(), os.getgid()
+
+        def enter() -> None:
+            if own:
+                namespaces.map_user(user, group)
+            filesystem.mount_private(self._settings.paths, os.getuid(), os.getgid(), 1)
+
+        _in_child(enter, lambda: kernel.fork(namespaces.OF_A_SANDBOX | own))
 
     def _check_countable(self) -> None:
         if not (self.users or self._flags & kernel.CLONE_NEWUSER):
@@ -142,20 +151,20 @@ def _try_rules(readable: filesystem.Readable) -> None:
     filesystem.restrict_files(readable, tempfile.gettempdir())
 
 
-def _in_child(attempt: Callable[[], None]) -> None:
+def _in_child(attempt: Callable[[], None], fork: Callable[[], int] = os.fork) -> None:
     """Do something that cannot be undone in a process of its own.
 
     Raises:
         PermissionError: it failed; the message says why.
     """
-    if refusal := _trial(attempt):
+    if refusal := _trial(attempt, fork):
         raise PermissionError(refusal)
 
 
-def _trial(attempt: Callable[[], None]) -> str:
+def _trial(attempt: Callable[[], None], fork: Callable[[], int] = os.fork) -> str:
     """Why something fails, found out in a process of its own; empty if it does not."""
     read, write = os.pipe()
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         try:
             attempt()

@@ -41,7 +41,9 @@ def until(deadline: float) -> Patience:
 
 def readable(sock: socket.socket) -> bool:
     """Whether something has been received, or the other side has gone."""
-    return bool(select.select([sock], [], [], 0)[0])
+    poll = select.poll()  # not select, which knows no descriptor above 1,023
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def send(sock: socket.socket, data: bytes, patience: Patience | None = None) -> None:
