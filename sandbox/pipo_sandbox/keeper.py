@@ -21,7 +21,13 @@ _PARENT_CHECK_S = 1.0
 
 
 def keep(
-    plan: inside.Plan, settings: Settings, order: inside.Order, lifeline: socket.socket, work_root: str
+    plan: inside.Plan,
+    settings: Settings,
+    order: inside.Order,
+    *,
+    lifeline: socket.socket,
+    work_root: str,
+    launcher: int,
 ) -> NoReturn:
     """Make the sandbox, watch over it, and end it with the lifeline. Ends the process.
 
@@ -31,11 +37,11 @@ def keep(
         order: what the sandbox is to do.
         lifeline: its other end is shut down at the end of the term.
         work_root: folder for the working directories of sandboxes.
+        launcher: number of the process that has forked this one, and that may have died since.
     """
     if plan.linux:
         kernel.die_with_parent(signal.SIGKILL)
         kernel.adopt_orphans()
-    launcher = os.getppid()
     problem, problem_end = os.pipe()
     work = tempfile.mkdtemp(dir=work_root)
     if order.own_user >= 0:

@@ -157,10 +157,18 @@ class _Launcher:
             self._poll.register(descriptor, select.POLLIN)
 
     def _start_keeper(self, order: inside.Order, lifeline: socket.socket) -> None:
+        launcher = os.getpid()
         if os.fork() == 0:
             try:
                 self._control.close()
-                keeper.keep(self._plan, self._settings, order, lifeline, self._work_root)
+                keeper.keep(
+                    self._plan,
+                    self._settings,
+                    order,
+                    lifeline=lifeline,
+                    work_root=self._work_root,
+                    launcher=launcher,
+                )
             finally:
                 os._exit(1)
         lifeline.close()

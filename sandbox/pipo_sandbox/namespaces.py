@@ -16,7 +16,7 @@ Example:
     The launcher's step is the slow one and is taken once; every sandbox is a copy of its state. It stays
     outside of all sandboxes, where nobody in one can reach it, and ends the first process with the
     sandbox's term. Then the kernel ends all of that PID namespace, and mounts and network go with the last
-    of them. Root needs no user namespace for any of this; the first process becomes a user of its own instead.
+    of them. Root needs no user namespace for any of this; there the first process becomes a user of its own.
 """
 
 from __future__ import annotations
