@@ -4,7 +4,7 @@ All of it runs in the program's own process, which the program may do with as it
 its answers, whoever in that process writes them. The other side reads them as plain
 values and has what they should be; this side never sees it.
 
-It says that it is ready and is told (JSON) how many tests there will be and how long an answer may be. Orders
+It says that it is ready and is told how many tests there will be and how long an answer may be. Orders
 are nodes of ``values``, each answered by one of ``["value", node]``, ``["raise", type, text]``:
 
 * ``["load", source]``: run the program as a module; it answers None.
@@ -18,7 +18,6 @@ An object that is no plain value is answered as a handle and kept here.
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -30,19 +29,18 @@ from .stopwatch import serve_meter
 
 _MODULE = "program"
 _MAX_ORDER = 1 << 30
-_MAX_TERMS = 1 << 10
 
 
 def serve(sockets: Sequence[socket.socket], confinement: Confinement) -> None:
     """Serve one program until it ends or the other side has gone; the second socket asks what it uses."""
     channel, questions = sockets
     wire.send(channel, b"ready")
-    terms = json.loads(wire.receive(channel, _MAX_TERMS))
+    runs, answer_bytes = wire.receive_terms(channel)
 
     def work() -> None:
-        _Program(channel, terms["answer_bytes"]).serve()
+        _Program(channel, answer_bytes).serve()
 
-    pid = confinement.fork(work, keep=(channel.fileno(),), runs=terms["runs"])
+    pid = confinement.fork(work, keep=(channel.fileno(),), runs=runs)
     channel.close()
     serve_meter(questions, pid, alone=confinement.alone)
     end_all(confinement.scope)

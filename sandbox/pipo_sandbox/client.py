@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Literal, Self
 
 from . import bubblewrap, wire
+from .paths import LIBRARY_PATHS, readable_paths, seen_below
 from .protections import PROTECTIONS
-from .settings import LIBRARY_PATHS, Limits, Settings, readable_paths, seen_below
+from .settings import Limits, Settings
 
 Service = Literal["s", "c", "j", "r"]
 

@@ -145,7 +145,9 @@ def compile_program(source: str) -> CodeType:
 
 def finish() -> None:
     """What an interpreter does at its end: wait for threads, call exit handlers, write what is buffered."""
-    threading._shutdown()  # type: ignore[attr-defined]
+    # With nothing to wait for, nor anybody to see it, it would only touch memory that has to be copied.
+    if len(threading._active) > 1 or threading._threading_atexits or atexit._ncallbacks():  # type: ignore[attr-defined]
+        threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and not stream.closed:

@@ -65,8 +65,8 @@ class Order:
 
     service: str
     """Key of ``SERVICES``."""
-    channels: Sequence[socket.socket]
-    """What the service talks on."""
+    channels: Sequence[int]
+    """Descriptors of the sockets that the service talks on."""
     own_user: int
     """User and group to become; -1 to stay."""
 
@@ -104,16 +104,25 @@ def run(plan: Plan, settings: Settings, confined: Confinement, order: Order, pro
             Whoever watches over the sandbox holds the other end.
     """
     try:
-        processes.close_others([problem, *(channel.fileno() for channel in order.channels)])
+        processes.close_others([problem, *order.channels])
+        channels = [_renumbered(descriptor) for descriptor in order.channels]
         _enter(plan, settings, confined, order.own_user)
-        if not processes.readable([problem]):  # the watcher has not gone before it could be told
-            SERVICES[order.service](order.channels, confined)
+        if not processes.readable(problem):  # the watcher has not gone before it could be told
+            SERVICES[order.service](channels, confined)
     except (wire.Closed, wire.WireError):
         pass  # the other side has gone
     except BaseException as error:
         os.write(problem, f"{type(error).__name__}: {error}".encode())
     finally:
         os._exit(0)
+
+
+def _renumbered(descriptor: int) -> socket.socket:
+    """The socket under the first free number, whatever else the launcher had open."""
+    try:
+        return socket.socket(fileno=os.dup(descriptor))
+    finally:
+        os.close(descriptor)
 
 
 def _enter(plan: Plan, settings: Settings, confined: Confinement, own_user: int) -> None:

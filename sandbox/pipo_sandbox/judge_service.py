@@ -4,8 +4,9 @@ The test code is trusted to tell the truth about the program, but it is code fro
 runs confined too. Of the program it gets nothing but what comes over a socket: plain values, made
 here, and handles. The verdicts leave on another socket, which only this process has.
 
-The other side sends one order (JSON) and gets one frame for the setup and one for each statement:
-whether it passed, what happened, and whether the program is still there.
+The other side says how many steps there are and how long an answer of the program may be, sends one order
+(JSON) and gets one frame for the setup and one for each statement: whether it passed, what happened, and
+whether the program is still there.
 """
 
 from __future__ import annotations
@@ -131,11 +132,11 @@ def serve(sockets: Sequence[socket.socket], confinement: Confinement) -> None:
     verdicts, program, questions = sockets
     wire.receive(program, _MAX_READY)
     wire.send(verdicts, b"ready")
-    order = json.loads(wire.receive(verdicts, _MAX_ORDER))
-    runs = len(order["statements"]) + 1
+    runs, answer_bytes = wire.receive_terms(verdicts)
 
     def work() -> None:
-        _judge(verdicts, _Remote(program, order["answer_bytes"] + _MAX_ANSWER_SLACK), order)
+        order = json.loads(wire.receive(verdicts, _MAX_ORDER))
+        _judge(verdicts, _Remote(program, answer_bytes + _MAX_ANSWER_SLACK), order)
 
     pid = confinement.fork(work, keep=(verdicts.fileno(), program.fileno()), runs=runs)
     verdicts.close()

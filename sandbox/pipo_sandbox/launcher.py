@@ -15,22 +15,20 @@ import json
 import os
 import resource
 import select
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 
-from . import filesystem, inside, keeper, kernel, wire
+from . import filesystem, inside, kernel, wire
 from .settings import INT_DIGITS, Settings
 from .system import System
 
 # Modules that programs of this kind import most; loaded once here instead of in every program.
 _COMMON = (
-    "array bisect calendar cmath collections copy dataclasses datetime decimal enum fractions functools "
-    "heapq io itertools json math operator queue random re statistics string struct textwrap threading "
+    "array bisect calendar collections copy dataclasses datetime decimal enum fractions functools "
+    "heapq io itertools json math operator queue random re string struct textwrap threading "
     "time traceback typing"
 )
 _PARENT_CHECK_MS = 1000
@@ -98,14 +96,15 @@ class _Launcher:
         self._watched: dict[int, _Sandbox] = {}
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
-        self._work_root, self.at_work = "", True
+        self._keepers, self.at_work = None, True
         if self._plan.namespaces:
             _allow_descriptors(_OWN_DESCRIPTORS + _EACH_SANDBOXS * settings.slots)
             folders = filesystem.private_folders(settings.paths)
             self._confined = inside.confinement(self._plan, settings, folders)
         else:
-            self._work_root = tempfile.mkdtemp(prefix=f"pipo-sandbox-{os.getpid()}-")
-            os.chmod(self._work_root, 0o711)
+            from .keeper import Keepers  # what it imports is memory that each fork would copy
+
+            self._keepers = Keepers(self._plan, settings)
 
     def serve(self) -> None:
         """Wait for a while, and do what there is to do."""
@@ -114,29 +113,32 @@ class _Launcher:
                 self._obey()
             elif descriptor in self._watched:  # and not ended by what was done for another one
                 self._look(self._watched[descriptor], descriptor)
-        if not self._plan.namespaces:
-            _wait_for_keepers(os.WNOHANG)
+        if self._keepers is not None:
+            self._keepers.wait(os.WNOHANG)
 
     def clean_up(self) -> None:
         """Remove what is on disk."""
-        if self._work_root:
-            shutil.rmtree(self._work_root, ignore_errors=True)
+        if self._keepers is not None:
+            self._keepers.clean_up()
 
     def _obey(self) -> None:
         order, descriptors, _, _ = socket.recv_fds(self._control, 2, 4)
         if len(order) < 2:  # no more are to come: what is left is to clean up after the last ones
             self._poll.unregister(self._control)
             self._control.close()
-            if not self._plan.namespaces:
-                _wait_for_keepers(0)
+            if self._keepers is not None:
+                self._keepers.wait(0)
             self.at_work = bool(self._watched)
             return
-        lifeline, *channels = (socket.socket(fileno=descriptor) for descriptor in descriptors)
+        lifeline, channels = socket.socket(fileno=descriptors[0]), descriptors[1:]
         user = self._users[order[1]] if self._users else -1
-        start = self._start if self._plan.namespaces else self._start_keeper
-        start(inside.Order(service=chr(order[0]), channels=channels, own_user=user), lifeline)
+        work = inside.Order(service=chr(order[0]), channels=channels, own_user=user)
+        if self._keepers is not None:
+            self._keepers.start(work, lifeline, self._control)
+        else:
+            self._start(work, lifeline)
         for channel in channels:
-            channel.close()
+            os.close(channel)
 
     def _start(self, order: inside.Order, lifeline: socket.socket) -> None:
         problem, problem_end = os.pipe()
@@ -155,23 +157,6 @@ class _Launcher:
         for descriptor in (sandbox.ended, lifeline.fileno()):
             self._watched[descriptor] = sandbox
             self._poll.register(descriptor, select.POLLIN)
-
-    def _start_keeper(self, order: inside.Order, lifeline: socket.socket) -> None:
-        launcher = os.getpid()
-        if os.fork() == 0:
-            try:
-                self._control.close()
-                keeper.keep(
-                    self._plan,
-                    self._settings,
-                    order,
-                    lifeline=lifeline,
-                    work_root=self._work_root,
-                    launcher=launcher,
-                )
-            finally:
-                os._exit(1)
-        lifeline.close()
 
     def _look(self, sandbox: _Sandbox, descriptor: int) -> None:
         """End a sandbox whose term is over, or clean up after it has ended."""
@@ -201,10 +186,3 @@ def _allow_descriptors(number: int) -> None:
         number = min(number, hard)
     if soft != resource.RLIM_INFINITY and soft < number:
         resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
-
-
-def _wait_for_keepers(options: int) -> None:
-    """Wait for those that have ended, so that what a sandbox has used is counted where it was ordered."""
-    with suppress(ChildProcessError):
-        while os.waitpid(-1, options)[0]:
-            pass

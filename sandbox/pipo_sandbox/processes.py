@@ -10,9 +10,8 @@ import time
 # What signal is made of: signal itself makes enumerations of all that it is given and gives back.
 from _signal import SIG_DFL  # type: ignore[import-not-found]
 from _signal import signal as set_handler  # type: ignore[import-not-found]
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 from types import FrameType
 from typing import Literal, Self
 
@@ -26,19 +25,26 @@ Scope = Literal["namespace", "user", "family"]
 _MAX_DESCRIPTOR = 4096  # past all that the sandboxes of a launcher have together
 
 
-def readable(descriptors: Iterable[int], wait_s: float | None = 0) -> set[int]:
-    """Those from which something can be read, or whose other end has gone; waits for one, None for ever."""
+def readable(descriptor: int) -> bool:
+    """Whether something can be read from it, or its other end has gone."""
     poll = select.poll()  # not select, which knows no descriptor above 1,023
-    for descriptor in descriptors:
-        poll.register(descriptor, select.POLLIN)
-    return {found for found, _ in poll.poll(None if wait_s is None else 1000 * wait_s)}
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class ChildWatch:
-    """Wakes up when a child ends; the one place that handles SIGCHLD in a process."""
+    """Wakes up when a child ends; the one place that handles SIGCHLD in a process.
 
-    def __init__(self) -> None:
+    Args:
+        also: a descriptor that wakes it up when it is readable.
+    """
+
+    def __init__(self, also: int) -> None:
+        self._also = also
         self._read, self._write = os.pipe()
+        self._poll = select.poll()
+        for descriptor in (self._read, also):
+            self._poll.register(descriptor, select.POLLIN)
         os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)
 
@@ -52,10 +58,10 @@ class ChildWatch:
         os.close(self._read)
         os.close(self._write)
 
-    def wait(self, pid: int, timeout_s: float | None, also: Sequence[int] = ()) -> int | None:
+    def wait(self, pid: int, timeout_s: float | None) -> int | None:
         """Wait for one child and return its exit status, negative for a signal.
 
-        None when the time is up, or one of the descriptors ``also`` is readable.
+        None when the time is up, or the other descriptor is readable.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
@@ -65,10 +71,9 @@ class ChildWatch:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return None
-            ready = readable((self._read, *also), left)
-            if not ready.isdisjoint(also):
-                return None
-            if self._read in ready:
+            for descriptor, _ in self._poll.poll(None if left is None else 1000 * left):
+                if descriptor == self._also:
+                    return None
                 os.read(self._read, 4096)
 
 
@@ -138,13 +143,22 @@ def descendants(root: int) -> list[int]:
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             with suppress(OSError, ValueError):
-                after_name = Path("/proc", entry, "stat").read_text(errors="replace").rpartition(")")[2]
-                parents[int(entry)] = int(after_name.split()[1])
+                parents[int(entry)] = int(state(f"/proc/{entry}")[1])
     below, found = {root}, []
     while new := [pid for pid, parent in parents.items() if parent in below and pid not in below]:
         below.update(new)
         found.extend(new)
     return found
+
+
+def state(folder: str) -> list[str]:
+    """What ``stat`` in a folder of /proc says of a process or thread, from its state on.
+
+    Raises:
+        OSError: it has ended.
+    """
+    with open(f"{folder}/stat", errors="replace") as file:
+        return file.read().rpartition(")")[2].split()  # a name may hold anything
 
 
 def _stopped(root: int) -> list[int]:

@@ -3,7 +3,7 @@
 All of it runs in the code's own process, which the code may do with as it likes: what it says is its own
 word.
 
-It says that it is ready and is told (JSON) how many pieces there will be at most and how many characters of
+It says that it is ready and is told how many pieces there will be at most and how many characters of
 what each shows are kept. Each piece of code is a frame, answered by the node ``[shown, error]``: what was
 printed, with the value of a last expression on a line of its own as an interpreter shows it, and the last
 line of the error, None without one.
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import ast
 import io
-import json
 import linecache
 import os
 import random
@@ -33,7 +32,6 @@ from .processes import end_all
 from .stopwatch import serve_meter
 
 _MAX_CODE = 1 << 24
-_MAX_TERMS = 1 << 10
 _ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}")
 
 
@@ -41,12 +39,12 @@ def serve(sockets: Sequence[socket.socket], confinement: Confinement) -> None:
     """Serve one interpreter until it ends or the other side has gone; the second socket asks what it uses."""
     channel, questions = sockets
     wire.send(channel, b"ready")
-    terms = json.loads(wire.receive(channel, _MAX_TERMS))
+    runs, shown_chars = wire.receive_terms(channel)
 
     def work() -> None:
-        _Interpreter(channel, terms["shown_chars"]).serve()
+        _Interpreter(channel, shown_chars).serve()
 
-    pid = confinement.fork(work, keep=(channel.fileno(),), runs=terms["runs"])
+    pid = confinement.fork(work, keep=(channel.fileno(),), runs=runs)
     channel.close()
     serve_meter(questions, pid, alone=confinement.alone)
     end_all(confinement.scope)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from . import values, wire
+from . import stdin_frames, values, wire
 from .client import Launcher, SandboxError, Service
 from .stopwatch import RemoteMeter, Starved, Stopwatch, patience, read_all
 
@@ -89,17 +89,17 @@ class StdinProgram:
         Raises:
             Closed, WireError: the program has ended its sandbox.
         """
-        order = {"seconds": seconds, "wall_s": wall_s, "output_bytes": output_bytes}
+        order = stdin_frames.write_order(text, seconds=seconds, wall_s=wall_s, output_bytes=output_bytes)
         wall = _wall(wall_s)
         try:
-            wire.send(self._channel, json.dumps(order).encode(), wall)
-            wire.send(self._channel, text, wall)
-            status, taken_s = _status(wire.receive(self._channel, _FRAME_SLACK, wall))
-            printed = wire.receive(self._channel, output_bytes + _FRAME_SLACK, wall)
-            errors = wire.receive(self._channel, _FRAME_SLACK, wall).decode("utf-8", "replace")
+            wire.send(self._channel, order, wall)
+            frame = wire.receive(self._channel, output_bytes + _FRAME_SLACK, wall)
         except wire.Late:
             raise SandboxError(f"the sandbox has not answered for {wall_s:g} s") from None
-        return Ended(status=status, taken_s=taken_s, printed=printed, errors=errors)
+        status, taken_s, errors, printed = stdin_frames.read_report(frame)
+        return Ended(
+            status=status, taken_s=taken_s, printed=printed, errors=errors.decode("utf-8", "replace")
+        )
 
 
 class CallProgram:
@@ -161,9 +161,10 @@ class JudgedProgram:
             "statements": list(statements),
             "entry_point": entry_point,
             "program": source,
-            "answer_bytes": self._answer_bytes,
         }
-        wire.send(self._channel, json.dumps(order).encode(), _wall(self._wall_s))
+        wall = _wall(self._wall_s)
+        wire.send_terms(self._channel, len(statements) + 1, self._answer_bytes, wall)
+        wire.send(self._channel, json.dumps(order).encode(), wall)
         return self.verdict()
 
     def verdict(self) -> Verdict:
@@ -239,7 +240,7 @@ def call_program(
     """
     meter, questions = socket.socketpair()
     with meter, _sandbox(launcher, "c", questions) as channel:
-        wire.send(channel, _terms(runs, answer_bytes))
+        wire.send_terms(channel, runs, answer_bytes)
         yield CallProgram(channel, _Clock([meter], allow, wall_s), answer_bytes)
 
 
@@ -254,7 +255,7 @@ def judged_program(
         for own in (meter, judge_meter):
             stack.enter_context(own)
         stack.enter_context(launcher.start("c", [program_end, questions]))
-        wire.send(to_program, _terms(runs, answer_bytes))
+        wire.send_terms(to_program, runs, answer_bytes)
         channel = stack.enter_context(_sandbox(launcher, "j", to_program, judge_questions))
         clock = _Clock([meter, judge_meter], allow, wall_s)
         yield JudgedProgram(channel, clock, answer_bytes, wall_s)
@@ -275,7 +276,7 @@ def interpreter(
     """
     meter, questions = socket.socketpair()
     with meter, _sandbox(launcher, "r", questions) as channel:
-        wire.send(channel, json.dumps({"runs": runs, "shown_chars": shown_chars}).encode())
+        wire.send_terms(channel, runs, shown_chars)
         yield Interpreter(channel, _Clock([meter], allow, wall_s), shown_chars)
 
 
@@ -325,20 +326,6 @@ def _await_ready(channel: socket.socket) -> None:
         wire.receive(channel, 16, wire.until(time.monotonic() + _START_TIMEOUT_S))
     except (wire.Closed, wire.Late) as error:
         raise SandboxError(f"a sandbox does not start ({type(error).__name__})") from None
-
-
-def _status(report: bytes) -> tuple[int | None, float]:
-    """How a program ended, None when its time was up, and what it has taken of its time."""
-    match values.load(report):
-        case ["ended", None | int() as status, float(taken_s)]:
-            return status, taken_s
-        case ["starved", str(problem)]:
-            raise Starved(problem)
-    raise wire.WireError("a malformed report")
-
-
-def _terms(runs: int, answer_bytes: int) -> bytes:
-    return json.dumps({"runs": runs, "answer_bytes": answer_bytes}).encode()
 
 
 def _wall(wall_s: float) -> wire.Patience:

@@ -1,9 +1,9 @@
 """Runs a program once per input. Knows inputs and what was printed, never what should have been.
 
 It says that it is ready. The program comes in the first frame; the answer is an empty frame, or
-one with what is wrong with its syntax. Then each test is two frames, the order (JSON) and the
-input, answered by three: how it ended and what it has taken of its time, what it printed, and the
-end of what it wrote to the standard error stream.
+one with what is wrong with its syntax. Then each test is a frame, the order and the input, answered by
+one: how it ended and what it has taken of its time, the end of what it wrote to the standard error stream,
+and what it printed.
 
 Input and output are memory files, so that nothing has to be drained while the program
 runs, its size is limited by the kernel, and the interpreter is started and the program compiled once
@@ -13,16 +13,13 @@ for all inputs.
 from __future__ import annotations
 
 import gc
-import json
 import os
 import random
 import socket
-import tempfile
 from collections.abc import Sequence
 from types import CodeType, ModuleType
-from typing import Any
 
-from . import values, wire
+from . import stdin_frames, wire
 from .confinement import Confinement, compile_program, fresh_module, open_streams, run_and_exit
 from .processes import ChildWatch, end_all
 from .stopwatch import Meter, Starved, Stopwatch, wait_for
@@ -52,57 +49,65 @@ def serve(sockets: Sequence[socket.socket], confinement: Confinement) -> None:
     open_streams()
     module = fresh_module("__main__")
     gc.freeze()  # a collection in a child would touch, and so copy, every page with an object
-    with ChildWatch() as watch:
+    with ChildWatch(channel.fileno()) as watch:
         while True:
-            order = json.loads(wire.receive(channel, _MAX_MESSAGE))
-            text = wire.receive(channel, _MAX_MESSAGE)
-            _run_once(code, module, text, order, channel, confinement, watch)
+            order = wire.receive(channel, _MAX_MESSAGE)
+            wire.send(channel, _run_once(code, module, order, confinement, watch))
 
 
 def _run_once(
     code: CodeType,
     module: ModuleType,
-    text: bytes,
-    order: dict[str, Any],
-    channel: socket.socket,
+    order: bytes,
     confinement: Confinement,
     watch: ChildWatch,
-) -> None:
+) -> bytes:
+    (seconds, wall_s, output_bytes), text = stdin_frames.read_order(order)
     files = [_memory_file() for _ in range(3)]
     try:
-        with open(files[0], "wb", closefd=False) as stdin:
-            stdin.write(text)
-        os.lseek(files[0], 0, os.SEEK_SET)
+        _write(files[0], text)
 
         def work() -> None:
-            random.seed()
             run_and_exit(code, module)
 
+        # Before the fork, after which what is touched has to be copied.
+        random.seed()
         meter = Meter(alone=confinement.alone)
         before = meter.read(None)
-        pid = confinement.fork(work, streams=files, runs=1, file_bytes=order["output_bytes"])
-        limits = {"seconds": order["seconds"], "wall_s": order["wall_s"]}
-        stopwatch = Stopwatch(lambda: meter.read(pid), before, **limits)
+        stopwatch = Stopwatch(lambda: meter.read(pid), before, seconds=seconds, wall_s=wall_s)
+        pid = confinement.fork(work, streams=files, runs=1, file_bytes=output_bytes)
         try:
-            status = wait_for(pid, watch, stopwatch, channel)
+            status = wait_for(pid, watch, stopwatch)
         except Starved as problem:
-            wire.send(channel, values.dump(["starved", str(problem)]))
-            return
+            return stdin_frames.starved(str(problem))
         end_all(confinement.scope)
         confinement.clear()
         taken_s = stopwatch.taken_s if status is None else meter.read(None).used_s - before.used_s
-        wire.send(channel, values.dump(["ended", status, taken_s]))
-        for descriptor, limit in ((files[1], None), (files[2], _STDERR_TAIL)):
-            size = os.fstat(descriptor).st_size
-            start = 0 if limit is None else max(0, size - limit)
-            wire.send(channel, os.pread(descriptor, size - start, start))
+        errors, printed = _read_end(files[2], _STDERR_TAIL), _read_end(files[1], output_bytes)
+        return stdin_frames.ended(status, taken_s, errors, printed)
     finally:
         for descriptor in files:
             os.close(descriptor)
 
 
+def _write(descriptor: int, data: memoryview) -> None:
+    """Fill an empty file, which is left to be read from its beginning."""
+    done = 0
+    while done < len(data):
+        done += os.pwrite(descriptor, data[done:], done)
+
+
+def _read_end(descriptor: int, limit: int) -> bytes:
+    size = os.lseek(descriptor, 0, os.SEEK_END)
+    start = max(0, size - limit)
+    return os.pread(descriptor, size - start, start)
+
+
 def _memory_file() -> int:
+    """A file without a name, in memory where the system has such files."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("stream")
-    with tempfile.TemporaryFile(dir=".") as file:
-        return os.dup(file.fileno())
+    name = "stream"
+    descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    os.unlink(name)
+    return descriptor

@@ -19,10 +19,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from . import wire
-from .processes import ChildWatch, descendants
+from .processes import ChildWatch, descendants, readable, state
 
 _LOOK_S = 0.25
 _SHORTEST_LOOK_S = 0.01
@@ -78,12 +77,9 @@ def _processor_clock(pid: int) -> int:
 
 
 def _rests(pid: int) -> bool:
-    tasks = Path("/proc", str(pid), "task")
+    tasks = f"/proc/{pid}/task"
     try:
-        states = [
-            (task / "stat").read_text(errors="replace").rpartition(")")[2].split()[0]
-            for task in tasks.iterdir()
-        ]
+        states = [state(f"{tasks}/{task}")[0] for task in os.listdir(tasks)]
     except (OSError, IndexError):  # it has just ended, or there is no /proc
         return False
     return bool(states) and _RESTING.issuperset(states)
@@ -135,7 +131,7 @@ class Stopwatch:
         self.next_look = self._looked + min(max(left_s, _SHORTEST_LOOK_S), _LOOK_S)
 
 
-def wait_for(pid: int, watch: ChildWatch, stopwatch: Stopwatch, channel: socket.socket) -> int | None:
+def wait_for(pid: int, watch: ChildWatch, stopwatch: Stopwatch) -> int | None:
     """Wait for a child and return its exit status; None when its time is up or the other side has gone.
 
     Raises:
@@ -143,7 +139,7 @@ def wait_for(pid: int, watch: ChildWatch, stopwatch: Stopwatch, channel: socket.
     """
     while True:
         left_s = max(0.0, stopwatch.next_look - time.monotonic())
-        status = watch.wait(pid, left_s, also=(channel.fileno(),))
+        status = watch.wait(pid, left_s)
         if status is not None or time.monotonic() < stopwatch.next_look or not stopwatch.look():
             return status
 
@@ -151,8 +147,8 @@ def wait_for(pid: int, watch: ChildWatch, stopwatch: Stopwatch, channel: socket.
 def serve_meter(questions: socket.socket, pid: int, *, alone: bool) -> None:
     """Answer what a ``RemoteMeter`` asks about a child, until that has ended or the other side has gone."""
     meter = Meter(alone=alone)
-    with ChildWatch() as watch, suppress(OSError):
-        while watch.wait(pid, None, also=(questions.fileno(),)) is None:
+    with ChildWatch(questions.fileno()) as watch, suppress(OSError):
+        while watch.wait(pid, None) is None:
             if not (question := questions.recv(1)):
                 return
             reading = meter.read(pid, used_only=question == _USED)
@@ -211,7 +207,7 @@ def patience(stopwatch: Stopwatch, channel: socket.socket) -> wire.Patience:
         left_s = stopwatch.next_look - time.monotonic()
         if left_s > 0:
             return left_s
-        if not wire.readable(channel) and not stopwatch.look():
+        if not readable(channel.fileno()) and not stopwatch.look():
             raise wire.Late
         return max(_SHORTEST_LOOK_S, stopwatch.next_look - time.monotonic())
 

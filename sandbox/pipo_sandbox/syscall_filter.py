@@ -8,7 +8,7 @@ to others, no tracing, no mounting, no new namespaces. Threads are allowed.
 from __future__ import annotations
 
 import errno
-import platform
+import os
 import struct
 
 # (x86_64, aarch64); None where an architecture lacks the call. From the kernel's unistd tables.
@@ -112,7 +112,7 @@ def filter_program() -> bytes:
     Raises:
         OSError: the architecture is not in the tables.
     """
-    machine = platform.machine()
+    machine = os.uname().machine
     if machine not in _ARCHITECTURES:
         raise OSError(f"no system call numbers for {machine}")
     column, architecture = _ARCHITECTURES[machine]

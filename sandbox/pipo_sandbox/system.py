@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import tempfile
 from collections.abc import Callable
 
 from . import filesystem, inside, kernel, namespaces, processes, syscall_filter
@@ -148,7 +147,7 @@ def _try_filter() -> None:
 
 def _try_rules(readable: filesystem.Readable) -> None:
     kernel.no_new_privileges()
-    filesystem.restrict_files(readable, tempfile.gettempdir())
+    filesystem.restrict_files(readable, "/")
 
 
 def _in_child(attempt: Callable[[], None], fork: Callable[[], int] = os.fork) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import select
 import socket
 import struct
 import time
 from collections.abc import Callable
 
 _HEADER = struct.Struct("!I")
+_TERMS = struct.Struct("!II")
 
 
 class WireError(Exception):
@@ -37,13 +37,6 @@ def until(deadline: float) -> Patience:
         return left_s
 
     return wait_s
-
-
-def readable(sock: socket.socket) -> bool:
-    """Whether something has been received, or the other side has gone."""
-    poll = select.poll()  # not select, which knows no descriptor above 1,023
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def send(sock: socket.socket, data: bytes, patience: Patience | None = None) -> None:
@@ -102,3 +95,14 @@ def _receive_exactly(sock: socket.socket, size: int, patience: Patience | None) 
             raise Closed("end of stream")
         parts += part
     return bytes(parts)
+
+
+def send_terms(sock: socket.socket, runs: int, limit: int, patience: Patience | None = None) -> None:
+    """Tell a service how many steps it has at most, and how much it may say to each."""
+    send(sock, _TERMS.pack(runs, limit), patience)
+
+
+def receive_terms(sock: socket.socket) -> tuple[int, int]:
+    """What ``send_terms`` was given."""
+    runs, limit = _TERMS.unpack(receive(sock, _TERMS.size))
+    return runs, limit
