@@ -161,17 +161,21 @@ def _right_results(tests: CallTests, number: int) -> list[Any]:
 
 
 def _judge_call(run: Run, answer: Node, right: list[Any], arguments: Node) -> None:
-    shown = f"Arguments: {_short(_display(arguments))}"
     match answer:
         case ["raise", _, str(text)]:
-            run.fails(_short(text), shown)
+            run.fails(_short(text), _shown_arguments(arguments))
         case ["value", node]:
             if any(equal(node, result) for result in right):
                 run.passes()
             else:
-                run.fails("wrong result", shown, f"Result: {_short(_display(node))}")
+                result = f"Result: {_short(_display(node))}"
+                run.fails("wrong result", _shown_arguments(arguments), result)
         case _:
-            run.fails("malformed result", shown)
+            run.fails("malformed result", _shown_arguments(arguments))
+
+
+def _shown_arguments(arguments: Node) -> str:
+    return f"Arguments: {_short(_display(arguments))}"
 
 
 def _display(node: Node) -> str:

@@ -36,8 +36,8 @@ class Confinement:
     """Scope in which leftovers of a program are found."""
     limits: Limits | None
     """Resource limits of the program; None to set none."""
-    instructions: bytes | None
-    """Instructions of the system call filter (seccomp); None without one."""
+    calls: kernel.Filter | None
+    """The system call filter (seccomp); None without one."""
     readable: filesystem.Readable | None
     """Folders and files that may be read besides the working directory, by Landlock; None without it."""
     linux: bool
@@ -48,7 +48,7 @@ class Confinement:
     @property
     def alone(self) -> bool:
         """Whether a program cannot start processes."""
-        return self.instructions is not None
+        return self.calls is not None
 
     def clear(self) -> None:
         """Remove every file that the program has written.
@@ -104,8 +104,8 @@ class Confinement:
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
         if self.readable is not None:
             filesystem.restrict_files(self.readable, os.getcwd())
-        if self.instructions is not None:
-            kernel.install_filter(self.instructions)
+        if self.calls is not None:
+            self.calls.install()
 
 
 def open_streams() -> None:

@@ -45,8 +45,8 @@ class Plan:
     """The user that the launcher runs as."""
     group: int
     """The group that it runs as."""
-    instructions: bytes | None
-    """Instructions of the system call filter (seccomp); None without one."""
+    calls: kernel.Filter | None
+    """The system call filter (seccomp); None without one."""
     readable: filesystem.Readable | None
     """What may be read where Landlock takes the place of a mount namespace; None without it."""
     linux: bool
@@ -85,7 +85,7 @@ def confinement(plan: Plan, settings: Settings, folders: Mapping[str, frozenset[
     return Confinement(
         scope=plan.scope,
         limits=settings.limits if plan.limited else None,
-        instructions=plan.instructions,
+        calls=plan.calls,
         readable=plan.readable,
         linux=plan.linux,
         private=folders,

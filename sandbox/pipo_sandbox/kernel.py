@@ -91,11 +91,23 @@ class _FilterProgram(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
-def install_filter(instructions: bytes) -> None:
-    """Put a seccomp filter on this process and what it starts."""
-    program = _FilterProgram(len(instructions) // 8, instructions)
-    pointer = ctypes.byref(program)
-    _checked(_libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, pointer, 0, 0), "seccomp")
+class Filter:
+    """A seccomp filter, made before the forks that install it.
+
+    Args:
+        instructions: as the kernel takes them.
+    """
+
+    def __init__(self, instructions: bytes) -> None:
+        self._pointer = ctypes.byref(_FilterProgram(len(instructions) // 8, instructions))
+
+    def install(self) -> None:
+        """Put it on this process and what it starts.
+
+        Raises:
+            OSError: the kernel refuses.
+        """
+        _checked(_libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, self._pointer, 0, 0), "seccomp")
 
 
 def fork(flags: int) -> int:

@@ -238,8 +238,8 @@ def call_program(
         allow: the time of each step.
         wall_s: seconds by the clock after which the machine is to blame for a step.
     """
-    meter, questions = socket.socketpair()
-    with meter, _sandbox(launcher, "c", questions) as channel:
+    answers, questions = socket.socketpair()
+    with RemoteMeter(answers) as meter, _sandbox(launcher, "c", questions) as channel:
         wire.send_terms(channel, runs, answer_bytes)
         yield CallProgram(channel, _Clock([meter], allow, wall_s), answer_bytes)
 
@@ -251,13 +251,12 @@ def judged_program(
     """Two sandboxes, for a program and for test code; arguments as for ``call_program``."""
     with ExitStack() as stack:
         pairs = [socket.socketpair() for _ in range(3)]
-        (to_program, program_end), (meter, questions), (judge_meter, judge_questions) = pairs
-        for own in (meter, judge_meter):
-            stack.enter_context(own)
+        (to_program, program_end), (answers, questions), (judge_answers, judge_questions) = pairs
+        meters = [stack.enter_context(RemoteMeter(end)) for end in (answers, judge_answers)]
         stack.enter_context(launcher.start("c", [program_end, questions]))
         wire.send_terms(to_program, runs, answer_bytes)
         channel = stack.enter_context(_sandbox(launcher, "j", to_program, judge_questions))
-        clock = _Clock([meter, judge_meter], allow, wall_s)
+        clock = _Clock(meters, allow, wall_s)
         yield JudgedProgram(channel, clock, answer_bytes, wall_s)
 
 
@@ -274,8 +273,8 @@ def interpreter(
         allow: the time of each piece.
         wall_s: seconds by the clock after which the machine is to blame for a piece.
     """
-    meter, questions = socket.socketpair()
-    with meter, _sandbox(launcher, "r", questions) as channel:
+    answers, questions = socket.socketpair()
+    with RemoteMeter(answers) as meter, _sandbox(launcher, "r", questions) as channel:
         wire.send_terms(channel, runs, shown_chars)
         yield Interpreter(channel, _Clock([meter], allow, wall_s), shown_chars)
 
@@ -284,14 +283,13 @@ class _Clock:
     """Gives each step of a program the time that is allowed.
 
     Args:
-        meters: ends of sockets on which the services of the sandboxes say what their programs use.
+        meters: of the programs in the sandboxes.
         allow: the time of a step.
         wall_s: by the clock.
     """
 
-    def __init__(self, meters: list[socket.socket], allow: Allowance, wall_s: float) -> None:
-        self._meters = [RemoteMeter(meter) for meter in meters]
-        self._allow, self._wall_s = allow, wall_s
+    def __init__(self, meters: list[RemoteMeter], allow: Allowance, wall_s: float) -> None:
+        self._meters, self._allow, self._wall_s = meters, allow, wall_s
 
     def step(self, channel: socket.socket) -> wire.Patience:
         """Patience with a program that is to send something on this channel."""

@@ -43,7 +43,7 @@ class System:
             scope=scope,
             user=user,
             group=group,
-            instructions=syscall_filter.filter_program() if filtered else None,
+            calls=kernel.Filter(syscall_filter.filter_program()) if filtered else None,
             readable=self._readable(),
             linux=self._linux,
             no_new_privileges=self._try("no new privileges", lambda: _in_child(kernel.no_new_privileges)),
@@ -142,7 +142,7 @@ def _become_and_read(user: int) -> None:
 
 def _try_filter() -> None:
     kernel.no_new_privileges()
-    kernel.install_filter(syscall_filter.filter_program())
+    kernel.Filter(syscall_filter.filter_program()).install()
 
 
 def _try_rules(readable: filesystem.Readable) -> None:
