@@ -77,14 +77,16 @@ class Confinement:
             runs: number of tests that the child serves, each with the CPU time of one.
             file_bytes: size of the largest file that it may write; by default that of the limits.
         """
+        parent = os.getpid()
         pid = os.fork()
         if pid:
             return pid
         status = FAILED
         try:
             self._enter(streams, keep, runs, file_bytes)
-            work()
-            status = 0
+            if os.getppid() == parent:  # which has not ended before the kernel could be told to tell
+                work()
+                status = 0
         finally:
             os._exit(status)
 
