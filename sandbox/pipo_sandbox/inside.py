@@ -7,7 +7,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -92,7 +92,15 @@ def confinement(plan: Plan, settings: Settings, folders: Mapping[str, frozenset[
     )
 
 
-def run(plan: Plan, settings: Settings, confined: Confinement, order: Order, problem: int) -> NoReturn:
+def run(
+    plan: Plan,
+    settings: Settings,
+    confined: Confinement,
+    order: Order,
+    *,
+    problem: int,
+    watched: Callable[[], bool],
+) -> NoReturn:
     """Drop everything and serve until the other side has gone, then end the process.
 
     Args:
@@ -101,13 +109,13 @@ def run(plan: Plan, settings: Settings, confined: Confinement, order: Order, pro
         confined: the rest of it, for the program.
         order: what to do.
         problem: end of a pipe for the reason if a protection that the launcher has found possible is refused.
-            Whoever watches over the sandbox holds the other end.
+        watched: whether the parent is still there, which the kernel is told to end this process with.
     """
     try:
-        processes.close_others([problem, *order.channels])
-        channels = [_renumbered(descriptor) for descriptor in order.channels]
         _enter(plan, settings, confined, order.own_user)
-        if not processes.readable(problem):  # the watcher has not gone before it could be told
+        if watched():
+            processes.close_others([problem, *order.channels])
+            channels = [_renumbered(descriptor) for descriptor in order.channels]
             SERVICES[order.service](channels, confined)
     except (wire.Closed, wire.WireError):
         pass  # the other side has gone

@@ -65,9 +65,17 @@ class Keepers:
         if order.own_user >= 0:
             os.chown(work, order.own_user, order.own_user)
         confined = inside.confinement(self._plan, self._settings, {work: frozenset()})
+        keeper = os.getpid()
         pid = os.fork()
         if pid == 0:
-            inside.run(self._plan, self._settings, confined, order, problem_end)
+            inside.run(
+                self._plan,
+                self._settings,
+                confined,
+                order,
+                problem=problem_end,
+                watched=lambda: os.getppid() == keeper,
+            )
         os.close(problem_end)
         for channel in order.channels:
             os.close(channel)

@@ -21,7 +21,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 
-from . import filesystem, inside, kernel, wire
+from . import filesystem, inside, kernel, processes, wire
 from .settings import INT_DIGITS, Settings
 from .system import System
 
@@ -99,6 +99,7 @@ class _Launcher:
         self._keepers, self.at_work = None, True
         if self._plan.namespaces:
             _allow_descriptors(_OWN_DESCRIPTORS + _EACH_SANDBOXS * settings.slots)
+            self._itself = os.pidfd_open(os.getpid())  # readable to a sandbox once this process has ended
             folders = filesystem.private_folders(settings.paths)
             self._confined = inside.confinement(self._plan, settings, folders)
         else:
@@ -151,7 +152,14 @@ class _Launcher:
                 lifeline.sendall(f"{type(error).__name__}: {error}".encode())
             return
         if pid == 0:
-            inside.run(self._plan, self._settings, self._confined, order, problem_end)
+            inside.run(
+                self._plan,
+                self._settings,
+                self._confined,
+                order,
+                problem=problem_end,
+                watched=lambda: not processes.readable(self._itself),
+            )
         os.close(problem_end)
         sandbox = _Sandbox(first=pid, ended=os.pidfd_open(pid), lifeline=lifeline, problem=problem)
         for descriptor in (sandbox.ended, lifeline.fileno()):
