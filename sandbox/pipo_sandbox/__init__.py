@@ -4,9 +4,9 @@ What is imported here is all that a user needs; ``README.md`` beside this packag
 ``python -m pipo_sandbox`` prints what the system at hand allows.
 
 This process is the trusted side (``client``, ``sessions``). It starts one ``launcher``, a small process that
-has given up its view of the file system. For each program the launcher forks a ``keeper``, which makes the
-namespaces, and in them the first process (``inside``), which drops what rights are left and runs one of four
-services:
+has given up its view of the file system. For each program the launcher forks the first process (``inside``)
+into namespaces of its own, which drops what rights are left and runs one of four services. Where there are no
+namespaces a ``keeper`` stands between the two and clears away what a program leaves behind.
 
 * ``stdin_service``: the program once per input, each time in a forked child;
 * ``call_service``: the program once, then calls of what it defines;
