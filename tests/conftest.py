@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Before torch starts: tests may share the machine, and results repeat bit for bit on one thread.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -15,24 +16,22 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import hypothesis
 import pytest
-import torch
 from omegaconf import DictConfig, open_dict
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from pipo.config.cli import register_resolvers
 from pipo.config.single_benchmarks import register_single_benchmarks
 from pipo.home import CONF
-from pipo.lm.attention import ATTENTION_NAME
-from pipo.lm.packing import PackedRows, pack
-from pipo.lm.policy import Policy
-from pipo.records.problems import E, Reward
-from pipo.tasks.base import Task
-from pipo.tasks.verdicts import verdicts_of
 from tests.composing import composed
 from tests.programs import end_server
 
+if TYPE_CHECKING:
+    from pipo.lm.policy import Policy
+
 ROOT = Path(__file__).parent.parent
-torch.set_num_threads(1)
+# What is compiled is kept, also where a shell says otherwise: to compile tests and package anew costs each
+# worker a third of its collection, and each program a tenth of its start.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # The same examples in every run. To search for new ones: --hypothesis-profile=default.
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.load_profile("repeatable")
@@ -46,47 +45,11 @@ def golden() -> dict[str, Any]:
     return json.loads((ROOT / "tests/data/losses.json").read_text())["cases"]
 
 
-def make_policy(seed: int = 0, vocab: int = 48) -> Policy:
-    """A random Qwen3 of a few thousand parameters, grouped-query attention and tied embeddings included."""
-    torch.manual_seed(seed)
-    config = Qwen3Config(
-        vocab_size=vocab,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        attn_implementation=ATTENTION_NAME,
-        initializer_range=0.3,
-    )
-    return Policy(Qwen3ForCausalLM(config))
-
-
-def verdict(task: Task[E], example: E, response: str) -> Reward:
-    """The verdict on one response. Graded twice at a time, so that a grader that breaks on it raises here."""
-    first, second = verdicts_of(task, [example] * 2, [response] * 2)
-    assert first == second
-    return first
-
-
-def packed(ids: torch.Tensor, mask: torch.Tensor) -> PackedRows:
-    """Right-padded sequences and the mask of their responses, for a forward pass."""
-    starts = mask.int().argmax(dim=1).tolist()
-    prompts = [tuple(row[:start].tolist()) for row, start in zip(ids, starts, strict=True)]
-    responses = torch.zeros_like(ids)
-    for i, start in enumerate(starts):
-        responses[i, : ids.shape[1] - start] = ids[i, start:]
-    lengths = mask.sum(dim=1)
-    return pack(
-        prompts, 1, responses, lengths, torch.arange(ids.shape[1]) < lengths[:, None], range(len(ids))
-    )
-
-
 @pytest.fixture
 def policy() -> Policy:
+    # Here, because the process that hands out tests to workers reads this file, too, and needs no torch.
+    from tests.policies import make_policy
+
     return make_policy()
 
 

@@ -34,7 +34,7 @@ from pipo.rollout.reward_terms import RewardTerm
 from pipo.runs.checkpoints import STATE
 from pipo.tasks.base import Task
 from pipo.tasks.environment import Environment
-from tests.conftest import make_policy as make_policy
+from tests.policies import make_policy as make_policy
 
 STOP = 1
 ENGINE = LocalEngineConfig(max_rows=64, compact_below=0.75)

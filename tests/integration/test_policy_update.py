@@ -10,7 +10,7 @@ import torch
 from pipo.distributed.metrics import IterationMetrics
 from pipo.modules.hooks import RolloutCallback
 from tests import toy
-from tests.conftest import packed
+from tests.policies import packed
 from tests.unit.batches import policy_batch
 
 

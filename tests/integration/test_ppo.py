@@ -17,7 +17,7 @@ from pipo.modules.objectives.base import CriticConfig
 from pipo.modules.objectives.ppo import PPO
 from pipo.runs.checkpoints import finished_checkpoints
 from tests import toy
-from tests.conftest import packed
+from tests.policies import packed
 
 
 def ppo(*, scale: float = 10.0, warmup: int = 0, value_clip: float = 0.5, **changes: Any) -> PPO:

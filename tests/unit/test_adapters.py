@@ -25,7 +25,7 @@ from pipo.lm.policy import Policy
 from pipo.lm.reference import OtherAdapters, WithoutAdapters
 from pipo.lm.spec import ModelSpec, merged_policy
 from pipo.lm.weights_copy import WeightsCopy
-from tests.conftest import make_policy, packed
+from tests.policies import make_policy, packed
 
 IDS = torch.tensor([[5, 6, 7, 9, 11, 4], [8, 3, 2, 7, 4, 4]])
 ROWS = packed(IDS, torch.tensor([[0, 0, 1, 1, 1, 1], [0, 1, 1, 1, 1, 0]]).bool())

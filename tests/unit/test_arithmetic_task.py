@@ -18,7 +18,7 @@ from pipo.tasks.arithmetic import (
     hinted,
     split_of,
 )
-from tests.conftest import verdict
+from tests.verdicts import verdict
 
 MIX = {"1": 1.0, "2": 1.0, "3": 1.0, "4": 2.0, "5": 1.0}
 CHARACTERS = set("0123456789+-*=;#()")

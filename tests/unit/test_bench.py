@@ -15,7 +15,7 @@ from bench.workload import Problem, added_share, prepare, problems, unlikely_row
 from pipo.lm.policy import load_policy
 from pipo.lm.spec import embedded_model
 from tests import toy
-from tests.conftest import packed
+from tests.policies import packed
 
 
 def test_spread():

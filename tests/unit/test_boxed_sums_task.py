@@ -8,7 +8,7 @@ import pytest
 
 from pipo.errors import TaskError
 from pipo.tasks.boxed_sums import BoxedSumsTask
-from tests.conftest import verdict
+from tests.verdicts import verdict
 
 OPTIONS: dict[str, Any] = {
     "operands_max": 9,

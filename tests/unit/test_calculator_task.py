@@ -8,7 +8,7 @@ import pytest
 
 from pipo.records.problems import Example, Message, Reply
 from pipo.tasks.calculator import SHAPES, CalculatorTask, CallError, calculate, solve, split_of
-from tests.conftest import verdict
+from tests.verdicts import verdict
 
 
 def task(**changes: Any) -> CalculatorTask:

@@ -19,7 +19,7 @@ from pipo.records.problems import Reward
 from pipo.tasks.code import CodeExample, CodeTask
 from pipo.tasks.mbpp import SPLITS
 from tests.code_rows import DATA, make_task
-from tests.conftest import verdict
+from tests.verdicts import verdict
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from pipo.records.problems import Reward
 from pipo.tasks.code import CONTEST_PRELUDE, CodeExample, with_prelude
 from pipo.tasks.taco import TACO_PRELUDE
 from tests.code_rows import DATA, ScriptedGrader, make_task
-from tests.conftest import verdict
+from tests.verdicts import verdict
 
 
 @pytest.fixture(autouse=True)

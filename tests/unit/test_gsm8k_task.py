@@ -19,7 +19,7 @@ from pipo.errors import TaskError
 from pipo.tasks.gsm8k import Gsm8kTask
 from pipo.tasks.rows import Source
 from pipo.tasks.template import load_template
-from tests.conftest import verdict
+from tests.verdicts import verdict
 
 SMALL = Path(__file__).parents[1] / "data" / "gsm8k_small.jsonl"
 INSTRUCTION = "Think step by step, then give the final answer in \\boxed{}."

@@ -8,7 +8,7 @@ import torch
 from pipo.lm.packing import pack
 from pipo.lm.policy import Policy
 from pipo.rollout.local import LocalEngine, LocalEngineConfig
-from tests.conftest import make_policy
+from tests.policies import make_policy
 from tests.toy import sampling
 
 PROMPTS = [(5, 6, 7), (8,), (9, 10, 11, 12, 13), (14, 15), (3, 4, 5, 6), (7, 7)]

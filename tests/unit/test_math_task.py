@@ -18,7 +18,7 @@ from pipo.graders.math import last_boxed
 from pipo.tasks.math import MathFields, MathTask
 from pipo.tasks.rows import Source, read_file
 from tests.built import built
-from tests.conftest import verdict
+from tests.verdicts import verdict
 
 DATA = Path(__file__).parents[1] / "data"
 INSTRUCTION = "Please solve this step by step and put your final answer in \\boxed{}."

@@ -36,7 +36,7 @@ from pipo.records.batches import Annotations, Recalled
 from pipo.records.problems import Example, Reward
 from pipo.records.rollouts import Completions, PromptBatch, Rollouts
 from pipo.rollout.datamodule import IterationDataset
-from tests.conftest import packed
+from tests.policies import packed
 
 LOSS: dict[str, Any] = {"aggregation": "token-mean", "kl_coef": 0.0}
 CLIP: dict[str, Any] = {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": None, **LOSS}

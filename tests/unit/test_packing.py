@@ -12,7 +12,7 @@ from pipo.lm.critic import Critic
 from pipo.lm.library_names import checkpoint_activations
 from pipo.lm.packing import LENGTH_RATIO, Gather, pack
 from pipo.lm.policy import Policy
-from tests.conftest import make_policy
+from tests.policies import make_policy
 from tests.unit.test_policy import SIZES, SMALL, SUPPORTED, build
 
 PROMPTS = [(5, 6, 7, 8), (9,), (5, 6, 7, 8)]

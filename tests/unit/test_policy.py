@@ -36,7 +36,8 @@ from pipo.lm.packing import pack
 from pipo.lm.policy import Policy, load_policy, load_tokenizer, most_positions, stop_token_ids
 from pipo.rollout.local import LocalEngine, LocalEngineConfig
 from pipo.rollout.options import SamplingParams
-from tests.conftest import ROOT, packed
+from tests.conftest import ROOT
+from tests.policies import packed
 
 SIZES = {
     "vocab_size": 50,

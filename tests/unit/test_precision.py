@@ -19,7 +19,7 @@ from pipo.modules.hooks import RolloutCallback
 from pipo.modules.objectives.gspo import GSPO
 from pipo.rollout.local import LocalEngine
 from tests import toy
-from tests.conftest import make_policy, packed
+from tests.policies import make_policy, packed
 
 IDS = torch.randint(2, 48, (3, 12), generator=torch.Generator().manual_seed(1))
 MASK = torch.arange(12).expand(3, -1) >= 4

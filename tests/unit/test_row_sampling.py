@@ -17,7 +17,7 @@ from pipo.functional.row_sampling import (
 )
 from pipo.modules.objectives.base import MicroBatch
 from tests.built import built
-from tests.conftest import packed
+from tests.policies import packed
 
 ALGORITHMS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "algo").glob("*.yaml"))
 

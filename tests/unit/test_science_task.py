@@ -14,7 +14,7 @@ from pipo.errors import TaskError
 from pipo.graders.choice import grade_choice, read_choice
 from pipo.tasks.rows import Source
 from pipo.tasks.science import ScienceTask, restored
-from tests.conftest import verdict
+from tests.verdicts import verdict
 
 DATA = Path(__file__).parents[1] / "data"
 SPLITS = {"biology": (450, 50), "chemistry": (1890, 210), "material": (841, 94), "physics": (720, 80)}

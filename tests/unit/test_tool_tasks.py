@@ -16,7 +16,7 @@ from pipo.tasks.bfcl import CATEGORIES, BfclTask
 from pipo.tasks.published_file import PublishedFile
 from pipo.tasks.tool_use import ToolUseTask
 from tests.built import built
-from tests.conftest import verdict
+from tests.verdicts import verdict
 
 DATA = Path(__file__).parents[1] / "data"
 

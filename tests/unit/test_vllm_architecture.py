@@ -9,7 +9,7 @@ import pytest
 
 from pipo.errors import ConfigError
 from pipo.rollout.vllm_architecture import architecture_folder
-from tests.conftest import make_policy
+from tests.policies import make_policy
 
 
 def test_a_folder_is_named_by_the_configuration_and_stays(tmp_path, monkeypatch):
