@@ -17,6 +17,8 @@ from pipo.lm.model_files import foreign
 def check_decoding(backbone: PreTrainedModel) -> None:
     """Compare a few tokens read one by one from the cache, as the engine does, with each row alone.
 
+    What a whole row says of an earlier token is what the row up to that token would have said.
+
     Raises:
         ModelError: when they differ, or when the model does not work with the engine's cache.
     """
@@ -29,23 +31,24 @@ def check_decoding(backbone: PreTrainedModel) -> None:
         positions = torch.arange(width)[None].expand(len(PROMPTS), -1)
         hidden = _cached(backbone, padded, positions, cache, None)
         got = [hidden[torch.arange(len(PROMPTS)), lengths - 1]]
-        expected = [torch.stack([alone(backbone, prompt)[-1] for prompt in PROMPTS])]
-        rows = torch.tensor([0, 0, 1, 1])
-        texts = [list(PROMPTS[row]) for row in rows.tolist()]
+        rows, counts = torch.tensor([0, 0, 1, 1]), (3, 2, 3, 3)
+        alike = [
+            alone(backbone, [*PROMPTS[row], *tokens[:count]])[len(PROMPTS[row]) - 1 :]
+            for row, tokens, count in zip(rows.tolist(), new, counts, strict=True)
+        ]
+        expected = [torch.stack([alike[0][0], alike[2][0]])]
+        kept = torch.arange(len(rows))
         cache.select(rows.to(device))
         for step in range(3):
-            kept = torch.tensor([0, 2, 3]) if step == 2 else torch.arange(len(texts))
             if step == 2:  # a row is finished
+                kept = torch.tensor([0, 2, 3])
                 cache.select(kept.to(device))
-                texts, rows = [texts[i] for i in kept.tolist()], rows[kept]
-            tokens = [new[i][step] for i in range(len(texts))]
-            texts = [[*text, token] for text, token in zip(texts, tokens, strict=True)]
-            at = lengths[rows]
-            visible = torch.ones(len(texts), 1, 1, width + step + 1, dtype=torch.bool)
+            at = lengths[rows[kept]]
+            visible = torch.ones(len(kept), 1, 1, width + step + 1, dtype=torch.bool)
             visible[:, 0, 0, :width] = torch.arange(width) < at[:, None]
-            ids = torch.tensor(tokens)[:, None]
+            ids = torch.tensor([[new[i][step]] for i in kept.tolist()])
             got.append(_cached(backbone, ids, (at + step)[:, None], cache, visible)[:, 0])
-            expected.append(torch.stack([alone(backbone, text)[-1] for text in texts]))
+            expected.append(torch.stack([alike[i][step + 1] for i in kept.tolist()]))
     difference = relative_difference(torch.cat(got), torch.cat(expected))
     if not difference < TOLERANCE:
         raise ModelError(

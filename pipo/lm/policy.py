@@ -289,7 +289,8 @@ def load_policy(path: str, dtype: str, gradient_checkpointing: bool = False) -> 
     if gradient_checkpointing:
         checkpoint_activations(model)
     policy = Policy(model)
-    with torch.device("cpu"):  # where the weights are
+    # On the CPU, where the weights are, and without the modes of whoever calls, which see every operation.
+    with torch._C.DisableTorchFunction():
         check_packing(policy.backbone)
         check_decoding(policy.backbone)
     return policy.train()
