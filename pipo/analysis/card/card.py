@@ -6,6 +6,7 @@ import importlib.metadata
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +83,8 @@ def render(files: RunFiles, repository: str) -> str:
         repository: where the model can be loaded from.
     """
     report, base = make_report(files), _base(files.config)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     versions = files.starts[-1]["versions"] if files.starts else {}
-    text = environment.get_template(_TEMPLATE).render(
+    text = _template().render(
         metadata=yaml.safe_dump(_metadata(files.config, base), sort_keys=False, allow_unicode=True).strip(),
         name=report.title,
         outcome=report.outcome,
@@ -108,6 +103,17 @@ def render(files: RunFiles, repository: str) -> str:
         license=_license_sentence(base),
     )
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+@cache
+def _template() -> jinja2.Template:
+    """Compiled once, however many cards a program writes."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template(_TEMPLATE)
 
 
 def _metadata(config: DictConfig, base: Base) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from functools import cache
 from pathlib import Path
 
 import jinja2
@@ -38,14 +39,19 @@ def write_run_report(folder: Path) -> None:
 
 def render(folder: Path, curves: bytes | None) -> str:
     """The page's text. Whatever comes from a model, a data set or a command line is escaped."""
-    environment = jinja2.Environment(
+    image = None if curves is None else f"data:image/png;base64,{base64.b64encode(curves).decode('ascii')}"
+    text = _template().render(report=make_report(read_folder(folder)), curves=image)
+    # Data may hold half of a surrogate pair, which no file can.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+@cache
+def _template() -> jinja2.Template:
+    """Compiled once, however many reports a program writes."""
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    image = None if curves is None else f"data:image/png;base64,{base64.b64encode(curves).decode('ascii')}"
-    text = environment.get_template(_TEMPLATE).render(report=make_report(read_folder(folder)), curves=image)
-    # Data may hold half of a surrogate pair, which no file can.
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    ).get_template(_TEMPLATE)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from yaml import YAMLError
 
 from pipo.analysis.run_metrics import Run, read_run
@@ -100,8 +102,9 @@ def _read_folder(folder: Path) -> RunFiles:
     path = folder / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"{folder}: no run here (config.yaml is missing)")
+    text = path.read_text(encoding="utf-8")
     try:
-        config = OmegaConf.load(path)
+        config = _parsed(text)
     except YAMLError as error:
         raise ConfigError(f"{path}: not YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(config, DictConfig) or "iterations" not in config:
@@ -119,7 +122,7 @@ def _read_folder(folder: Path) -> RunFiles:
     return RunFiles(
         folder=folder.resolve(),
         config=config,
-        config_text=path.read_text(encoding="utf-8"),
+        config_text=text,
         starts=_starts(folder / RECORD_FILE),
         run=run,
         summary=summary,
@@ -128,6 +131,12 @@ def _read_folder(folder: Path) -> RunFiles:
         probe=read_metrics(probe) if probe.exists() else (),
         log=_log(folder / LOG_FILE),
     )
+
+
+@lru_cache(maxsize=1)
+def _parsed(text: str) -> DictConfig | ListConfig:
+    """A configuration, not to be changed: the pages at the end of a run all read the same one."""
+    return OmegaConf.load(io.StringIO(text))
 
 
 def _starts(path: Path) -> list[dict[str, Any]]:
