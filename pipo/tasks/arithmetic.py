@@ -25,6 +25,7 @@ import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from pipo.errors import TaskError
@@ -209,7 +210,7 @@ class ArithmeticTask(Task):
         self, *, seed: int, train_problems: int, test_problems: int, levels: Mapping[Any, float]
     ) -> None:
         _whole("seed", seed, minimum=0)
-        weights = _weights(levels)
+        weights = tuple(_weights(levels).items())
         self._examples: dict[Split, tuple[Example, ...]] = {
             "train": _make("train", _whole("train_problems", train_problems, minimum=1), weights, seed),
             "test": _make("test", _whole("test_problems", test_problems, minimum=1), weights, seed),
@@ -314,12 +315,14 @@ def _distinct(rng: random.Random, level: str, split: Split, count: int) -> list[
     return found
 
 
-def _make(split: Split, count: int, weights: Mapping[str, float], seed: int) -> tuple[Example, ...]:
+@lru_cache(maxsize=4)
+def _make(split: Split, count: int, weights: tuple[tuple[str, float], ...], seed: int) -> tuple[Example, ...]:
+    """Kept, because several tasks in a program, as those of a benchmark's parts or of a run, are the same."""
     # A string seed is hashed by its bytes: the same on every machine and in every process.
     rng = random.Random(f"arithmetic/{split}/{seed}")
     problems = [
         (level, expression)
-        for level, share in _shares(count, weights).items()
+        for level, share in _shares(count, dict(weights)).items()
         for expression in _distinct(rng, level, split, share)
     ]
     rng.shuffle(problems)
