@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -50,9 +51,9 @@ def test_in_parts_as_in_one_go(name, overrides):
 )
 def test_mistakes_are_the_same(overrides):
     said = []
-    for compose in (composing.composed_by_hydra, composing.composed):
+    for composed in (composing.composed_by_hydra, composing.composed):
         with pytest.raises(CompactHydraException) as raised:
-            compose("train", overrides)
+            composed("train", overrides)
         said.append((type(raised.value), str(raised.value)))
     assert said[0] == said[1]
 
@@ -61,3 +62,14 @@ def test_one_test_cannot_change_what_another_gets():
     first = composing.composed("train", ["algo=grpo"])
     first.pipo.window = 99
     assert composing.composed("train", ["algo=grpo"]).pipo.window != 99
+
+
+def test_a_file_that_has_changed_is_read_again(tmp_path):
+    file = tmp_path / "mine.yaml"
+    for text, value in (("a: 1", 1), ("a: 2", 2), ("a: 3 # three", 3)):
+        file.write_text(text)
+        for _ in range(2):
+            with initialize_config_dir(version_base="1.3", config_dir=str(tmp_path)):
+                cfg = compose("mine")
+            assert cfg.a == value
+            cfg.a = 99
