@@ -25,8 +25,8 @@ RUNS = (
         "rollout.rejection={level: geometric, low: 0.5, high: null}",
         "probe.prompts=2",
         "recipe.learning_rate=1e-4",
-        "iterations=4",
-        "curve.every=4",
+        "iterations=3",
+        "curve.every=3",
     ),
     (
         "pipo=paired",
