@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from pipo.evaluation.statistics import Floats
@@ -9,6 +11,8 @@ from pipo.evaluation.statistics import Floats
 # A curve of stiffness (_STIFF * n)^4 follows a slope as closely as straight lines through n points each do:
 # the variance of its slope is 12 s^2 / n^3, too. Spans are tried in these steps up to the run, and a line.
 _STIFF, _FINER = 0.195, 2**0.5
+# Lengths and stiffnesses whose factors are kept: runs that are looked at together mostly have the same ones.
+_KEPT = 64
 
 
 def smooth(values: Floats, stiffness: float) -> Floats:
@@ -30,8 +34,9 @@ def smooth(values: Floats, stiffness: float) -> Floats:
     return straight + _solved(*_factors(count, stiffness), values - straight)
 
 
+@lru_cache(maxsize=_KEPT)
 def leverages(count: int, stiffness: float) -> Floats:
-    """[iterations]: the weight that each point has in the smooth curve at its own place.
+    """[iterations], not to be changed: the weight that each point has in the smooth curve at its own place.
 
     The diagonal of the inverse of :func:`smooth`'s matrix, by the recursion of Hutchinson and de Hoog (1985)
     from its factors: linear in the number of iterations.
@@ -39,15 +44,14 @@ def leverages(count: int, stiffness: float) -> Floats:
     at = np.arange(count) - (count - 1) / 2
     if np.isinf(stiffness):
         return 1 / count + at**2 / (at @ at)
-    diagonal, first, second = _factors(count, stiffness)
-    # Rows of the inverse near its diagonal, from the last upwards: [i, i], [i, i + 1], [i, i + 2].
-    inverse = np.zeros((count + 2, 3))
+    diagonal, first, second = (each.tolist() for each in _factors(count, stiffness))
+    # Rows of the inverse near its diagonal, from the last upwards: [i, i], [i, i + 1]; and [i + 2, i + 2].
+    found, here, beside, after = [0.0] * count, 0.0, 0.0, 0.0
     for i in range(count - 1, -1, -1):
-        below, after = inverse[i + 1], inverse[i + 2]
-        beside = -first[i] * below[0] - second[i] * below[1]
-        beyond = -first[i] * below[1] - second[i] * after[0]
-        inverse[i] = (1 / diagonal[i] - first[i] * beside - second[i] * beyond, beside, beyond)
-    return inverse[:count, 0]
+        beyond = -first[i] * beside - second[i] * after
+        beside, after = -first[i] * here - second[i] * beside, here
+        here = found[i] = 1 / diagonal[i] - first[i] * beside - second[i] * beyond
+    return np.array(found)
 
 
 def _bands(count: int, stiffness: float) -> Floats:
@@ -61,17 +65,18 @@ def _bands(count: int, stiffness: float) -> Floats:
     return bands
 
 
+@lru_cache(maxsize=_KEPT)
 def _factors(count: int, stiffness: float) -> tuple[Floats, Floats, Floats]:
     """The matrix as L D L': diagonal of D, and the two subdiagonals of L, of which the diagonal is 1."""
-    bands = _bands(count, stiffness)
-    diagonal, first, second = np.zeros((3, count))
+    bands = _bands(count, stiffness).tolist()
+    diagonal, first, second = ([0.0] * count for _ in range(3))
     for i in range(count):
-        # Of the two rows above; those of the first two rows are 0, which the arrays' ends still are.
+        # Of the two rows above; those of the first two rows are 0, which the lists' ends still are.
         one, two = first[i - 1] * diagonal[i - 1], second[i - 2] * diagonal[i - 2]
-        diagonal[i] = bands[0, i] - first[i - 1] * one - second[i - 2] * two
-        first[i] = (bands[1, i] - second[i - 1] * one) / diagonal[i]
-        second[i] = bands[2, i] / diagonal[i]
-    return diagonal, first, second
+        diagonal[i] = bands[0][i] - first[i - 1] * one - second[i - 2] * two
+        first[i] = (bands[1][i] - second[i - 1] * one) / diagonal[i]
+        second[i] = bands[2][i] / diagonal[i]
+    return np.array(diagonal), np.array(first), np.array(second)
 
 
 def _solved(diagonal: Floats, first: Floats, second: Floats, values: Floats) -> Floats:
