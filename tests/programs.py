@@ -22,7 +22,17 @@ from typing import NoReturn
 
 ROOT = Path(__file__).parent.parent
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["pipo.training", "pipo.scoring", "pipo.grading", "runpy"])
+# Scoring first, so that its imports are seen to need none of training's. The last ones come on the way.
+_SERVER.set_forkserver_preload(
+    [
+        "pipo.scoring",
+        "pipo.training",
+        "pipo.grading",
+        "runpy",
+        "evaluate",
+        "transformers.models.qwen3.modeling_qwen3",
+    ]
+)
 
 
 class Program:

@@ -93,13 +93,14 @@ def test_the_model_is_an_ordinary_hugging_face_folder(finished):
 
 
 @pytest.mark.parametrize(
-    "what", ["checkpoints/iteration_000004.ckpt", pytest.param(".", marks=pytest.mark.slow)]
+    ("what", "run_program"),
+    [("checkpoints/iteration_000004.ckpt", run), pytest.param(".", run_anew, marks=pytest.mark.slow)],
 )
-def test_eval_scores_a_run_and_its_checkpoint_as_the_run_did(finished, tmp_path, what):
+def test_eval_scores_a_run_and_its_checkpoint_as_the_run_did(finished, tmp_path, what, run_program):
     folder, _ = finished
     summary = json.loads((folder / "summary.json").read_text())
     arguments = [f"model={folder / what}", "evaluation.problems=8", "output_dir=out"]
-    code, text, err = run_anew("eval.py", *arguments, cwd=tmp_path)
+    code, text, err = run_program("eval.py", *arguments, cwd=tmp_path)
     assert code == 0, err
     assert "pass@8" in text
     results = json.loads((tmp_path / "out/results.json").read_text())["results"]
