@@ -21,6 +21,7 @@ from pipo.config.models import find_model
 from pipo.config.reading import composed, read
 from pipo.config.saved import saved_config
 from pipo.config.tree import BenchmarkConfig, EvalConfig
+from pipo.distributed.freed_memory import keep_freed_memory
 from pipo.distributed.hardware import default_device
 from pipo.errors import ConfigError, RunFailed, RunStopped
 from pipo.evaluation import parts as evaluated
@@ -61,6 +62,7 @@ def score(cfg: DictConfig, overrides: Sequence[str], *, command: Sequence[str] |
         RunFailed: when a grader cannot start.
     """
     quiet()
+    keep_freed_memory()
     config = read(cfg, EvalConfig)
     if config.preview is not None:
         with _opened_parts(config) as (_, _, parts):

@@ -28,6 +28,7 @@ from pipo.config.saved import save_config, saved_config
 from pipo.config.single_benchmarks import single_benchmarks
 from pipo.config.trainer_options import shortened
 from pipo.config.tree import TaskConfig, TrainConfig
+from pipo.distributed.freed_memory import keep_freed_memory
 from pipo.distributed.processes import is_first, telling_folder
 from pipo.errors import ConfigError, Diverged, RunFailed, RunStopped
 from pipo.evaluation.summary_tables import before_after_table
@@ -71,6 +72,7 @@ def train(
         RunStopped: when a signal ended the run.
     """
     quiet()
+    keep_freed_memory()
     config = read(cfg, TrainConfig)
     fresh = config.resume is None
     if config.resume is not None:
