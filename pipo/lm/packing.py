@@ -1,8 +1,10 @@
-"""Sequence packing for one forward pass: no padding, and each prompt once for all of its responses.
+"""Sequence packing for one forward pass: no padding, and what several rows begin with once for all of them.
 
 In the transformers that are trained here everything but attention looks at one token at a time
-(:func:`~pipo.lm.attention.check_packing` makes sure). So the tokens are laid end to end, those of a
-prompt once, and only attention puts the rows together again (:class:`RowLayout`).
+(:func:`~pipo.lm.attention.check_packing` makes sure). So the tokens are laid end to end, and only attention
+puts the rows together again (:class:`RowLayout`). What a model makes of a token depends on the tokens before
+it alone: rows that begin alike, with the same prompt and maybe the same first words, share those tokens, and
+their gradients add up.
 """
 
 from __future__ import annotations
@@ -92,7 +94,7 @@ class RowLayout(Movable):
     """How attention finds the rows among the packed tokens."""
 
     blocks: tuple[Gather, ...]
-    """[n, T] each, right-padded rows of similar length; every row is in one."""
+    """[n, T] each, right-padded rows of similar length; every token is in one of them."""
     back: Tensor
     """int64 [tokens], where each packed token is among the flattened entries of all blocks."""
 
@@ -104,7 +106,7 @@ class RowLayout(Movable):
         blocks = [Gather.of(*pad_rows(ordered[part]), tokens) for part in together]
         back, before = torch.empty(tokens, dtype=torch.int64), 0
         for block in blocks:
-            # A prompt stands in several rows, and its hidden states are the same in all of them.
+            # A shared token stands in several rows, and its hidden states are the same in all of them.
             used, first = block.firsts()
             back[used] = first + before
             before += block.index.numel()
@@ -116,7 +118,9 @@ class PackedRows(Movable):
     """What a model reads to score some responses, and where the scores are."""
 
     input_ids: Tensor
-    """int64 [tokens], each prompt once and each response but for its last token, which is never an input."""
+    """int64 [tokens], prompts and responses but for their last tokens, which are never an input; what rows
+    begin with in common stands there once.
+    """
     position_ids: Tensor
     """int64 [tokens], place of the token in its row."""
     layout: RowLayout
@@ -155,53 +159,76 @@ def pack(
         kept: the sampling mask of all N responses; None for the whole vocabulary.
 
     Example:
-        Two responses, (8, 9) and (7, 3, 4), to the prompt (5, 6). The prompt is read once, and the last token
-        of each response, 9 and 4, only has to be predicted. Token 8 is at place 2 of the packed tokens and
-        predicts 9; both responses begin behind place 1, the prompt's last token.
+        Two responses, (8, 9, 2) and (8, 3, 4), to the prompt (5, 6). What both begin with, 5 6 8, is read
+        once, and the last token of each, 2 and 4, only has to be predicted. Token 8 is at place 2 of the
+        packed tokens, and predicts 9 in one row and 3 in the other; it is predicted by place 1, the prompt's
+        last token, once for each row.
 
-        >>> lengths, width = torch.tensor([2, 3]), torch.arange(3)
-        >>> responses = torch.tensor([[8, 9, 0], [7, 3, 4]])
-        >>> packed = pack([(5, 6)], 2, responses, lengths, width < lengths[:, None], [0, 1])
+        >>> responses = torch.tensor([[8, 9, 2], [8, 3, 4]])
+        >>> packed = pack([(5, 6)], 2, responses, torch.tensor([3, 3]), torch.ones(2, 3, dtype=bool), [0, 1])
         >>> packed.input_ids.tolist(), packed.position_ids.tolist()
-        ([5, 6, 8, 7, 3], [0, 1, 2, 2, 3])
+        ([5, 6, 8, 9, 3], [0, 1, 2, 3, 3])
         >>> packed.targets.tolist(), packed.predecessors.index.tolist()
-        ([8, 9, 7, 3, 4], [1, 2, 1, 3, 4])
+        ([8, 9, 2, 8, 3, 4], [1, 2, 3, 1, 2, 4])
 
-        Attention sees 5 6 8 and 5 6 7 3: two rows of one block, the first with a 0 of padding.
+        Attention sees 5 6 8 9 and 5 6 8 3.
 
         >>> packed.layout.blocks[0].index.tolist()
-        [[0, 1, 2, 0], [0, 1, 3, 4]]
+        [[0, 1, 2, 3], [0, 1, 2, 4]]
     """
-    ids: list[int] = []
-    positions: list[int] = []
-
-    def append(tokens: Sequence[int], position: int) -> range:
-        start = len(ids)
-        ids.extend(tokens)
-        positions.extend(range(position, position + len(tokens)))
-        return range(start, len(ids))
-
     chosen = torch.tensor(rows, dtype=torch.int64)
     responses, ends = response_ids[chosen], lengths[chosen]
-    prompts: dict[TokenIds, range] = {}
+    tokens = _SharedTokens()
+    prompts: dict[TokenIds, list[int]] = {}
     sequences: list[list[int]] = []
-    starts: list[tuple[int, int]] = []  # prompt's last token and response, of each row
     for row, response, end in zip(rows, responses.tolist(), ends.tolist(), strict=True):
         prompt = prompt_ids[row // group_size]
         if prompt not in prompts:
-            prompts[prompt] = append(prompt, 0)
-        own = append(response[: max(0, end - 1)], len(prompt))
-        sequences.append([*prompts[prompt], *own])
-        starts.append((prompts[prompt][-1], own.start))
+            prompts[prompt] = tokens.places(prompt, [])
+        sequences.append(tokens.places(response[: max(0, end - 1)], prompts[prompt]))
     scored = sampled[chosen] & (torch.arange(responses.shape[1]) < ends[:, None])
     of_row, place = scored.nonzero(as_tuple=True)
-    last_of_prompt, first = torch.tensor(starts, dtype=torch.int64).view(-1, 2)[of_row].unbind(1)
-    predecessors = torch.where(place == 0, last_of_prompt, first + place - 1)
+    before = torch.tensor([len(prompt_ids[row // group_size]) - 1 for row in rows], dtype=torch.int64)
+    predecessors = pad_rows(sequences)[0][of_row, before[of_row] + place]
+    count = len(tokens.ids)
     return PackedRows(
-        input_ids=torch.tensor(ids, dtype=torch.int64),
-        position_ids=torch.tensor(positions, dtype=torch.int64),
-        layout=RowLayout.of(sequences, len(ids)),
-        predecessors=Gather.of(predecessors, torch.ones(len(predecessors)), len(ids)),
+        input_ids=torch.tensor(tokens.ids, dtype=torch.int64),
+        position_ids=torch.tensor(tokens.positions, dtype=torch.int64),
+        layout=RowLayout.of(tokens.whole(sequences), count),
+        predecessors=Gather.of(predecessors, torch.ones(len(predecessors)), count),
         targets=responses[scored],
         kept=None if kept is None else kept.sets(rows, sampled),
     )
+
+
+class _SharedTokens:
+    """Packed tokens, each once for all rows that are the same up to it."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        # Place of a token by the place of the one before it (-1: it is the first) and the token itself.
+        self._after: dict[tuple[int, int], int] = {}
+
+    def places(self, tokens: Sequence[int], behind: Sequence[int]) -> list[int]:
+        """Where the tokens of a row are, from its first on; those that are not there yet are appended.
+
+        Args:
+            tokens: that follow.
+            behind: places of the tokens before them.
+        """
+        found = list(behind)
+        at = found[-1] if found else -1
+        for token in tokens:
+            before, new = (at, token), len(self.ids)
+            at = self._after.setdefault(before, new)
+            if at == new:
+                self.ids.append(token)
+                self.positions.append(len(found))
+            found.append(at)
+        return found
+
+    def whole(self, rows: Sequence[list[int]]) -> list[list[int]]:
+        """The rows that no other goes on from, each once: every token is in one of them."""
+        inner = {before for before, _ in self._after}
+        return list({row[-1]: row for row in rows if row[-1] not in inner}.values())

@@ -226,11 +226,11 @@ def _rows(passes: Passes) -> tuple[PackedRows, Tensor, Tensor]:
 
 
 def _packed(passes: Passes, prompt: int, group_size: int, lengths: Tensor, mask: Tensor) -> PackedRows:
-    groups = -(-len(lengths) // group_size)  # with a prompt each, because an equal one is read once
+    # Prompts and responses all differ, because what rows begin with in common is read once.
+    groups = -(-len(lengths) // group_size)
     prompts = [(number,) * prompt for number in range(groups)]
-    return pack(
-        prompts, group_size, torch.zeros_like(mask, dtype=torch.int64), lengths, mask, range(len(lengths))
-    )
+    responses = torch.arange(len(lengths))[:, None].expand_as(mask)
+    return pack(prompts, group_size, responses, lengths, mask, range(len(lengths)))
 
 
 def _micro_batch(passes: Passes, rows: PackedRows, lengths: Tensor, mask: Tensor) -> MicroBatch:

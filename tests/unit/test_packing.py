@@ -1,4 +1,4 @@
-"""Packed rows: nothing is read twice, and no response sees another."""
+"""Packed rows: what they begin with in common is read once, and no response sees another."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ GROUP_SIZE = 3
 LENGTHS = torch.tensor([1, 9, 0, 4, 2, 8, 3, 5, 1])
 ROWS = [0, 1, 2, 4, 5, 7]
 RESPONSES = torch.randint(2, 50, (9, 9), generator=torch.Generator().manual_seed(1))
+# Row 4 is the beginning of row 5; row 7, with the same prompt as row 1, begins with three of its tokens.
+RESPONSES[5, :2] = RESPONSES[4, :2]
+RESPONSES[7, :3] = RESPONSES[1, :3]
 WHOLE = torch.arange(9) < LENGTHS[:, None]
 
 
@@ -38,14 +41,14 @@ def one_by_one(model, rows=ROWS) -> torch.Tensor:
     return torch.cat(said)
 
 
-def test_each_prompt_is_read_once_and_no_last_token():
+def test_a_common_beginning_is_read_once_and_no_last_token():
     rows = packed()
     responses = [RESPONSES[i, : max(0, LENGTHS[i] - 1)].tolist() for i in ROWS]
     # Rows 0, 1, 2 answer the first prompt, 4 and 5 the second, and row 7 the third, which is the first again.
     expected = [*PROMPTS[0], *responses[0], *responses[1], *responses[2]]
-    expected += [*PROMPTS[1], *responses[3], *responses[4], *responses[5]]
+    expected += [*PROMPTS[1], *responses[3], *responses[4][1:], *responses[5][3:]]
     assert rows.input_ids.tolist() == expected
-    places = [*range(4), *range(4, 12), *range(1), *range(1, 2), *range(1, 8), *range(4, 8)]
+    places = [*range(4), *range(4, 12), *range(1), *range(1, 2), *range(2, 8), 7]
     assert rows.position_ids.tolist() == places
 
 
@@ -56,10 +59,20 @@ def test_attention_finds_whole_rows_of_similar_length():
         counts = (block.index != 0).sum(dim=1) + (block.index[:, 0] == 0)
         assert counts.max() <= LENGTH_RATIO * counts.min()
         found += [rows.input_ids[line[:n]].tolist() for line, n in zip(block.index, counts, strict=True)]
-    wanted = [[*PROMPTS[i // 3], *RESPONSES[i, : max(0, LENGTHS[i] - 1)].tolist()] for i in ROWS]
+    # Rows 0, 2 and 4 are beginnings of others, which have their tokens.
+    wanted = [[*PROMPTS[i // 3], *RESPONSES[i, : LENGTHS[i] - 1].tolist()] for i in (1, 5, 7)]
     assert sorted(found) == sorted(wanted)
     flat = torch.cat([block.index.flatten() for block in rows.layout.blocks])
     assert torch.equal(flat[rows.layout.back], torch.arange(len(rows.input_ids)))
+
+
+def test_equal_rows_are_read_once_and_scored_each():
+    responses = torch.tensor([[4, 5, 6], [4, 5, 6]])
+    rows = pack([(7, 8)], 2, responses, torch.tensor([3, 3]), torch.ones(2, 3, dtype=torch.bool), [0, 1])
+    assert rows.input_ids.tolist() == [7, 8, 4, 5]
+    assert [block.index.tolist() for block in rows.layout.blocks] == [[[0, 1, 2, 3]]]
+    assert rows.targets.tolist() == [4, 5, 6, 4, 5, 6]
+    assert rows.predecessors.index.tolist() == [1, 2, 3, 1, 2, 3]
 
 
 @pytest.mark.parametrize("family", SUPPORTED)
