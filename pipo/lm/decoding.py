@@ -23,6 +23,13 @@ from pipo.lm.cache import PreallocatedCache, PreallocatedLayer
 DecodeStep = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Tokens int64 [n], positions int64 [n], visible keys bool [n, 1, 1, keys] (None: all) -> float32 [n, V]."""
 
+# On a CPU a product first puts its matrix into another order, which takes as long as multiplying some thirty
+# rows by it, and half of that where the matrix lies as it is multiplied. With fewer rows than these there is
+# no difference, and with one the bits are others.
+MANY_ROWS = 16
+# Weights of a matrix that is copied for that, at most; those of large models take memory that may be short.
+LARGEST_COPY = 2**20
+
 _BACKBONES = {"LlamaModel", "Qwen2Model", "Qwen3Model"}
 # Rotations that depend on the position alone, and not on the longest row beside.
 _ROTATIONS = {"default", "linear", "llama3", "yarn"}
@@ -173,9 +180,17 @@ def _product(linear: nn.Linear) -> Callable[[Tensor], Tensor]:
     if torch.is_autocast_enabled(linear.weight.device.type):  # which keeps the weights that it has cast
         return partial(F.linear, weight=linear.weight, bias=linear.bias)
     weight, bias = linear.weight.t(), linear.bias
+    for_many = _for_many_rows(weight)
     if bias is None:
-        return lambda rows: torch.mm(rows, weight)
-    return lambda rows: torch.addmm(bias, rows, weight)
+        return lambda rows: torch.mm(rows, for_many if len(rows) >= MANY_ROWS else weight)
+    return lambda rows: torch.addmm(bias, rows, for_many if len(rows) >= MANY_ROWS else weight)
+
+
+def _for_many_rows(weight: Tensor) -> Tensor:
+    """The same numbers, as they lie in memory when many rows are multiplied by them."""
+    if weight.device.type != "cpu" or weight.dtype != torch.float32 or weight.numel() > LARGEST_COPY:
+        return weight
+    return weight.contiguous()
 
 
 def _normed(rows: Tensor, weight: Tensor, size: Tensor, epsilon: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 
 from pipo.lm.attention import ATTENTION_NAME
 from pipo.lm.cache import PreallocatedCache
-from pipo.lm.decoding import plain_decoder
+from pipo.lm.decoding import MANY_ROWS, plain_decoder
 from pipo.lm.library_names import checkpoint_activations
 from pipo.lm.policy import Policy
 
@@ -103,6 +103,19 @@ def test_no_key_is_masked_where_all_rows_are_of_one_length():
         at, tokens = torch.tensor([WIDTH, WIDTH]), torch.tensor([7, 8])
         got = policy.decoder(cache, WIDTH + NEW)(tokens, at, None)
         expected = policy.next_token_logits(tokens[:, None], at[:, None], twin, None)
+    assert torch.equal(got, expected)
+
+
+def test_many_rows_multiply_by_weights_in_another_order_of_memory_with_the_same_bits():
+    policy = policy_of(PLAIN["llama with biases and scaled positions"])
+    many = torch.arange(MANY_ROWS + 5) % 2
+    with torch.inference_mode():
+        cache = prefilled(policy)
+        cache.select(many)
+        twin = copy.deepcopy(cache)
+        at = torch.full_like(many, WIDTH)
+        got = policy.decoder(cache, WIDTH + NEW)(many + 7, at, None)
+        expected = policy.next_token_logits((many + 7)[:, None], at[:, None], twin, None)
     assert torch.equal(got, expected)
 
 
