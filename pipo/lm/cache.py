@@ -1,4 +1,4 @@
-"""Preallocated KV cache: written in place at every token, finished rows dropped."""
+"""Preallocated KV cache: written in place at every token, with room to copy rows, finished rows dropped."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class PreallocatedLayer(DynamicLayer):
         super().__init__()
         self.capacity = capacity
         self.used = 0
+        # Keys and values are the first rows of these, which have places for more.
+        self._places: dict[str, Tensor] = {}
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate on the first update, when rows, heads, width and dtype are known."""
@@ -56,13 +58,21 @@ class PreallocatedLayer(DynamicLayer):
         """Filled columns."""
         return self.used
 
-    def select(self, rows: Tensor) -> None:
-        """Keep (or repeat) rows; only filled columns are copied."""
+    def select(self, rows: Tensor, room: int) -> None:
+        """Keep (or repeat) rows, with places for so many in all; only filled columns are copied."""
         for name in ("keys", "values"):
             old: Tensor = getattr(self, name)
-            new = old.new_empty(len(rows), *old.shape[1:])
-            torch.index_select(old[:, :, : self.used], 0, rows, out=new[:, :, : self.used])
-            setattr(self, name, new)
+            new = old.new_empty(room, *old.shape[1:])
+            torch.index_select(old[:, :, : self.used], 0, rows, out=new[: len(rows), :, : self.used])
+            self._places[name] = new
+            setattr(self, name, new[: len(rows)])
+
+    def branch(self, source: Tensor, target: Tensor, rows: int) -> None:
+        """Copy rows to other places, of which there are so many now; needs a ``select`` that left room."""
+        for name, places in self._places.items():
+            filled = places[:, :, : self.used]
+            filled.index_copy_(0, target, filled.index_select(0, source))
+            setattr(self, name, places[:rows])
 
     def taken(self, rows: Tensor) -> PreallocatedLayer:
         """A copy of these rows, with room for nothing else."""
@@ -95,11 +105,28 @@ class PreallocatedCache(Cache):
     def __init__(self, layers: int, capacity: int) -> None:
         super().__init__(layers=[PreallocatedLayer(capacity) for _ in range(layers)])
 
-    def select(self, rows: Tensor) -> None:
-        """Keep (or repeat) these rows, in this order, in every layer."""
+    def select(self, rows: Tensor, room: int | None = None) -> None:
+        """Keep (or repeat) these rows, in this order, in every layer.
+
+        Args:
+            rows: int64, which ones.
+            room: rows that there may be later, by :meth:`branch`; None for no more than these.
+        """
         for layer in self.layers:
             assert isinstance(layer, PreallocatedLayer)
-            layer.select(rows)
+            layer.select(rows, len(rows) if room is None else room)
+
+    def branch(self, source: Tensor, target: Tensor, rows: int) -> None:
+        """Copy rows to other places, in every layer.
+
+        Args:
+            source: int64 [m], rows of the cache.
+            target: int64 [m], where they go, over what is there or behind the last row.
+            rows: that the cache has then.
+        """
+        for layer in self.layers:
+            assert isinstance(layer, PreallocatedLayer)
+            layer.branch(source, target, rows)
 
     def taken(self, rows: Tensor) -> PreallocatedCache:
         """A copy of these rows."""

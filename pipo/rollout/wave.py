@@ -1,7 +1,9 @@
 """A wave of the local engine: responses to prompts that have been read, decoded side by side.
 
-Tensors are the batch's, on the device. Which rows go on and what they said is kept in plain Python, because a
-step of few rows costs what its small operations cost.
+Responses to a prompt that have been the same so far are one text to the model, which reads it once: they have
+one place in the cache, and draw from the same probabilities. Where they draw different tokens they part, and
+never come together again. Tensors are the batch's, on the device. Which rows go on and what they said is kept
+in plain Python, because a step of few rows costs what its small operations cost.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pipo.records.movable import sent
 from pipo.records.rollouts import Completions, TokenIds, pad_rows
 from pipo.rollout.held_rows import HeldRows
 from pipo.rollout.options import SamplingParams
+from pipo.rollout.places import Places
 from pipo.rollout.sampling import sample_tokens
 
 
@@ -54,21 +57,25 @@ class _Batch:
         generator: torch.Generator,
     ) -> None:
         self._sampling, self._generator, self._device = sampling, generator, policy.device
-        self._all = len(read.lengths) * group_size
+        prompts = len(read.lengths)
+        self._all = prompts * group_size
         self.rows = list(range(self._all))
         """Which of the wave's rows are in the batch; ``_at`` says it on the device."""
         self._at = sent(torch.arange(self._all), self._device)
-        source = self._at // group_size
+        self._places = Places([row // group_size for row in self.rows], prompts)
         self.cache = read.cache
         width = self.cache.get_seq_length()
         columns = width + sampling.max_response_tokens
         self._step = policy.decoder(self.cache, columns)
-        self.cache.select(source)
-        self._logits, self._positions = read.logits[source], read.lengths[source]
+        self.cache.select(sent(torch.arange(prompts), self._device), room=self._all)
+        # By place, like the tokens that are read.
+        self._logits, self._positions = read.logits, read.lengths
         self._visible: Tensor | None = None  # all keys
         if not bool(read.real.all()):
-            self._visible = torch.ones(self._all, 1, 1, columns, dtype=torch.bool, device=self._device)
-            self._visible[:, 0, 0, :width] = sent(read.real, self._device)[source]
+            self._visible = torch.ones(prompts, 1, 1, columns, dtype=torch.bool, device=self._device)
+            self._visible[:, 0, 0, :width] = sent(read.real, self._device)
+        self._of_rows: Tensor | None = None  # places, as they were when it was sent; None: row by row
+        self._send_places()
         self._tokens = self._at  # replaced by the first draw
         self._drawn: list[Tensor] = []
         self._logprobs = torch.zeros(self._all, sampling.max_response_tokens, device=self._device)
@@ -79,35 +86,73 @@ class _Batch:
         # One number for every row of the wave, so that dropping rows does not change the others' draws.
         uniform = torch.rand(self._all, dtype=torch.float64, generator=self._generator)
         uniform = sent(uniform, self._device).index_select(0, self._at)
-        self._tokens, logprobs = sample_tokens(
-            self._logits, uniform, self._sampling.temperature, self._sampling
-        )
+        logits = self._logits if self._of_rows is None else self._logits.index_select(0, self._of_rows)
+        self._tokens, logprobs = sample_tokens(logits, uniform, self._sampling.temperature, self._sampling)
         self._drawn.append(logprobs)
         return self._tokens.tolist()
 
-    def keep(self, places: Sequence[int]) -> None:
-        """Drop all rows but those at these places of the batch."""
-        self._write()
-        self.rows = [self.rows[place] for place in places]
-        kept = sent(torch.tensor(places), self._device)
-        self._at, self._tokens, self._positions = (
-            each.index_select(0, kept) for each in (self._at, self._tokens, self._positions)
-        )
-        if self._visible is not None:
-            self._visible = self._visible.index_select(0, kept)
-        self.cache.select(kept)
+    def taken(self, chosen: Sequence[int]) -> PreallocatedCache:
+        """A copy of what the cache holds of some rows of the batch."""
+        return self.cache.taken(self._sent([self._places.of_rows[row] for row in chosen]))
 
-    def decode(self) -> None:
-        """Read the tokens that were drawn."""
+    def sparse(self, running: Sequence[int], share: float) -> bool:
+        """Whether so few rows go on that the others should be dropped, or so few places are in use."""
+        if len(running) <= share * len(self.rows):
+            return True
+        return not self._places.apart and len(self._places.used(running)) <= share * self._places.count
+
+    def keep(self, chosen: Sequence[int]) -> None:
+        """Drop all rows but those at these places of the batch, and what nobody goes on from."""
+        self._write()
+        self.rows = [self.rows[row] for row in chosen]
+        rows = self._sent(chosen)
+        self._at, self._tokens = (each.index_select(0, rows) for each in (self._at, self._tokens))
+        kept = self._sent(self._places.keep(chosen))
+        self._follow(kept)
+        self.cache.select(kept, room=len(self.rows))
+        self._send_places()
+
+    def decode(self, drawn: Sequence[int], running: Sequence[int]) -> None:
+        """Read the tokens that were drawn.
+
+        Args:
+            drawn: the token of each row of the batch.
+            running: rows of the batch that go on.
+        """
+        tokens = self._tokens
+        if not self._places.apart:
+            copies, readers = self._places.part(drawn, running)
+            if copies:
+                origins = list(range(self._places.count))
+                for source, target in copies:
+                    origins[target] = source
+                self._follow(self._sent(origins))
+                source, target = (self._sent(each) for each in zip(*copies, strict=True))
+                self.cache.branch(source, target, self._places.count)
+                self._send_places()
+            tokens = tokens.index_select(0, self._sent(readers))
         keys = self.cache.get_seq_length() + 1
         visible = None if self._visible is None else self._visible[:, :, :, :keys]
-        self._logits = self._step(self._tokens, self._positions, visible)
+        self._logits = self._step(tokens, self._positions, visible)
         self._positions = self._positions + 1
 
     def logprobs(self, mask: Tensor) -> Tensor:
         """Log-probabilities of the tokens in a mask [rows, longest] of the whole wave; 0 elsewhere."""
         self._write()
         return self._logprobs[:, : mask.shape[1]].cpu().masked_fill(~mask, 0.0)
+
+    def _follow(self, origins: Tensor) -> None:
+        """Positions and visible keys of places that go on from others."""
+        self._positions = self._positions.index_select(0, origins)
+        if self._visible is not None:
+            self._visible = self._visible.index_select(0, origins)
+
+    def _send_places(self) -> None:
+        """Tell the device where the rows are."""
+        self._of_rows = None if self._places.apart else self._sent(self._places.of_rows)
+
+    def _sent(self, numbers: Sequence[int]) -> Tensor:
+        return sent(torch.tensor(numbers, dtype=torch.int64), self._device)
 
     def _write(self) -> None:
         """Put the log-probabilities that were drawn with the rows as they are to the rows of the wave."""
@@ -141,9 +186,9 @@ def decode_wave(
 
     Example:
         Prompts (5, 6, 7) and (8), two responses each, at most 4 tokens; 1 is the stop token, and
-        ``compact_below`` is 0.5. The prompts were read once, padded to ``width`` 3, and each is copied to
-        two rows of the cache. A dash is a row that is finished but still in the cache: what it draws is
-        thrown away. A blank is a row that has left it::
+        ``compact_below`` is 0.5. The prompts were read once, padded to ``width`` 3, and have a place each in
+        the cache. A dash is a row that is finished but still in the batch: what it draws is thrown away. A
+        blank is a row that has left it::
 
             row              0  1  2  3
             prompt           5  5  8  8
@@ -154,8 +199,9 @@ def decode_wave(
             step 2 draws     1        5     row 0 is finished; 1 of 2 goes on: row 3 stays
             step 3 draws              6     the limit: row 3 is cut, not finished
 
-        The token of row 3 at step 0 goes to column 3 of the cache, its fourth, but has position 1, its
-        prompt's length. The responses are of 3, 1, 2 and 4 tokens.
+        After step 0 rows 2 and 3 are the same text, whose token 4 is read once: 9 and 4 are read. It goes to
+        column 3 of the cache, its fourth, but has position 1, its prompt's length. The responses are of 3, 1,
+        2 and 4 tokens.
     """
     batch = _Batch(policy, read, group_size, sampling, generator)
     stops, limit = sampling.stop_token_ids, sampling.max_response_tokens
@@ -163,24 +209,22 @@ def decode_wave(
     running = range(len(batch.rows))  # places in the batch whose rows go on
     for step in range(limit):
         drawn, last = batch.draw(), step + 1 == limit
+        over = [place for place in running if last or drawn[place] in stops]
         for place in running:
-            row = batch.rows[place]
-            responses[row].append(drawn[place])
-            if last or drawn[place] in stops:
-                tell(row, tuple(responses[row]))
+            responses[batch.rows[place]].append(drawn[place])
+        for place in over:
+            tell(batch.rows[place], tuple(responses[batch.rows[place]]))
+        if held is not None and over:
+            held.take(batch.taken(over), [batch.rows[place] for place in over])
         running = [place for place in running if drawn[place] not in stops]
         if not running or last:
             break
-        if len(running) <= compact_below * len(batch.rows):
-            if held is not None:
-                gone = sorted(set(range(len(batch.rows))).difference(running))
-                kept = batch.cache.taken(sent(torch.tensor(gone, dtype=torch.int64), policy.device))
-                held.take(kept, [batch.rows[place] for place in gone])
+        if batch.sparse(running, compact_below):
+            drawn = [drawn[place] for place in running]
             batch.keep(running)
             running = range(len(running))
-        batch.decode()
+        batch.decode(drawn, running)
     if held is not None:
-        held.take(batch.cache, batch.rows)
         held.finish([len(response) for response in responses])
     ids, mask = pad_rows(responses)
     return Completions(

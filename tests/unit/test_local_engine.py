@@ -137,10 +137,10 @@ def test_a_wave_goes_as_the_example_in_its_docstring_says(policy, monkeypatch):
     got = engine(policy, compact_below=0.5).generate([(5, 6, 7), (8,)], 2, options, seed=0)
     assert rows(got) == [[9, 3, 1], [1], [4, 1], [4, 2, 5, 6]]
     assert got.finished.tolist() == [True, True, True, False]
-    # Two prompts of width 3; then four rows at the position behind their own prompt, two rows, and one.
+    # Two prompts of width 3; then two texts at the position behind their own prompt, two again, and one.
     assert read == [
         ([5, 6, 7, 8, 0, 0], [0, 1, 2, 0, 1, 2], 0),
-        ([9, 1, 4, 4], [3, 3, 1, 1], 3),
+        ([9, 4], [3, 1], 3),
         ([3, 2], [4, 2], 4),
         ([5], [3], 5),
     ]
