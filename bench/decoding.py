@@ -4,6 +4,7 @@
 
 Both sample the same responses on one thread, in turn within a round: the same tokens, and on a CPU the same
 bits of every log-probability, which is checked. Milliseconds of processor time per step, sampling included.
+Each row has a prompt of its own, as responses that are the same so far would be decoded as one.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def main() -> None:
 
     def sample(rows: int, *, written_out: bool) -> float:
         def work() -> None:
-            drawn[written_out] = engine.generate([tuple(range(3, 13))], rows, sampling, 1)
+            prompts = [(3 + row % 60, 3 + row // 60, *range(3, 11)) for row in range(rows)]
+            drawn[written_out] = engine.generate(prompts, 1, sampling, 1)
 
         policy_module.plain_decoder = WRITTEN_OUT if written_out else lambda *_: None
         return ruler.cpu_seconds(work) / options.tokens * 1000
