@@ -119,6 +119,9 @@ def timing(name: str) -> bool:
 def assert_as_one_process(out: Path, name: str) -> None:
     """Weights within 1e-6, where every step moves most of them by 1e-4 and a critic's by 1e-3.
 
+    AdamW divides a gradient by its size, so where gradients add up to next to nothing, rounding, which
+    depends on what the passes hold, moves a weight by more: one in a thousand may differ by 1e-5.
+
     AdamW does not notice a gradient that is wrong by a factor; its norm and the loss, among the metrics, do.
     """
     assert_ranks_are_alike(out, name)
@@ -131,7 +134,9 @@ def assert_as_one_process(out: Path, name: str) -> None:
     for mine, theirs in zip(weights, whole.weights, strict=True):
         assert mine.keys() == theirs.keys()
         for key, value in theirs.items():
-            torch.testing.assert_close(mine[key], value, rtol=0, atol=1e-6, msg=key)
+            difference = (mine[key] - value).abs()
+            assert difference.max() < 1e-5, key
+            assert (difference > 1e-6).sum() <= value.numel() // 1000, key
     start = (toy.adapted_policy() if ":lora" in name else toy.make_policy()).state_dict()
     key = next(key for key in start if key.endswith(("lora_A.default.weight", "model.norm.weight")))
     assert (weights[-1][f"policy.{key}"] - start[key]).abs().max() > 1e-4
