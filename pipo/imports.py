@@ -12,7 +12,7 @@ def heavy_imports(*, program: bool = False) -> Iterator[None]:
     """Nothing is looked through for garbage inside.
 
     Half a million objects are made there that stay, and looking through them time and again takes a fifth of
-    all the time until the first iteration.
+    all the time until the first iteration, and once alone half a second. Afterwards they count as old ones.
 
     Args:
         program: of this package alone, in which they are not looked through later, either; elsewhere that is
@@ -23,8 +23,9 @@ def heavy_imports(*, program: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        if program:
-            gc.freeze()
+        gc.freeze()
+        if not program:
+            gc.unfreeze()
         if was_enabled:
             gc.enable()
 
