@@ -26,6 +26,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from pipo.config.checked_run import run_program
 from pipo.config.cli import exit_code, register_resolvers
 from pipo.config.command_line import check_command_line, expand_model, expand_open, expand_paths, expand_task
 from pipo.config.single_benchmarks import register_single_benchmarks
@@ -81,13 +82,13 @@ if __name__ == "__main__":
         del sys.argv[1]
         expand_paths(sys.argv, "samples", "data_dir")
         with heavy_imports(program=True):  # a class that is named may bring all of it
-            check_command_line(sys.argv[1:], "grade")
-        grade()
+            checked = check_command_line(sys.argv[1:], "grade")
+        run_program(grade, checked)
         sys.exit()
     expand_model(sys.argv)
     expand_task(sys.argv)
     expand_paths(sys.argv)
     expand_open(sys.argv)
     with heavy_imports(program=True):  # a class that is named may bring all of it
-        check_command_line(sys.argv[1:], "eval")
-    main()
+        checked = check_command_line(sys.argv[1:], "eval")
+    run_program(main, checked)

@@ -19,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from pipo.config import sweep
+from pipo.config.checked_run import run_program
 from pipo.config.cli import exit_code, register_resolvers
 from pipo.config.command_line import check_command_line, expand_model, expand_open, expand_paths
 from pipo.home import look_in_this_folder
@@ -51,6 +52,6 @@ if __name__ == "__main__":
     expand_paths(sys.argv)
     expand_open(sys.argv)
     with heavy_imports(program=True):  # a class that is named may bring all of it
-        check_command_line(sys.argv[1:], "train")
-    main()
+        checked = check_command_line(sys.argv[1:], "train")
+    run_program(main, checked)
     sys.exit(sweep.report())

@@ -125,26 +125,34 @@ def expand_open(arguments: list[str]) -> None:
             arguments[index] = f"++{argument.lstrip('+')}"
 
 
-def check_command_line(arguments: Sequence[str], program: str) -> None:
+def check_command_line(arguments: Sequence[str], program: str) -> DictConfig | None:
     """End with one line and status 2 when the command cannot work; nothing heavy is imported for that.
 
     Args:
         arguments: the command line without the program's name.
         program: ``train``, ``eval`` or ``grade``.
+
+    Returns:
+        The configuration of a single run; None where Hydra is asked for more, or for anything else.
     """
     options = _hydra_options(arguments)
     asked = options.help or options.hydra_help or options.info or options.shell_completion
     if asked or options.experimental_rerun or options.config_path:
-        return
-    overrides = list(options.overrides)
+        return None
+    overrides, checked = list(options.overrides), None
     try:
         if options.config_dir is not None:
             overrides.append(_search_path(options.config_dir))
         with _composing(options.config_name or program):
             for job in _jobs(overrides, options.config_name or program, sweeps=options.multirun):
                 _check_job(job, program, printed=options.cfg is not None)
+                checked = job
     except ConfigError as error:
         _end(str(error))
+    if checked is None or options.multirun or options.cfg or options.resolve or options.package:
+        return None
+    # What Hydra tells of itself when it is to be verbose is its own to tell.
+    return None if checked.hydra.mode == RunMode.MULTIRUN or checked.hydra.verbose else checked
 
 
 def composed_job(overrides: Sequence[str], program: str) -> DictConfig:
@@ -165,11 +173,16 @@ def composed_job(overrides: Sequence[str], program: str) -> DictConfig:
         return job
 
 
+def hydra_here() -> initialize_config_dir:
+    """Inside, Hydra composes from ``conf/`` what the program that was started is called by."""
+    return initialize_config_dir(version_base="1.3", config_dir=str(CONF), job_name=Path(sys.argv[0]).stem)
+
+
 @contextmanager
 def _composing(name: str) -> Iterator[None]:
     """Hydra looks into ``conf/``; what it objects to becomes one line."""
     try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        with hydra_here():
             yield
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_said(error, name)) from error
@@ -357,7 +370,7 @@ def _meant(text: str, name: str) -> str:
     missing = re.search(r"Could not override '([\w.@]+)'", text)
     if missing is None:
         return ""
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+    with hydra_here():
         plain = OmegaConf.to_container(compose(name), resolve=False)
     above = missing[1].rpartition(".")[0]
     if above and OmegaConf.select(OmegaConf.create(plain), above, default="") is None:
