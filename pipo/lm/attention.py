@@ -156,24 +156,52 @@ def packed_hidden(backbone: PreTrainedModel, rows: PackedRows) -> Tensor:
 
 
 @torch.no_grad()
-def check_packing(backbone: PreTrainedModel) -> None:
+def rows_alone(backbone: PreTrainedModel) -> list[Tensor]:
+    """Four rows, read one by one by the model itself: what packing and decoding are checked against.
+
+    Args:
+        backbone: a decoder without its head.
+
+    Returns:
+        Final hidden states [tokens, width] of each of two rows per prompt of :data:`PROMPTS`: the prompt with
+        three of :func:`some_tokens`. Nothing that follows a token changes its own.
+
+    Raises:
+        ModelError: when it cannot read them.
+    """
+    more = some_tokens(backbone).tolist()
+    rows = [[*PROMPTS[row // 2], *tokens[:3]] for row, tokens in enumerate(more)]
+    with foreign(f"{named(backbone)}: models of this kind are not supported, they do not read a plain row"):
+        return [
+            backbone(
+                input_ids=torch.tensor([row], device=backbone.device), use_cache=False
+            ).last_hidden_state[0]
+            for row in rows
+        ]
+
+
+@torch.no_grad()
+def check_packing(backbone: PreTrainedModel, alone: Sequence[Tensor]) -> None:
     """Compare a few packed rows with each row alone, as the model reads it without any of this.
+
+    Args:
+        backbone: a decoder without its head.
+        alone: from :func:`rows_alone`.
 
     Raises:
         ModelError: when they differ: the model mixes tokens outside attention, or counts positions itself; or
             when it cannot read packed rows at all.
     """
     name, lengths = named(backbone), torch.tensor([4, 2, 3, 4])
-    responses = some_tokens(backbone).view(4, 4)
+    responses = some_tokens(backbone)
     with foreign(f"{name}: models of this kind cannot be trained, they do not read packed rows"):
         every = torch.arange(4) < lengths[:, None]
         rows = pack(PROMPTS, 2, responses, lengths, every, range(4))
         packed = packed_hidden(backbone, rows.to(backbone.device))
-        each = []
-        for i, length in enumerate(lengths.tolist()):
-            prompt = PROMPTS[i // 2]
-            hidden = alone(backbone, [*prompt, *responses[i, : length - 1].tolist()])
-            each.append(hidden[len(prompt) - 1 :])
+    each = []
+    for i, length in enumerate(lengths.tolist()):
+        last = len(PROMPTS[i // 2]) - 1
+        each.append(alone[i][last : last + length])
     difference = relative_difference(packed, torch.cat(each))
     if not difference < TOLERANCE:
         raise ModelError(
@@ -188,14 +216,8 @@ def named(backbone: PreTrainedModel) -> str:
 
 
 def some_tokens(backbone: PreTrainedModel) -> Tensor:
-    """Sixteen tokens that the model knows."""
-    return torch.arange(5, 21) % backbone.config.get_text_config().vocab_size
-
-
-def alone(backbone: PreTrainedModel, row: Sequence[int]) -> Tensor:
-    """[tokens, width], the final hidden states of one row by the model itself."""
-    ids = torch.tensor([list(row)], device=backbone.device)
-    return backbone(input_ids=ids, use_cache=False).last_hidden_state[0]
+    """Four tokens for each of four rows, [4, 4], that the model knows."""
+    return torch.arange(5, 21).view(4, 4) % backbone.config.get_text_config().vocab_size
 
 
 def relative_difference(got: Tensor, expected: Tensor) -> float:

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from pipo.errors import ModelError
-from pipo.lm.attention import PROMPTS, TOLERANCE, alone, named, relative_difference, some_tokens
+from pipo.lm.attention import PROMPTS, TOLERANCE, named, relative_difference, some_tokens
 from pipo.lm.cache import PreallocatedCache
 from pipo.lm.library_names import cache_argument
 from pipo.lm.model_files import foreign
 
 
 @torch.no_grad()
-def check_decoding(backbone: PreTrainedModel) -> None:
-    """Compare a few tokens read one by one from the cache, as the engine does, with each row alone.
+def check_decoding(backbone: PreTrainedModel, alone: Sequence[Tensor]) -> None:
+    """Compare a few tokens read one by one from the cache, as the engine does, with each row read at once.
 
-    What a whole row says of an earlier token is what the row up to that token would have said.
+    Args:
+        backbone: a decoder without its head.
+        alone: from :func:`~pipo.lm.attention.rows_alone`.
 
     Raises:
         ModelError: when they differ, or when the model does not work with the engine's cache.
     """
     name, device = named(backbone), backbone.device
-    width, new = max(map(len, PROMPTS)), some_tokens(backbone).view(4, 4).tolist()
+    width, more = max(map(len, PROMPTS)), some_tokens(backbone)
     lengths = torch.tensor([len(prompt) for prompt in PROMPTS])
     padded = torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in PROMPTS])
     with foreign(f"{name}: a model of this kind cannot be sampled from: it does not work with the cache"):
@@ -31,24 +35,20 @@ def check_decoding(backbone: PreTrainedModel) -> None:
         positions = torch.arange(width)[None].expand(len(PROMPTS), -1)
         hidden = _cached(backbone, padded, positions, cache, None)
         got = [hidden[torch.arange(len(PROMPTS)), lengths - 1]]
-        rows, counts = torch.tensor([0, 0, 1, 1]), (3, 2, 3, 3)
-        alike = [
-            alone(backbone, [*PROMPTS[row], *tokens[:count]])[len(PROMPTS[row]) - 1 :]
-            for row, tokens, count in zip(rows.tolist(), new, counts, strict=True)
-        ]
-        expected = [torch.stack([alike[0][0], alike[2][0]])]
-        kept = torch.arange(len(rows))
-        cache.select(rows.to(device))
+        expected = [torch.stack([alone[2 * i][len(prompt) - 1] for i, prompt in enumerate(PROMPTS)])]
+        rows = torch.arange(4)
+        cache.select((rows // 2).to(device))
         for step in range(3):
             if step == 2:  # a row is finished
-                kept = torch.tensor([0, 2, 3])
-                cache.select(kept.to(device))
-            at = lengths[rows[kept]]
-            visible = torch.ones(len(kept), 1, 1, width + step + 1, dtype=torch.bool)
-            visible[:, 0, 0, :width] = torch.arange(width) < at[:, None]
-            ids = torch.tensor([[new[i][step]] for i in kept.tolist()])
-            got.append(_cached(backbone, ids, (at + step)[:, None], cache, visible)[:, 0])
-            expected.append(torch.stack([alike[i][step + 1] for i in kept.tolist()]))
+                rows = torch.tensor([0, 2, 3])
+                cache.select(rows.to(device))
+            before = lengths[rows // 2]
+            visible = torch.ones(len(rows), 1, 1, width + step + 1, dtype=torch.bool)
+            visible[:, 0, 0, :width] = torch.arange(width) < before[:, None]
+            at = before + step
+            got.append(_cached(backbone, more[rows, step, None], at[:, None], cache, visible)[:, 0])
+            ends = zip(rows.tolist(), at.tolist(), strict=True)
+            expected.append(torch.stack([alone[row][last] for row, last in ends]))
     difference = relative_difference(torch.cat(got), torch.cat(expected))
     if not difference < TOLERANCE:
         raise ModelError(

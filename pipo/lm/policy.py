@@ -22,7 +22,7 @@ from transformers.cache_utils import Cache
 
 from pipo.errors import ModelError, reason
 from pipo.functional.divergence import DistillationForm
-from pipo.lm.attention import ATTENTION_NAME, check_packing, named, packed_hidden
+from pipo.lm.attention import ATTENTION_NAME, check_packing, named, packed_hidden, rows_alone
 from pipo.lm.cache import PreallocatedCache
 from pipo.lm.capabilities import check_decoding
 from pipo.lm.decoding import DecodeStep, plain_decoder
@@ -291,8 +291,9 @@ def load_policy(path: str, dtype: str, gradient_checkpointing: bool = False) -> 
     policy = Policy(model)
     # On the CPU, where the weights are, and without the modes of whoever calls, which see every operation.
     with torch._C.DisableTorchFunction():
-        check_packing(policy.backbone)
-        check_decoding(policy.backbone)
+        alone = rows_alone(policy.backbone)
+        check_packing(policy.backbone, alone)
+        check_decoding(policy.backbone, alone)
     return policy.train()
 
 

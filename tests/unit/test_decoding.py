@@ -8,8 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from pipo.lm.attention import ATTENTION_NAME
+from pipo.errors import ModelError
+from pipo.lm.attention import ATTENTION_NAME, rows_alone
 from pipo.lm.cache import PreallocatedCache
+from pipo.lm.capabilities import check_decoding
 from pipo.lm.decoding import MANY_ROWS, plain_decoder
 from pipo.lm.library_names import checkpoint_activations
 from pipo.lm.policy import Policy
@@ -155,3 +157,21 @@ def test_a_model_that_was_changed_is_decoded_by_its_own_forward_pass(change):
 def test_other_layouts_are_left_to_the_library(config):
     policy = policy_of(config)
     assert plain_decoder(policy.backbone, policy.head, PreallocatedCache(2, 8), 8) is None
+
+
+def test_the_check_at_loading_refuses_a_model_that_decodes_any_token_otherwise():
+    # Compared are the last token of prompts of three and of one, and three more in each of two rows of both;
+    # the second row ends after two.
+    backbone = policy_of(PLAIN["llama"]).backbone
+    alone = rows_alone(backbone)
+    check_decoding(backbone, alone)
+    refused = set()
+    for row, at in ((row, at) for row, states in enumerate(alone) for at in range(len(states))):
+        other = [states.clone() for states in alone]
+        other[row][at] *= -1
+        try:
+            check_decoding(backbone, other)
+        except ModelError:
+            refused.add((row, at))
+    firsts = {(0, 2), (0, 3), (0, 4), (0, 5), (1, 3), (1, 4)}
+    assert refused == firsts | {(2, 0), (2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (3, 3)}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BartConfig, FalconH1Config, Lfm2Config
+from transformers import AutoModelForCausalLM, BartConfig, FalconH1Config, Lfm2Config, PreTrainedModel
 
 from pipo.errors import ConfigError
-from pipo.lm.attention import ATTENTION_NAME, check_packing
+from pipo.lm.attention import ATTENTION_NAME, check_packing, rows_alone
 from pipo.lm.critic import Critic
 from pipo.lm.library_names import checkpoint_activations
 from pipo.lm.packing import LENGTH_RATIO, Gather, pack
@@ -155,12 +155,17 @@ REFUSED = {
 }
 
 
+def checked(backbone: PreTrainedModel) -> None:
+    """As it is at loading."""
+    check_packing(backbone, rows_alone(backbone))
+
+
 @pytest.mark.parametrize("kind", REFUSED)
 def test_models_in_which_rows_would_mix_are_refused(kind):
     config, message = REFUSED[kind]
     config.initializer_range = config.init_std = 0.3
     with pytest.raises(ConfigError, match=message):
-        check_packing(build(config, ATTENTION_NAME).base_model)
+        checked(build(config, ATTENTION_NAME).base_model)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -168,7 +173,7 @@ def test_models_in_which_rows_would_mix_are_refused(kind):
 def test_supported_models_pass_the_check(family, dtype):
     config = SUPPORTED[family]
     config.initializer_range = 0.3
-    check_packing(build(config, ATTENTION_NAME).to(dtype).base_model)
+    checked(build(config, ATTENTION_NAME).to(dtype).base_model)
 
 
 def test_an_attention_that_was_changed_after_loading_is_noticed():
