@@ -1,4 +1,7 @@
-"""Training, scoring and drawing as functions, for scripts and notebooks; the package exports them."""
+"""Training, scoring and drawing as functions, for scripts and notebooks; the package exports them.
+
+Only training is imported here, so that a script that trains does not wait for the rest.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,7 @@ import lightning.pytorch as pl
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipo import scoring, training
-from pipo.analysis.plotting.curves import draw
-from pipo.analysis.plotting.groups import Group
-from pipo.analysis.run_metrics import read_run
+from pipo import training
 from pipo.config.cli import first_line, register_resolvers
 from pipo.config.command_line import (
     composed_job,
@@ -78,6 +78,8 @@ class Run:
         Raises:
             KeyError: no iteration has it.
         """
+        from pipo.analysis.run_metrics import read_run
+
         at, values = read_run(self.folder.name, self.folder / METRICS_FILE).series(metric)
         if not len(at):
             known = sorted({name for row in self.metrics for name in row} - {"iteration"})
@@ -190,6 +192,8 @@ def evaluate(model: str | Path | Run, *words: str, **options: Any) -> Evaluation
         RunFailed: a grader cannot start.
         RunStopped: a signal ended it.
     """
+    from pipo.scoring import score
+
     where = model.folder if isinstance(model, Run) else model
     given = [*_words({"model": str(where)}), *words, *_words(options)]
     expand_model(given)
@@ -200,7 +204,7 @@ def evaluate(model: str | Path | Run, *words: str, **options: Any) -> Evaluation
         cfg = composed_job(given, "eval")
         folder = Path(str(cfg.resume or cfg.output_dir))
         OmegaConf.update(cfg, "output_dir", str(folder))
-        scoring.score(cfg, given, command=["python", "eval.py", *given])
+        score(cfg, given, command=["python", "eval.py", *given])
     return Evaluation(folder)
 
 
@@ -211,6 +215,10 @@ def figure(*runs: Run, **named: Run | Sequence[Run]) -> Figure:
         *runs: drawn by the names of their folders.
         **named: label -> a run, or the seeds of one arm, of which the mean and its interval are drawn.
     """
+    from pipo.analysis.plotting.curves import draw
+    from pipo.analysis.plotting.groups import Group
+    from pipo.analysis.run_metrics import read_run
+
     arms = {run.folder.name: [run] for run in runs}
     arms |= {label: [some] if isinstance(some, Run) else [*some] for label, some in named.items()}
     return draw(

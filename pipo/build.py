@@ -15,9 +15,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from transformers import PreTrainedTokenizerBase
 
-from pipo.analysis.card.card import CARD_FILE, write_card
-from pipo.analysis.plotting.curves import CURVES_FILE, write_curves
-from pipo.analysis.report.page import REPORT_FILE, write_run_report
+from pipo.analysis.pages import PAGES
 from pipo.callbacks.checkpoint import IterationCheckpoint
 from pipo.callbacks.ending import KEY, RunEnd
 from pipo.callbacks.evaluation import HeldOutEvaluation
@@ -363,7 +361,7 @@ def build_callbacks(
             progress=progress,
             stop=stop,
             end=end,
-            pages={CURVES_FILE: write_curves, REPORT_FILE: write_run_report, CARD_FILE: write_card},
+            pages=PAGES,
         ),
         *extra.values(),
         IterationLog(extra),

@@ -16,8 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from pipo import build
-from pipo.analysis.plotting.curves import CURVES_FILE
-from pipo.analysis.report.page import REPORT_FILE
 from pipo.callbacks.ending import KEY, LIMITS, RunEnd
 from pipo.callbacks.evaluation import HeldOutEvaluation
 from pipo.callbacks.interrupt import REQUEUE, GracefulStop, requeue
@@ -44,7 +42,7 @@ from pipo.runs.profile import PROFILE_FILE, profile_head
 from pipo.runs.push import push, pushing
 from pipo.runs.quiet import quiet
 from pipo.runs.run_log import DIVERGED_FILE
-from pipo.runs.run_summary import MODEL_FOLDER, missing_products
+from pipo.runs.run_summary import CURVES_FILE, MODEL_FOLDER, REPORT_FILE, missing_products
 
 log = logging.getLogger(__name__)
 _LIMIT_KEYS = tuple(f"{KEY}.{name}" for name in LIMITS)

@@ -12,6 +12,9 @@ from pipo.runs.run_folder import write_json
 SUMMARY_FILE = "summary.json"
 MODEL_FOLDER = "model"
 ADAPTER_FOLDER = "adapter"
+CURVES_FILE = "curves.png"
+REPORT_FILE = "report.html"
+CARD_FILE = f"{MODEL_FOLDER}/README.md"
 _MISSING = "missing"
 
 

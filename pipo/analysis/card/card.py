@@ -15,14 +15,12 @@ import yaml
 from huggingface_hub import metadata_load, try_to_load_from_cache
 from omegaconf import DictConfig, OmegaConf
 
-from pipo.analysis.plotting.curves import CURVES_FILE
 from pipo.analysis.report.content import Report, make_report
 from pipo.analysis.report.run_files import RunFiles, read_folder
 from pipo.runs.files import replace_text
 from pipo.runs.places import CONFIG_FILE, command, own_configuration
-from pipo.runs.run_summary import MODEL_FOLDER
+from pipo.runs.run_summary import CARD_FILE, CURVES_FILE, MODEL_FOLDER
 
-CARD_FILE = f"{MODEL_FOLDER}/README.md"
 # Stands for the repository in a card that was not pushed.
 NO_REPOSITORY = "org/name"
 _TEMPLATE = "card.md"

@@ -13,11 +13,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipo.analysis.plotting.curves import CURVES_FILE, plot_groups
+from pipo.analysis.plotting.curves import plot_groups
 from pipo.analysis.plotting.groups import Group, find_groups, read_group
 from pipo.analysis.plotting.theory import plot_theory
 from pipo.errors import ConfigError
 from pipo.runs.files import writing
+from pipo.runs.run_summary import CURVES_FILE
 
 _FORMATS = (".png", ".pdf", ".svg")
 

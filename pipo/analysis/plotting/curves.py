@@ -26,8 +26,8 @@ from pipo.analysis.plotting.lines import (
 from pipo.analysis.plotting.style import DARK, STYLE, new_figure, save
 from pipo.analysis.run_metrics import read_run
 from pipo.runs.run_log import METRICS_FILE, has_rows
+from pipo.runs.run_summary import CURVES_FILE
 
-CURVES_FILE = "curves.png"
 IMPROVEMENT = "pipo/improvement"
 
 # Inches.

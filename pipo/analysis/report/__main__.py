@@ -8,12 +8,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipo.analysis.plotting.curves import CURVES_FILE, plot_curves
-from pipo.analysis.report.page import REPORT_FILE, write_report
+from pipo.analysis.plotting.curves import plot_curves
+from pipo.analysis.report.page import write_report
 from pipo.analysis.report.run_files import read_folder
 from pipo.errors import ConfigError
 from pipo.runs.files import writing
 from pipo.runs.run_log import METRICS_FILE
+from pipo.runs.run_summary import CURVES_FILE, REPORT_FILE
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import jinja2
 
-from pipo.analysis.plotting.curves import CURVES_FILE
 from pipo.analysis.report.content import make_report
 from pipo.analysis.report.run_files import read_folder
 from pipo.runs.files import replace_text
+from pipo.runs.run_summary import CURVES_FILE, REPORT_FILE
 
-REPORT_FILE = "report.html"
 _TEMPLATE = "template.html"
 
 
