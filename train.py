@@ -22,6 +22,7 @@ from pipo.config import sweep
 from pipo.config.checked_run import run_program
 from pipo.config.cli import exit_code, register_resolvers
 from pipo.config.command_line import check_command_line, expand_model, expand_open, expand_paths
+from pipo.distributed.forks import end_if_forked
 from pipo.home import look_in_this_folder
 from pipo.imports import heavy_imports
 
@@ -38,9 +39,10 @@ def main(cfg: DictConfig) -> float | None:
         with heavy_imports(program=True):  # only once the command line is known to be sound
             from pipo.training import train
 
-        return train(cfg, list(HydraConfig.get().overrides.task))
+        return train(cfg, list(HydraConfig.get().overrides.task), forks=True)
 
     code, value = exit_code(run)
+    end_if_forked(code)
     if code:
         sys.exit(code)
     return value

@@ -26,6 +26,7 @@ from pipo.config.saved import save_config, saved_config
 from pipo.config.single_benchmarks import single_benchmarks
 from pipo.config.trainer_options import shortened
 from pipo.config.tree import TaskConfig, TrainConfig
+from pipo.distributed.forks import can_fork, fork_others, start_others
 from pipo.distributed.freed_memory import keep_freed_memory
 from pipo.distributed.processes import is_first, telling_folder
 from pipo.errors import ConfigError, Diverged, RunFailed, RunStopped
@@ -55,6 +56,7 @@ def train(
     *,
     callbacks: Mapping[str, pl.Callback] = MappingProxyType({}),
     command: Sequence[str] | None = None,
+    forks: bool = False,
 ) -> float:
     """Run and summarise; returns held-out pass@1 after training, which sweeps maximise.
 
@@ -63,6 +65,7 @@ def train(
         overrides: the command line, for ``resume=``.
         callbacks: beside those of the configuration, by the names that messages call them.
         command: that does the same, for the record; None for the one that this program was started with.
+        forks: whether this is a program that may be forked into several processes.
 
     Raises:
         ConfigError: when anything the user gave cannot be used; no training has begun then.
@@ -83,6 +86,8 @@ def train(
     config = read(cfg, TrainConfig)
     cfg.output_dir = config.output_dir  # the saved configuration names the folder, not the time of day
     folder = Path(config.output_dir)
+    if forks and can_fork(config.trainer):
+        fork_others(config.trainer.per_node)
     with (
         telling_folder(str(folder)),
         run_folder.storage_errors(folder),
@@ -155,6 +160,7 @@ def _run(
             objective = parts.module.objective
             callbacks = build.build_callbacks(config, parts.setup, objective.distillation, start, own)
             loggers = build.build_loggers(config, start)
+            start_others()
             trainer = build.build_trainer(config, callbacks, loggers, objective)
             if is_first():
                 task = parts.setup.task
