@@ -52,7 +52,6 @@ _AROUND = {
 }
 
 register_resolvers()
-register_single_benchmarks(CONF)
 
 
 @dataclass(frozen=True)
@@ -194,6 +193,7 @@ def evaluate(model: str | Path | Run, *words: str, **options: Any) -> Evaluation
     """
     from pipo.scoring import score
 
+    register_single_benchmarks(CONF)
     where = model.folder if isinstance(model, Run) else model
     given = [*_words({"model": str(where)}), *words, *_words(options)]
     expand_model(given)
