@@ -1,4 +1,4 @@
-"""How the trusted side and ``stdin_service`` write a test and what has become of it.
+"""Frames in which the trusted side and ``stdin_service`` tell each other of a test and what became of it.
 
 Written by hand, not as JSON: each test takes a fork, after which every page of memory that a coder touches
 has to be copied.

@@ -235,7 +235,11 @@ def iterations_of(name: str) -> int:
 
 
 class RowsAtWork:
-    """The tokens that this rank reads in every optimiser step, and those of the rows that it sampled."""
+    """Response tokens that this rank trains on in every optimiser step, and those of rows that it sampled.
+
+    Not what it reads: what rows begin with in common is read once, and they are dealt as if they shared
+    nothing but prompts.
+    """
 
     def __init__(self) -> None:
         self.steps: list[dict[str, int]] = []
@@ -243,9 +247,9 @@ class RowsAtWork:
 
     def __call__(self, batch, rows, *others):
         micros = self.balanced(batch, rows, *others)
-        read = sum(len(micro.rows.input_ids) for micro in micros)
+        read = sum(len(micro.rows.targets) for micro in micros)
         home = micro_batches(batch, rows, 10**9)
-        self.steps.append({"read": read, "at_home": sum(len(micro.rows.input_ids) for micro in home)})
+        self.steps.append({"read": read, "at_home": sum(len(micro.rows.targets) for micro in home)})
         return micros
 
 

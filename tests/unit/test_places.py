@@ -11,7 +11,7 @@ from pipo.lm.cache import PreallocatedCache
 from pipo.lm.decoding import DecodeStep
 from pipo.rollout.local import LocalEngine, LocalEngineConfig
 from pipo.rollout.places import Places
-from tests.conftest import make_policy
+from tests.policies import make_policy
 from tests.toy import sampling
 
 
