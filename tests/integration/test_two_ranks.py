@@ -119,9 +119,9 @@ def timing(name: str) -> bool:
 def assert_as_one_process(out: Path, name: str) -> None:
     """Weights within 1e-6, where every step moves most of them by 1e-4 and a critic's by 1e-3.
 
-    AdamW divides a gradient by its size, so where one adds up to next to nothing (3e-9 beside a median of 1e-3
-    was seen), rounding, which depends on what the passes hold, moves a weight by more: one in a thousand may
-    differ by 1e-5.
+    AdamW divides a gradient by its size, so where one adds up to next to nothing (3e-9 beside a median of
+    1e-3 was seen), rounding, which depends on what the passes hold, moves a weight by more: one in a thousand
+    may differ by 1e-5.
 
     AdamW does not notice a gradient that is wrong by a factor; its norm and the loss, among the metrics, do.
     """
