@@ -135,7 +135,7 @@ def assert_as_one_process(out: Path, name: str) -> None:
     for mine, theirs in zip(weights, whole.weights, strict=True):
         assert mine.keys() == theirs.keys()
         for key, value in theirs.items():
-            difference = (mine[key] - value).abs()
+            difference = (mine[key].double() - value.double()).abs()
             assert difference.max() < 1e-5, key
             assert (difference > 1e-6).sum() <= value.numel() // 1000, key
     start = (toy.adapted_policy() if ":lora" in name else toy.make_policy()).state_dict()
