@@ -49,7 +49,7 @@ def half_a_state(state: Any, file: Any) -> None:
     file.write(b"half of a checkpoint")
 
 
-def half_a_row(logger: MetricsFileLogger, metrics: Any, step: int | None = None) -> None:
+def half_a_row(logger: MetricsFileLogger, *_: Any) -> None:
     with logger.jsonl.open("a") as file:
         file.write('{"iteration": 3, "train/')
         file.flush()
@@ -74,7 +74,7 @@ def moments() -> dict[str, Callable[[], None]]:
         "inside a later checkpoint's write": at_call(torch, "save", 2, half_a_state),
         "written, not named": at_call(checkpoints, "commit", 2, nothing),
         "named, older ones not deleted": at_call(checkpoints, "prune", 2, nothing),
-        "inside a row of metrics": at_call(MetricsFileLogger, "log_metrics", 4, half_a_row),
+        "inside a row of metrics": at_call(MetricsFileLogger, "log_row", 4, half_a_row),
         "inside a sample": at_call(SampleLog, "_rows", 4, half_a_sample),
         "before the model is exported": at_call(ModelExport, "on_train_end", 1, nothing),
     }
