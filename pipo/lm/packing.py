@@ -181,21 +181,22 @@ def pack(
     tokens = _SharedTokens()
     prompts: dict[TokenIds, list[int]] = {}
     sequences: list[list[int]] = []
+    predecessors: list[int] = []
     for row, response, end in zip(rows, responses.tolist(), ends.tolist(), strict=True):
         prompt = prompt_ids[row // group_size]
         if prompt not in prompts:
             prompts[prompt] = tokens.places(prompt, [])
         sequences.append(tokens.places(response[: max(0, end - 1)], prompts[prompt]))
-    scored = sampled[chosen] & (torch.arange(responses.shape[1]) < ends[:, None])
-    of_row, place = scored.nonzero(as_tuple=True)
-    before = torch.tensor([len(prompt_ids[row // group_size]) - 1 for row in rows], dtype=torch.int64)
-    predecessors = pad_rows(sequences)[0][of_row, before[of_row] + place]
+        predecessors += sequences[-1][len(prompt) - 1 : len(prompt) - 1 + end]
+    real = torch.arange(responses.shape[1]) < ends[:, None]
+    scored = sampled[chosen] & real
+    pointed = torch.tensor(predecessors, dtype=torch.int64)[scored[real]]
     count = len(tokens.ids)
     return PackedRows(
         input_ids=torch.tensor(tokens.ids, dtype=torch.int64),
         position_ids=torch.tensor(tokens.positions, dtype=torch.int64),
         layout=RowLayout.of(tokens.whole(sequences), count),
-        predecessors=Gather.of(predecessors, torch.ones(len(predecessors)), count),
+        predecessors=Gather.of(pointed, torch.ones(len(pointed)), count),
         targets=responses[scored],
         kept=None if kept is None else kept.sets(rows, sampled),
     )
@@ -207,8 +208,10 @@ class _SharedTokens:
     def __init__(self) -> None:
         self.ids: list[int] = []
         self.positions: list[int] = []
-        # Place of a token by the place of the one before it (-1: it is the first) and the token itself.
-        self._after: dict[tuple[int, int], int] = {}
+        # Place of the token before each; -1: it is a row's first.
+        self._before: list[int] = []
+        # What does not stand right behind the token before it: its place by that one's place and itself.
+        self._branches: dict[tuple[int, int], int] = {}
 
     def places(self, tokens: Sequence[int], behind: Sequence[int]) -> list[int]:
         """Where the tokens of a row are, from its first on; those that are not there yet are appended.
@@ -218,17 +221,31 @@ class _SharedTokens:
             behind: places of the tokens before them.
         """
         found = list(behind)
-        at = found[-1] if found else -1
+        at, known = found[-1] if found else -1, 0
         for token in tokens:
-            before, new = (at, token), len(self.ids)
-            at = self._after.setdefault(before, new)
-            if at == new:
-                self.ids.append(token)
-                self.positions.append(len(found))
+            after = self._after(at, token)
+            if after is None:
+                break
+            at, known = after, known + 1
             found.append(at)
+        # Nothing follows a new token yet, so that all behind it are new, and need not be looked for.
+        start, count = len(self.ids), len(tokens) - known
+        if count:
+            self._branches[at, tokens[known]] = start
+            self.ids += tokens[known:]
+            self.positions += range(len(found), len(found) + count)
+            self._before += (at, *range(start, start + count - 1))
+            found += range(start, start + count)
         return found
+
+    def _after(self, at: int, token: int) -> int | None:
+        """Place of a token that follows the one at a place; None where it is not there."""
+        following = at + 1
+        if following < len(self.ids) and self._before[following] == at and self.ids[following] == token:
+            return following
+        return self._branches.get((at, token))
 
     def whole(self, rows: Sequence[list[int]]) -> list[list[int]]:
         """The rows that no other goes on from, each once: every token is in one of them."""
-        inner = {before for before, _ in self._after}
+        inner = set(self._before)
         return list({row[-1]: row for row in rows if row[-1] not in inner}.values())
