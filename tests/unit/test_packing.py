@@ -75,6 +75,31 @@ def test_equal_rows_are_read_once_and_scored_each():
     assert rows.predecessors.index.tolist() == [1, 2, 3, 1, 2, 3]
 
 
+def test_each_beginning_stands_once_and_predicts_what_follows_it():
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(50):
+        # Two different tokens, so that rows part, end and go on in many ways.
+        prompts = [tuple(torch.randint(2, (n,), generator=generator).tolist()) for n in (1, 2, 3)]
+        responses = torch.randint(2, (6, 5), generator=generator)
+        lengths = torch.randint(6, (6,), generator=generator)
+        whole = torch.arange(5) < lengths[:, None]
+        rows = pack(prompts, 2, responses, lengths, whole, range(6))
+        said = [(*prompts[i // 2], *responses[i, : lengths[i]].tolist()) for i in range(6)]
+        before = [(len(prompts[i // 2]), len(text)) for i, text in enumerate(said)]
+        scored = [
+            text[:at] for text, (first, end) in zip(said, before, strict=True) for at in range(first, end)
+        ]
+        texts: dict[int, tuple[int, ...]] = {}  # what ends with each packed token
+        for line in (line for block in rows.layout.blocks for line in block.index.tolist()):
+            tokens = [line[0], *(token for token in line[1:] if token)]  # 0 is padding, or a row's first
+            for end, token in enumerate(tokens, start=1):
+                text = tuple(rows.input_ids[tokens[:end]].tolist())
+                assert texts.setdefault(token, text) == text
+                assert rows.position_ids[token] == end - 1
+        assert len(set(texts.values())) == len(texts) == len(rows.input_ids)
+        assert [texts[token] for token in rows.predecessors.index.tolist()] == scored
+
+
 @pytest.mark.parametrize("family", SUPPORTED)
 def test_log_probabilities_and_gradients_are_those_of_one_row_at_a_time(family):
     config = SUPPORTED[family]
