@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from pipo.distributed.hardware import Hardware
 from pipo.distributed.processes import OF_THIS_PROCESS
+from pipo.errors import RunFailed
 
 
 @dataclass
@@ -75,21 +76,24 @@ def fork_others(processes: int) -> None:
     global _forked
     sys.stdout.flush()
     sys.stderr.flush()
+    first = os.getpid()
     for _ in range(1, processes):
         reading, writing = os.pipe()
         pid = os.fork()
         if pid == 0:
+            interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first one hears a Ctrl-C, too
             for pipe in (writing, *(other.told for other in _waiting)):
                 os.close(pipe)
             _waiting.clear()
             _forked = True
             with os.fdopen(reading, "rb") as told:
                 environment = told.read()
-            if not environment:  # the first one has ended: the run cannot begin
-                os._exit(0)
             from pipo_sandbox.kernel import die_with_parent  # of Linux alone
 
             die_with_parent(signal.SIGTERM)  # else it might wait for hours for a word of the first
+            if not environment or os.getppid() != first:  # it has ended: the run cannot begin
+                os._exit(0)
+            signal.signal(signal.SIGINT, interrupted)
             os.environ.update(json.loads(environment))
             return
         os.close(reading)
@@ -97,7 +101,11 @@ def fork_others(processes: int) -> None:
 
 
 def start_others() -> None:
-    """Let those that wait take part, if there are any; when one breaks, the others end, as with Lightning."""
+    """Let those that wait take part, if there are any; when one breaks, the others end, as with Lightning.
+
+    Raises:
+        RunFailed: one has ended while it waited.
+    """
     if not _waiting:
         return
     from lightning.fabric.plugins.environments.lightning import find_free_network_port
@@ -112,8 +120,14 @@ def start_others() -> None:
     }
     os.environ.update(shared, LOCAL_RANK="0")
     for rank, other in enumerate(_waiting, start=1):
-        with os.fdopen(other.told, "wb") as told:
-            told.write(json.dumps({**shared, "LOCAL_RANK": str(rank)}).encode())
+        try:
+            with os.fdopen(other.told, "wb") as told:
+                told.write(json.dumps({**shared, "LOCAL_RANK": str(rank)}).encode())
+        except BrokenPipeError:
+            raise RunFailed(
+                f"process {rank + 1} of {len(_waiting) + 1} of this run was killed before it began; unless"
+                " you did that, the system did, for want of memory (dmesg tells): take fewer trainer.devices="
+            ) from None
     _launch_process_observer([*_waiting])  # type: ignore[arg-type]
     _set_num_threads_if_needed(num_processes=len(_waiting) + 1)
     _waiting.clear()

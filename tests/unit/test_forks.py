@@ -6,6 +6,7 @@ import atexit
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 
 from pipo.distributed import forks
 from pipo.distributed.hardware import Hardware
+from pipo.errors import RunFailed
 from tests.programs import environment_of_programs
 
 HARDWARE = {"accelerator": "cpu", "devices": 2, "num_nodes": 1, "strategy": "ddp"}
@@ -46,6 +48,32 @@ def test_each_process_is_told_what_lightning_tells_the_programs_that_it_starts(t
     rest = {"WORLD_SIZE": "3", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     assert told == [{"LOCAL_RANK": rank, **rest} for rank in ("0", "1", "2")]
     assert int(port) > 0
+
+
+def _start_with_a_dead_one(folder: Path) -> None:
+    """Ctrl-C reaches two that wait, and the second is killed."""
+    forks.fork_others(3)
+    spared, killed = forks._waiting
+    for each in (spared, killed):
+        each.send_signal(signal.SIGINT)
+    killed.send_signal(signal.SIGKILL)
+    os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)
+    try:
+        forks.start_others()
+    except RunFailed as error:
+        (folder / "said").write_text(str(error))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+def test_one_that_was_killed_while_it_waited_is_told_in_one_line(tmp_path):
+    process = multiprocessing.get_context("forkserver").Process(
+        target=_start_with_a_dead_one, args=(tmp_path,)
+    )
+    process.start()
+    process.join()
+    said = (tmp_path / "said").read_text()
+    # The other one has outlived the Ctrl-C, which is the first one's to answer.
+    assert said.startswith("process 3 of 3 of this run was killed before it began;")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
