@@ -151,8 +151,9 @@ def check_command_line(arguments: Sequence[str], program: str) -> DictConfig | N
         _end(str(error))
     if checked is None or options.multirun or options.cfg or options.resolve or options.package:
         return None
-    # What Hydra tells of itself when it is to be verbose is its own to tell.
-    return None if checked.hydra.mode == RunMode.MULTIRUN or checked.hydra.verbose else checked
+    # What Hydra tells of itself when it is to be verbose is its own to tell, and so is where it has looked.
+    alone = options.config_dir is not None or checked.hydra.mode == RunMode.MULTIRUN or checked.hydra.verbose
+    return None if alone else checked
 
 
 def composed_job(overrides: Sequence[str], program: str) -> DictConfig:
