@@ -31,8 +31,7 @@ CALL = "import sys, pipo; pipo.train(*sys.argv[1:])"
 
 def by_function(case: vs_trl.Case, folder: Path, seed: int, out: Path) -> dict[str, Any]:
     """One run of the function that scripts call."""
-    own = f"hydra.searchpath=[file://{ruler.ROOT / 'bench' / 'conf'}]"
-    ruler.run_program([sys.executable, "-c", CALL, own, *vs_trl.words(case, folder, seed, out)])
+    ruler.run_program([sys.executable, "-c", CALL, *vs_trl.words(case, folder, seed, out)])
     return json.loads((out / vs_trl.OURS).read_text(encoding="utf-8"))
 
 

@@ -98,11 +98,14 @@ CASES = {
 }
 PROMPTS, GROUP = 16, 8
 OURS = "ours.json"
+# Not --config-dir, with which Hydra composes the configuration again.
+OWN_OPTIONS = f"hydra.searchpath=[file://{ruler.ROOT / 'bench' / 'conf'}]"
 
 
 def words(case: Case, folder: Path, seed: int, out: Path) -> list[str]:
     """What ``train.py`` is told."""
     made = [
+        OWN_OPTIONS,
         *("task=expressions", f"task.source.folder={folder}", f"task.source.pattern='{case.pattern}'"),
         f"task.max_response_tokens={case.response_tokens}",
         *(f"model={folder}", "recipe=tiny", f"recipe.responses={PROMPTS * GROUP}"),
@@ -129,8 +132,7 @@ def words(case: Case, folder: Path, seed: int, out: Path) -> list[str]:
 
 def ours(case: Case, folder: Path, seed: int, out: Path) -> dict[str, Any]:
     """One run of ``train.py``."""
-    overrides = words(case, folder, seed, out)
-    ruler.run_program([sys.executable, "train.py", "--config-dir", "bench/conf", *overrides])
+    ruler.run_program([sys.executable, "train.py", *words(case, folder, seed, out)])
     return json.loads((out / OURS).read_text(encoding="utf-8")) | {"model": str(out / "run" / "model")}
 
 
