@@ -83,6 +83,7 @@ def _resident(field: str) -> int:
 def run_program(command: Sequence[str], threads: int = 1) -> None:
     """Run one side of a comparison from the repository's root; what it printed is shown if it fails."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
+    # Else the side that pip did not install would be compiled at every start.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
