@@ -8,6 +8,7 @@ computes the others again.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -133,28 +134,21 @@ class _BlockwiseLogprobs(torch.autograd.Function):
         (grad,) = grad_outputs
         hidden, weight, head, tokens, peak, total = ctx.saved_tensors
         powers, ctx.last_powers = ctx.last_powers, None
-        # d log p(token) / d logits = (one-hot(token) - powers / total) / temperature. The factor of each row
-        # is applied to the narrow matrices, so that the wide one is passed over as rarely as possible.
-        factor = -(grad / (ctx.temperature * total))[:, None]
-        scaled = (hidden * factor).to(head.dtype)
-        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        grad_head = HeadGradient()
-        # From the last block on, which is at hand.
-        for block in reversed(row_blocks(hidden.shape[0], head.shape[0], hidden.device)):
+
+        def slope(block: slice) -> Tensor:
+            nonlocal powers
             if powers is None:
                 logits = _kept_logits(head_logits(hidden[block], head, ctx.temperature), ctx.kept, block)
                 powers = _powers_(logits, peak[block])
                 del logits
             # Before the cast: .999 is 1 in bfloat16, and its distance from 1 is the gradient.
             powers[torch.arange(len(powers), device=powers.device), tokens[block]] -= total[block]
-            slope, powers = powers.to(head.dtype), None
-            if grad_hidden is not None:
-                grad_hidden[block] = (slope @ head) * factor[block]
-            if ctx.needs_input_grad[1]:
-                grad_head.add(slope, scaled[block])
-            del slope  # before the next block is computed
-        grad_weight = grad_head.take(weight) if ctx.needs_input_grad[1] else None
-        return grad_hidden, grad_weight, None, None, None
+            made, powers = powers.to(head.dtype), None
+            return made
+
+        # d log p(token) / d logits = (one-hot(token) - powers / total) / temperature.
+        factor = -(grad / (ctx.temperature * total))[:, None]
+        return _gradients(ctx, hidden, weight, head, factor, slope)
 
 
 class _FusedLogprobs(torch.autograd.Function):
@@ -190,25 +184,45 @@ class _FusedLogprobs(torch.autograd.Function):
         (grad,) = grad_outputs
         hidden, weight, head, tokens, out = ctx.saved_tensors
         logits, ctx.last_logits = ctx.last_logits, None
-        factor = -(grad / ctx.temperature)[:, None]
-        scaled = (hidden * factor).to(head.dtype)
         # p - 1 of the token itself: .999 is 1 in bfloat16, and its distance from 1 is the gradient.
         beyond = out.expm1()[:, None].to(head.dtype)
-        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        grad_head = HeadGradient()
-        # From the last block on, which is at hand.
-        for block in reversed(row_blocks(hidden.shape[0], head.shape[0], hidden.device)):
+
+        def slope(block: slice) -> Tensor:
+            nonlocal logits
             if logits is None:
                 logits = _fused_logits(hidden[block], head, ctx.temperature, ctx.kept, block)
-            slope, logits = logits.softmax(1).to(head.dtype), None
-            slope.scatter_(1, tokens[block, None], beyond[block])
-            if grad_hidden is not None:
-                grad_hidden[block] = (slope @ head) * factor[block]
-            if ctx.needs_input_grad[1]:
-                grad_head.add(slope, scaled[block])
-            del slope  # before the next block is computed
-        grad_weight = grad_head.take(weight) if ctx.needs_input_grad[1] else None
-        return grad_hidden, grad_weight, None, None, None
+            made, logits = logits.softmax(1).to(head.dtype), None
+            return made.scatter_(1, tokens[block, None], beyond[block])
+
+        return _gradients(ctx, hidden, weight, head, -(grad / ctx.temperature)[:, None], slope)
+
+
+def _gradients(
+    ctx: Any, hidden: Tensor, weight: Tensor, head: Tensor, factor: Tensor, slope: Callable[[slice], Tensor]
+) -> tuple[Tensor | None, ...]:
+    """What a backward pass over the blocks of a head gives back.
+
+    Args:
+        ctx: of the pass; says which gradients are needed.
+        hidden: [M, width].
+        weight: [V, width].
+        head: the weight in the dtype of the products.
+        factor: [M, 1], of each row's slope. It is applied to the narrow matrices, so that the wide one is
+            passed over as rarely as possible.
+        slope: of a block's logits, but for the factor; asked from the last block on, which is at hand.
+    """
+    scaled = (hidden * factor).to(head.dtype)
+    grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+    grad_head = HeadGradient()
+    for block in reversed(row_blocks(hidden.shape[0], head.shape[0], hidden.device)):
+        made = slope(block)
+        if grad_hidden is not None:
+            grad_hidden[block] = (made @ head) * factor[block]
+        if ctx.needs_input_grad[1]:
+            grad_head.add(made, scaled[block])
+        del made  # before the next block is computed
+    grad_weight = grad_head.take(weight) if ctx.needs_input_grad[1] else None
+    return grad_hidden, grad_weight, None, None, None
 
 
 def _log_softmax_at(logits: Tensor, tokens: Tensor, dtype: torch.dtype) -> Tensor:
